@@ -1,0 +1,61 @@
+"""Everything on this machine without a cluster: tasks and shards in this process, training in as many
+processes as there are workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from cluster.api import Done, TrainLaunch
+from cluster.config import RuntimeConfig
+from cluster.worker import do_shard, failure_of, train_rank
+
+
+class LocalCluster:
+    """See ``cluster.api.Cluster``."""
+
+    def __init__(self, runtime: RuntimeConfig):
+        self.runtime = runtime
+
+    def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
+        results = []
+        for number, item in enumerate(items):
+            results.append(work(item))
+            done(number, results[-1])
+        return results
+
+    def train(self, launch: TrainLaunch) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            meeting = f"file://{folder}/meeting"
+            if self.runtime.workers == 1 and self.runtime.engine == "torch":
+                train_rank(launch)
+                return
+            # DeepSpeed keeps its groups in globals, so each training gets processes of its own.
+            try:
+                multiprocessing.spawn(in_group, (self.runtime.workers, meeting, launch), nprocs=self.runtime.workers)
+            except multiprocessing.ProcessRaisedException:
+                failure = failure_of(launch.folder)
+                if failure is not None:
+                    raise failure from None
+                raise
+
+    def serve(self, kind: str, shards: Sequence[Any], done: Done) -> list[Any]:
+        return self.map(lambda shard: do_shard(kind, shard, self.runtime.threads), shards, done)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def in_group(rank: int, world_size: int, meeting: str, launch: TrainLaunch) -> None:
+    """One training process. They meet through a file: no port can be taken."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+    try:
+        train_rank(launch)
+    finally:
+        dist.destroy_process_group()

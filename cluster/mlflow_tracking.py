@@ -1,0 +1,111 @@
+"""MLflow: each stage execution is a run nested under the run of its workflow.
+
+One writer, the driver. MLflow is an index of what the store holds: trouble before the first stage
+stops the run, because it was asked for; trouble later is told once and never fails the job, and the
+journal beside the stage has the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+
+PARAM_LENGTH = 500
+EXPERIMENT = "proseco"
+
+
+class MlflowTracking:
+    """Runs of one workflow execution."""
+
+    def __init__(self, uri: str, root: Path, workflow: str, say: Callable[[str], None]):
+        mlflow.set_tracking_uri(uri or f"sqlite:///{(root / 'mlflow.db').absolute()}")
+        self.client = mlflow.MlflowClient()
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        self.experiment = found.experiment_id if found else self.client.create_experiment(
+            EXPERIMENT, artifact_location=(root / "mlflow").absolute().as_uri()
+        )  # fmt: skip
+        self.say = say
+        self.broken = False
+        self.parent = self.client.create_run(self.experiment, run_name=workflow).info.run_id
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        if self.broken:
+            return None
+        try:
+            return action()
+        except (MlflowException, OSError, ValueError) as error:
+            self.broken = True
+            self.say(f"MLflow does not answer ({error}); the run goes on, and the journals keep its numbers")
+            return None
+
+    def start(self, label: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str | None:
+        """Open the run of a stage."""
+
+        def action() -> str:
+            run = self.client.create_run(
+                self.experiment, run_name=label, tags={"mlflow.parentRunId": self.parent, **tags}
+            )
+            batch = [Param(k, str(v)[:PARAM_LENGTH]) for k, v in params.items()]
+            for start in range(0, len(batch), 100):
+                self.client.log_batch(run.info.run_id, params=batch[start : start + 100])
+            return str(run.info.run_id)
+
+        found: str | None = self._try(action)
+        return found
+
+    def metrics(self, run: str | None, rows: list[dict[str, float]]) -> None:
+        """Rows with ``step`` and ``time_s``, in batches."""
+        batch = [
+            Metric(key, float(value), int(row.get("time_s", 0) * 1000), int(row["step"]))
+            for row in rows
+            for key, value in row.items()
+            if key not in ("step", "time_s") and isinstance(value, int | float)
+        ]
+
+        def action() -> None:
+            for start in range(0, len(batch), 1000):
+                self.client.log_batch(run, metrics=batch[start : start + 1000])
+
+        if run and batch:
+            self._try(action)
+
+    def inputs(self, run: str | None, inputs: Mapping[str, Path]) -> None:
+        """The folders that a stage read, named by their keys."""
+
+        def action() -> None:
+            entries = [
+                DatasetInput(
+                    Dataset(folder.parent.name, folder.name, "local", json.dumps({"uri": folder.absolute().as_uri()})),
+                    [InputTag("mlflow.data.context", role)],
+                )
+                for role, folder in inputs.items()
+            ]
+            self.client.log_inputs(run, entries)
+
+        if run and inputs:
+            self._try(action)
+
+    def artifact(self, run: str | None, path: Path) -> None:
+        if run:
+            self._try(lambda: self.client.log_artifact(run, str(path)))
+
+    def end(self, run: str | None, status: str = "FINISHED") -> None:
+        if run:
+            self._try(lambda: self.client.set_terminated(run, status))
+
+    def close(self, status: str) -> None:
+        self._try(lambda: self.client.set_terminated(self.parent, status))

@@ -1,0 +1,39 @@
+"""Ray tasks over a fixed list of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from cluster.api import Done
+from components.errors import ProsecoError
+
+
+def map_items(work: Callable[[Any], Any], items: Sequence[Any], done: Done, max_attempts: int) -> list[Any]:
+    """One task an item, results in the order of the items.
+
+    A task whose process dies is tried again; an error that the user must mend ends the map at once.
+    """
+    remote = ray.remote(work).options(num_cpus=1, max_retries=max_attempts - 1)
+    waiting = {remote.remote(item): number for number, item in enumerate(items)}
+    results: list[Any] = [None] * len(items)
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        number = waiting.pop(ready[0])
+        try:
+            results[number] = ray.get(ready[0])
+        except RayTaskError as error:
+            for other in waiting:
+                ray.cancel(other)
+            raise cause_of(error) from None
+        done(number, results[number])
+    return results
+
+
+def cause_of(error: RayTaskError) -> Exception:
+    """The user's error inside a task's error, or that error itself."""
+    cause = error.cause
+    return cause if isinstance(cause, ProsecoError) else error

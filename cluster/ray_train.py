@@ -1,0 +1,74 @@
+"""Ray Train workers, each one rank of a DeepSpeed group.
+
+Checkpoints are ours and lie in the stage's folder on shared storage, so a worker group that Ray
+restarts, on fewer or other nodes, resumes from the newest by itself; Ray's own checkpoint object is
+not used.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.api import TrainLaunch
+from cluster.worker import failure_of, train_rank
+from components.errors import ProsecoError, TrainingError
+
+
+def train(launch: TrainLaunch) -> None:
+    """Run the training to its end.
+
+    Raises:
+        TrainingError: a rank stopped on purpose, or workers died more often than allowed.
+    """
+    runtime = launch.runtime
+    failure_of(launch.folder)  # one of an earlier run is not ours
+    on_gpu = runtime.gpus > 0
+    with tempfile.TemporaryDirectory(prefix="proseco-train-") as scratch:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"launch": launch},
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=runtime.workers,
+                use_gpu=on_gpu,
+                resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
+            ),
+            run_config=RunConfig(
+                name=f"{launch.folder.parent.name}-{launch.folder.name}",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=runtime.max_failures),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            failure = failure_of(launch.folder)
+            if failure is not None:
+                raise failure from None
+            raise TrainingError(
+                f"The training workers failed more than {runtime.max_failures} times: {last_line(error)}. What they "
+                f"had written as checkpoints is kept in {launch.folder / 'checkpoints'}; running again resumes."
+            ) from error
+
+
+def _worker(config: dict[str, Any]) -> None:
+    launch: TrainLaunch = config["launch"]
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        train_rank(launch)
+    except ProsecoError:
+        # Trying again would fail in the same way; the driver reads what the rank has left behind.
+        return
+
+
+def last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,97 @@
+"""Ray Serve replicas that sample and score, and the dispatcher that feeds them whole shards.
+
+One request is one shard of hundreds of rows, so the cost of a call is nothing; what is in flight is
+bounded, a lost replica's shard is tried again, and since a shard is published once, under its
+receipt, it does not matter how often it was made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from cluster.api import Done
+from cluster.config import RuntimeConfig
+from cluster.ray_tasks import cause_of
+from cluster.worker import do_shard
+
+APP = "proseco"
+
+
+class Replica:
+    """Does shards one at a time, off the event loop so that health checks are answered."""
+
+    def __init__(self, threads: int):
+        self.threads = threads
+
+    async def shard(self, kind: str, shard: Any) -> dict[str, Any]:
+        return await asyncio.to_thread(do_shard, kind, shard, self.threads)
+
+
+class Pool:
+    """Replicas of one deployment, held open over many stages."""
+
+    def __init__(self, runtime: RuntimeConfig):
+        self.runtime = runtime
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(proxy_location="Disabled")
+        deployment = serve.deployment(
+            name="replica",
+            num_replicas=runtime.replicas,
+            max_ongoing_requests=1,
+            # Shards take minutes on a GPU: the defaults of 20 and 30 s would end replicas at work.
+            graceful_shutdown_timeout_s=5,
+            health_check_period_s=10,
+            health_check_timeout_s=300,
+            ray_actor_options={"num_cpus": 1, "num_gpus": 1 if runtime.gpus else 0},
+        )(Replica)
+        self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads), name=APP, route_prefix=None)
+
+    def run(self, kind: str, shards: Sequence[Any], done: Done) -> list[Any]:
+        """Receipts in the order of the shards. One shard more than there are replicas is in flight,
+        so that none of them waits."""
+        results: list[Any] = [None] * len(shards)
+        queue = iter(enumerate(shards))
+        with ThreadPoolExecutor(self.runtime.replicas + 1, thread_name_prefix="dispatch") as threads:
+            flying: dict[Future[Any], int] = {}
+
+            def launch() -> None:
+                for number, shard in queue:
+                    flying[threads.submit(self._attempt, kind, shard)] = number
+                    return
+
+            for _ in range(self.runtime.replicas + 1):
+                launch()
+            while flying:
+                finished, _ = wait(flying, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    number = flying.pop(future)
+                    results[number] = future.result()
+                    done(number, results[number])
+                    launch()
+        return results
+
+    def _attempt(self, kind: str, shard: Any) -> Any:
+        """One shard, tried again with growing, jittered pauses when its replica was lost."""
+        for attempt in range(1, self.runtime.max_attempts + 1):
+            try:
+                return self.handle.shard.remote(kind, shard).result()
+            except RayTaskError as error:
+                raise cause_of(error) from None
+            except (RayError, RayServeException):
+                if attempt == self.runtime.max_attempts:
+                    raise
+                time.sleep(random.uniform(0.5, 1.0) * 2**attempt)
+
+    def close(self) -> None:
+        serve.shutdown()

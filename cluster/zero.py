@@ -1,0 +1,206 @@
+"""DeepSpeed ZeRO 0 to 3 as a ``TrainEngine``.
+
+Gradients use DeepSpeed's unmanaged accumulation: any number of backwards, then one ``step`` that
+reduces and updates. That is what a loss of several terms over several micro-batches needs, since
+every term is divided by its global count before its backward. Defaults that moved between releases
+(clipping, overflow skip, group timeout) are pinned here.
+
+Weights and moments are read and written through full parameters, so that checkpoints know neither
+stage nor world size. Offload goes to the host's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+# Before the import: on a machine without an accelerator DeepSpeed must be told so.
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor
+
+from components.models.transformer import Transformer
+from components.training.config import OptimizerConfig
+from components.training.engine import MOMENTS, Piece, adamw, set_lr
+
+GROUP_TIMEOUT = timedelta(minutes=30)
+
+
+def zero_config(stage: int, micro_batch: int, clip: float, precision: str, offload: bool, world_size: int) -> dict[str, Any]:
+    """The DeepSpeed configuration. Nothing that matters is left to a default."""
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": stage > 0}
+    if stage == 3:
+        # Small parameters are partitioned as well, or a small model would not be sharded at all.
+        zero["stage3_param_persistence_threshold"] = 0
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "train_batch_size": micro_batch * world_size,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }
+    if precision == "bf16" and stage > 0:
+        # A step whose gradient is not finite is not skipped in silence: the loop stops on its norm.
+        config["bf16"] = {"enabled": True, "check_grad_overflow": False}
+    return config
+
+
+class ZeroEngine:
+    """See ``components.training.engine.TrainEngine``."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        config: OptimizerConfig,
+        stage: int,
+        micro_batch: int,
+        precision: str = "fp32",
+        offload: bool = False,
+        device: str = "cpu",
+    ):
+        if not dist.is_initialized():
+            raise RuntimeError("a process group must be there before a ZeroEngine is made")
+        # Launchers set it on machines with several GPUs; elsewhere there is one rank per device.
+        os.environ.setdefault("LOCAL_RANK", "0")
+        # Reuses the group; compiling DeepSpeed's shared-memory operator would take half a minute.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False, timeout=GROUP_TIMEOUT)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.device = torch.device(device)
+        self.stage = stage
+        self.engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw(model, config),
+            config=zero_config(stage, micro_batch, config.clip, precision, offload, self.world_size),
+        )
+        self.parameters = dict(self.engine.module.named_parameters())
+        autocast = precision == "bf16" and stage == 0
+        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=autocast)
+
+    def model(self) -> Transformer:
+        return self._call  # type: ignore[return-value]
+
+    def _call(self, *args: object, **kwargs: object) -> object:
+        with self._autocast:
+            return self.engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages over ranks; the loss was divided by the global count, so it must be summed.
+        self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> float:
+        set_lr(self.engine.optimizer, lr)
+        if self.stage == 0:
+            return self._step_without_partitions()
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm())
+
+    def _step_without_partitions(self) -> float:
+        """Stage 0 reports no norm: reduce first, measure, and let DeepSpeed clip and update."""
+        norms: list[Tensor] = []
+
+        def measure(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+            grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+            norms.append(torch.nn.utils.get_total_norm(grads))
+
+        limit = self.engine.gradient_clipping()
+        self.engine._config.gradient_clipping = 0.0
+        handle = self.engine.optimizer.register_step_pre_hook(self._clip_hook(measure, norms, limit))
+        try:
+            self.engine.step()
+        finally:
+            handle.remove()
+            self.engine._config.gradient_clipping = limit
+        return float(norms[0])
+
+    def _clip_hook(self, measure: Any, norms: list[Tensor], limit: float) -> Any:
+        def hook(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+            measure(optimizer, args, kwargs)
+            if limit:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), limit, norms[0])
+
+        return hook
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def train(self, training: bool) -> None:
+        self.engine.train(training)
+
+    def masters(self) -> list[Tensor]:
+        if self.stage == 0:
+            return [p.data for p in self.parameters.values()]
+        inner = self.engine.optimizer
+        names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+        return [t.data for t in next(getattr(inner, n) for n in names if hasattr(inner, n))]
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.parameters.items():
+            yield name, parameter.data if self.stage == 0 else self._shaped(safe_get_full_fp32_param(parameter), parameter)
+
+    def pieces(self) -> Iterator[Piece]:
+        for name, weight in self.weights():
+            parameter = self.parameters[name]
+            if self.stage == 0:
+                state = self.engine.optimizer.state[parameter]
+                moments = {m: state[m] for m in MOMENTS}
+            else:
+                moments = {m: self._shaped(safe_get_full_optimizer_state(parameter, m), parameter) for m in MOMENTS}
+            yield Piece(name, weight, moments)
+
+    def _shaped(self, full: Tensor, parameter: torch.nn.Parameter) -> Tensor:
+        return full.view(getattr(parameter, "ds_shape", parameter.shape))
+
+    @torch.no_grad()
+    def set_weights(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            full = weights[name].to(self.device)
+            if self.stage > 0:
+                safe_set_full_fp32_param(parameter, full)
+            whole = (
+                deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+                if self.stage == 3
+                else contextlib.nullcontext()
+            )
+            with whole:
+                parameter.data.copy_(full)
+
+    def set_moments(self, moments: dict[str, dict[str, Tensor]], step: int) -> None:
+        inner = self.engine.optimizer
+        for name, parameter in self.parameters.items():
+            for m in MOMENTS:
+                value = moments[name][m].to(self.device)
+                if self.stage == 0:
+                    inner.state[parameter][m] = value.clone()
+                else:
+                    safe_set_full_optimizer_state(parameter, value, m)
+            if self.stage == 0:
+                inner.state[parameter]["step"] = torch.tensor(float(step))
+        if self.stage > 0:
+            for state in inner.optimizer.state.values():
+                state["step"] = torch.tensor(float(step))

@@ -1,0 +1,51 @@
+"""A document, and what a corpus must offer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Document:
+    """Text to learn, perhaps after a prompt."""
+
+    id: str
+    """Where it came from; unique in its corpus."""
+    text: str
+    prompt: str = ""
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class BadDocument:
+    """A document that cannot be used, and why."""
+
+    id: str
+    reason: str
+    excerpt: str = ""
+
+
+class Corpus(Protocol):
+    """A source of documents, cut into pieces that can be read apart and in any order."""
+
+    symbols: str
+    """All characters that can occur, where that is known ahead; else empty."""
+
+    def pieces(self, count: int) -> list[str]:
+        """Names of at most ``count`` pieces. Raises DataError where there is nothing to read."""
+
+    def read(self, piece: str) -> Iterator[Document | BadDocument]:
+        """Documents of one piece, always the same in the same order."""
+
+
+def split_of(document: Document, validation_share: float, test_share: float) -> str:
+    """The split of a document, from its content alone."""
+    content = f"{len(document.prompt)}:{document.prompt}{document.text}"
+    digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    if place < validation_share:
+        return "validation"
+    return "test" if place < validation_share + test_share else "train"

@@ -1,0 +1,100 @@
+"""Documents of one piece to rows of one length. Every document is in a row or in quarantine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from components.data.config import CorpusConfig, RowsConfig
+from components.data.documents import BadDocument, Document, split_of
+from components.data.rows import PackedRow
+from components.data.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation", "test")
+ENCODE_BATCH = 512
+
+
+@dataclass
+class PackedPiece:
+    """What became of a piece."""
+
+    rows: dict[str, list[PackedRow]] = field(default_factory=lambda: {s: [] for s in SPLITS})
+    bad: list[BadDocument] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """documents, quarantined, tokens, padding, and documents of each split."""
+
+
+def pack_piece(
+    documents: Iterable[Document | BadDocument], tokenizer: Tokenizer, rows: RowsConfig, corpus: CorpusConfig
+) -> PackedPiece:
+    """Encode, check and lay out the documents of one piece."""
+    packed = PackedPiece()
+    tails: dict[str, list[int]] = {s: [] for s in SPLITS}
+    for batch in batched(documents, ENCODE_BATCH):
+        packed.counts["documents"] += len(batch)
+        good = []
+        for document in batch:
+            checked = check(document)
+            (packed.bad if isinstance(checked, BadDocument) else good).append(checked)  # type: ignore[arg-type]
+        texts = tokenizer.encode_batch([d.text for d in good])
+        prompts = tokenizer.encode_batch([d.prompt for d in good])
+        for document, prompt, text in zip(good, prompts, texts, strict=True):
+            split = split_of(document, corpus.validation_share, corpus.test_share)
+            place(document, prompt, text, split, tokenizer, rows, packed, tails[split])
+    for split, tail in tails.items():
+        if tail:
+            packed.rows[split].append(pad(tail, 0, None, rows.length, tokenizer, packed))
+    packed.counts["quarantined"] = len(packed.bad)
+    return packed
+
+
+def check(document: Document | BadDocument) -> Document | BadDocument:
+    if isinstance(document, Document) and not document.text.strip():
+        return BadDocument(document.id, "empty")
+    return document
+
+
+def place(
+    document: Document,
+    prompt: list[int],
+    text: list[int],
+    split: str,
+    tokenizer: Tokenizer,
+    rows: RowsConfig,
+    packed: PackedPiece,
+    tail: list[int],
+) -> None:
+    """Put one encoded document into its split, or into quarantine."""
+    if tokenizer.unknown_id in text or tokenizer.unknown_id in prompt:
+        packed.bad.append(BadDocument(document.id, "holds a symbol that the tokenizer does not know", document.text[:200]))
+        return
+    if rows.layout == "packed":
+        tail += [*prompt, *text, tokenizer.end_id]
+        while len(tail) >= rows.length:
+            packed.rows[split].append(PackedRow(tail[: rows.length]))
+            del tail[: rows.length]
+    else:
+        ids = [*prompt, *text] + [tokenizer.end_id] * rows.end_token
+        if len(ids) > rows.length:
+            reason = f"{len(ids)} tokens do not fit into a row of {rows.length}"
+            packed.bad.append(BadDocument(document.id, reason, document.text[:200]))
+            return
+        packed.rows[split].append(pad(ids, len(prompt), document.label, rows.length, tokenizer, packed))
+    packed.counts["tokens"] += len(prompt) + len(text)
+    packed.counts[f"{split}_documents"] += 1
+
+
+def pad(
+    ids: list[int], num_prompt: int, label: int | None, length: int, tokenizer: Tokenizer, packed: PackedPiece
+) -> PackedRow:
+    missing = length - len(ids)
+    packed.counts["padding"] += missing
+    return PackedRow([*ids, *[tokenizer.pad_id] * missing], num_prompt, label)
+
+
+def batched(items: Iterable[Document | BadDocument], size: int) -> Iterator[list[Document | BadDocument]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,93 @@
+"""Rows of tokens on disk: Arrow files, memory-mapped, one fixed length."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from components.errors import CorruptArtifact
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One row before it is written."""
+
+    tokens: list[int]
+    num_prompt: int = 0
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows as arrays: tokens [n, L], num_prompt [n], label [n] or None."""
+
+    tokens: NDArray[np.integer]
+    num_prompt: NDArray[np.int32]
+    label: NDArray[np.int32] | None
+
+
+def write_rows(path: Path, rows: list[PackedRow], length: int, vocab_size: int) -> None:
+    """Write an Arrow IPC file; ids take 16 bits where they fit."""
+    kind = pa.uint16() if vocab_size <= 1 << 16 else pa.uint32()
+    flat = pa.array([t for row in rows for t in row.tokens], kind)
+    columns = {
+        "tokens": pa.FixedSizeListArray.from_arrays(flat, length),
+        "num_prompt": pa.array([row.num_prompt for row in rows], pa.int32()),
+        "label": pa.array([row.label for row in rows], pa.int32()),
+    }
+    table = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+class TokenRows:
+    """The rows of one split of a tokenized corpus. Nothing is read before it is asked for."""
+
+    def __init__(self, folder: Path, split: str):
+        info = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+        self.length: int = info["length"]
+        self.pad_in_loss: bool = info["pad_in_loss"]
+        self.blocks = [self._open(folder / name) for name in info["shards"][split]]
+        self.ends = np.cumsum([len(b.tokens) for b in self.blocks], dtype=np.int64)
+
+    def _open(self, path: Path) -> RowBlock:
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CorruptArtifact(
+                f"{path} cannot be read as an Arrow file ({error}). It is missing or damaged: run "
+                f"`proseco gc --corrupt --delete` and the workflow again; the stage is then made anew."
+            ) from None
+        if not table.num_rows:
+            empty = np.zeros(0, dtype=np.int32)
+            return RowBlock(np.zeros((0, self.length), dtype=np.uint16), empty, None)
+        tokens = table["tokens"].chunk(0).flatten().to_numpy().reshape(-1, self.length)
+        labels = table["label"].chunk(0)
+        label = None if labels.null_count else labels.to_numpy()
+        return RowBlock(tokens, table["num_prompt"].chunk(0).to_numpy(), label)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def take(self, index: NDArray[np.int64]) -> RowBlock:
+        """Rows by number, in the order asked for."""
+        tokens = np.zeros((len(index), self.length), dtype=np.int64)
+        num_prompt = np.zeros(len(index), dtype=np.int32)
+        label = np.zeros(len(index), dtype=np.int32)
+        labelled = True
+        block_of = np.searchsorted(self.ends, index, side="right")
+        for number in np.unique(block_of):
+            here = block_of == number
+            block = self.blocks[number]
+            local = index[here] - (self.ends[number] - len(block.tokens))
+            tokens[here], num_prompt[here] = block.tokens[local], block.num_prompt[local]
+            if block.label is None:
+                labelled = False
+            else:
+                label[here] = block.label[local]
+        return RowBlock(tokens, num_prompt, label if labelled else None)

@@ -1,0 +1,139 @@
+"""Tokenizers. Every kind is one ``tokenizers`` file, so an export needs nothing of ours to read it.
+
+Special tokens come first and have ids of their own: the mask is never the padding (in the released
+ProSeCo code both are 50257).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as HfTokenizer
+
+from components.data.config import TokenizerConfig
+from components.errors import DataError
+
+MASK, PAD, END, UNKNOWN = "[MASK]", "[PAD]", "[EOS]", "[UNK]"
+SPECIAL = [MASK, PAD, END, UNKNOWN]
+
+# One token an atom, bond, ring closure or branch (Schwaller et al., arXiv 1811.02633).
+SMILES = r"\[[^\]]+\]|Br|Cl|%\d{2}|[BCNOSPFIbcnosp]|[=#$/\\\-+().:~@?>*]|\d"
+
+
+class Tokenizer:
+    """Text to ids and back, with the four special ids by name."""
+
+    def __init__(self, inner: HfTokenizer, fast: bool = False):
+        self.inner = inner
+        self.mask_id, self.pad_id, self.end_id, self.unknown_id = (self._special(t) for t in SPECIAL)
+        self._fast = fast_encoder(inner) if fast else None
+
+    def _special(self, token: str) -> int:
+        found = self.inner.token_to_id(token)
+        if found is None:
+            self.inner.add_special_tokens([token])
+            found = self.inner.token_to_id(token)
+        return int(found)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.inner.get_vocab_size(with_added_tokens=True)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        if self._fast is not None:
+            return self._fast(texts)
+        return [e.ids for e in self.inner.encode_batch(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int], stop_at_end: bool = True) -> str:
+        """Text up to the first end token; padding is dropped and a mask is shown as such."""
+        kept = []
+        for token_id in ids:
+            if token_id == self.end_id and stop_at_end:
+                break
+            if token_id != self.pad_id:
+                kept.append(token_id)
+        return self.inner.decode(kept, skip_special_tokens=False)
+
+    def show(self, token_id: int) -> str:
+        """One token as a person would want to see it."""
+        if token_id == self.mask_id:
+            return "\u00b7"
+        return self.inner.decode([token_id], skip_special_tokens=False)
+
+    def save(self, path: Path) -> None:
+        self.inner.save(str(path))
+
+
+def load_tokenizer(path: Path, fast: bool = False) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        DataError: it is missing or is not one.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Set tokenizer.path to a tokenizer.json.")
+    try:
+        inner = HfTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"{path} is not a tokenizer.json of the `tokenizers` library: {error}") from error
+    inner.no_truncation()
+    inner.no_padding()
+    return Tokenizer(inner, fast)
+
+
+def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], symbols: str = "") -> Tokenizer:
+    """Train or load the configured tokenizer.
+
+    Args:
+        texts: documents to learn the vocabulary from.
+        symbols: characters that are known to occur even if ``texts`` lacks them.
+    """
+    if config.kind == "file":
+        return load_tokenizer(Path(config.path))
+    if config.kind == "bpe":
+        return Tokenizer(train_bpe(texts, config.vocab_size))
+    inner = HfTokenizer(models.WordLevel(vocab={}, unk_token=UNKNOWN))
+    splits = {"characters": r"[\s\S]", "symbols": r"\S", "smiles": SMILES}
+    # Everything that the pattern does not match is a token of its own, so nothing is lost silently.
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(splits[config.kind]), behavior="isolated")
+    inner.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(special_tokens=SPECIAL, vocab_size=1 << 16, show_progress=False)
+    inner.train_from_iterator([symbols, *texts], trainer)
+    vocabulary = {token: number for number, token in enumerate(SPECIAL + sorted(set(inner.get_vocab()) - set(SPECIAL)))}
+    # Ids in sorted order: the trainer breaks ties between equally frequent symbols arbitrarily.
+    inner.model = models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN)
+    return Tokenizer(inner)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> HfTokenizer:
+    """Byte-level BPE; no text is unknown to it."""
+    inner = HfTokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    return inner
+
+
+def fast_encoder(inner: HfTokenizer) -> Callable[[list[str]], list[list[int]]] | None:
+    """gigatoken's encoder for a BPE tokenizer; None for other kinds and where it is not installed."""
+    if not isinstance(inner.model, models.BPE) or importlib.util.find_spec("gigatoken") is None:
+        return None
+    import gigatoken
+
+    encoder = gigatoken.Tokenizer(inner)
+    return lambda texts: [list(ids) for ids in encoder.encode_batch_list(texts)]
+
+
+def agrees(tokenizer: Tokenizer, texts: list[str]) -> bool:
+    """Does the fast encoder give exactly the ids of ``tokenizers`` on these texts?"""
+    slow = [e.ids for e in tokenizer.inner.encode_batch(texts, add_special_tokens=False)]
+    return tokenizer.encode_batch(texts) == slow

@@ -1,0 +1,1 @@
+"""The ground floor: pure functions of tensors that objectives and samplers share."""

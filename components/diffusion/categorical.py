@@ -1,0 +1,66 @@
+"""Exact draws of tokens from logits, one uniform each.
+
+Whether a position is unmasked is decided elsewhere, before *what* it becomes: a joint Gumbel race of
+"stay masked" against 50,000 tokens silently truncates the tail in float32 (arXiv 2409.02908). Here
+the cumulative sum runs in float64 and one uniform picks the token, so a class of probability 1e-6 is
+drawn one time in a million.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from components.diffusion.config import DrawConfig
+
+
+def suppress(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """Logits in float32 with the given vocabulary ids made impossible. The input is not changed."""
+    logits = logits.float().clone() if logits.dtype == torch.float32 else logits.float()
+    for token_id in ids:
+        logits[..., token_id] = float("-inf")
+    return logits
+
+
+def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Zero what nucleus and top-k leave out; not renormalised. [..., V] -> [..., V]."""
+    if top_k:
+        kth = probabilities.topk(min(top_k, probabilities.shape[-1]), dim=-1).values[..., -1:]
+        probabilities = torch.where(probabilities >= kth, probabilities, 0)
+    if top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        total = ordered.sum(-1, keepdim=True)
+        before = ordered.cumsum(-1) - ordered
+        kept = torch.where(before < top_p * total, ordered, 0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, kept)
+    return probabilities
+
+
+def draw(logits: Tensor, u: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]:
+    """Tokens and their probability under the untempered distribution.
+
+    Args:
+        logits: [..., V], float32, forbidden ids at -inf.
+        u: uniforms [...], float64.
+    Returns:
+        (tokens [...] int64, probability [...] float32).
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    if config.temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        tempered = probabilities
+        if config.temperature != 1:
+            tempered = torch.softmax(logits / config.temperature, dim=-1)
+        tokens = inverse_cdf(truncate(tempered, config.top_p, config.top_k), u)
+    return tokens, probabilities.gather(-1, tokens[..., None])[..., 0]
+
+
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """The first index whose cumulative weight exceeds u times the total. [..., V], [...] -> [...].
+
+    A class of weight zero is never returned: the total is the last cumulative value itself.
+    """
+    cumulative = weights.to(torch.float64).cumsum(-1)
+    target = u[..., None] * cumulative[..., -1:]
+    return (cumulative <= target).sum(-1).clamp(max=weights.shape[-1] - 1)

@@ -1,0 +1,1 @@
+"""Comparing samplers: quality against network calls, with intervals."""

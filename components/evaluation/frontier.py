@@ -1,0 +1,59 @@
+"""Quality against cost, one row per sampler and budget."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Z95 = 1.959963984540054
+
+
+def summarise(samples: pa.Table, scores: pa.Table, column: str, larger_is_better: bool) -> dict[str, Any]:
+    """One row of the comparison. ``quality`` is the mean of the column, negated where smaller is better."""
+    values = np.asarray(scores[column].to_numpy(), dtype=np.float64)
+    quality = values if larger_is_better else -values
+    low, high = wilson(quality) if set(np.unique(values)) <= {0.0, 1.0} else normal(quality)
+    texts = samples["text"].to_pylist()
+    seeds = samples["seed"].to_numpy()
+    unique = np.mean([len({t for t, s in zip(texts, seeds, strict=True) if s == seed}) / np.sum(seeds == seed) for seed in np.unique(seeds)])
+    calls = samples["calls"].to_numpy()
+    return {
+        "calls": float(calls.mean()),
+        "call_positions": float(samples["call_positions"].to_numpy().mean()),
+        "reward_calls": float(samples["reward_calls"].to_numpy().mean()),
+        "metric": column,
+        "quality": float(quality.mean()),
+        "quality_low": low,
+        "quality_high": high,
+        "unique": float(unique),
+        "entropy": float(np.mean(scores["entropy"].to_numpy())) if "entropy" in scores.column_names else pooled_entropy(samples),
+        "edits": float(samples["edits"].to_numpy().mean()),
+        "num_samples": len(values),
+        "seeds": sorted(int(s) for s in np.unique(seeds)),
+    }
+
+
+def wilson(hits: NDArray[np.float64]) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927): sane at 0 and 1."""
+    n, p = len(hits), float(hits.mean())
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+    return centre - half, centre + half
+
+
+def normal(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95% interval of a mean; a single value has none but itself."""
+    mean = float(values.mean())
+    half = Z95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean - half, mean + half
+
+
+def pooled_entropy(samples: pa.Table) -> float:
+    """Entropy in nats of the tokens of all rows together."""
+    tokens = np.concatenate([np.asarray(t) for t in samples["tokens"].to_pylist()])
+    share = np.unique(tokens, return_counts=True)[1] / len(tokens)
+    return float(-(share * np.log(share)).sum())

@@ -1,0 +1,57 @@
+"""The shape of the network, without torch, so that a plan can be checked anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A bidirectional transformer. ``preset`` fills what is left at 0."""
+
+    preset: str = "nano"
+    dim: int = 0
+    depth: int = 0
+    heads: int = 0
+    mlp_dim: int = 0
+    """Width inside SwiGLU; 8/3 of dim, rounded up to a multiple of 8, where the preset leaves it 0."""
+    rope_theta: float = 10000.0
+    dropout: float = 0.0
+    num_classes: int = 0
+    """Number of class labels; 0 is unconditional. One more embedding stands for "no label"."""
+    time_conditioning: bool = False
+    """Feed the time of the row to every block. The corrector pass gets the same time as the
+    predictor pass it follows, in training and in sampling alike."""
+    tie_embeddings: bool = False
+
+    def resolved(self) -> ModelConfig:
+        """The same with every size filled in from the preset."""
+        sizes = MODEL_PRESETS[self.preset]
+        dim = self.dim or sizes["dim"]
+        mlp_dim = self.mlp_dim or (sizes.get("mlp_dim", 0) if not self.dim else 0)
+        return dataclasses.replace(
+            self,
+            dim=dim,
+            depth=self.depth or sizes["depth"],
+            heads=self.heads or sizes["heads"],
+            mlp_dim=mlp_dim or -(-dim * 8 // 3 // 8) * 8,
+        )
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights of the network without conditioning."""
+        c = self.resolved()
+        block = 4 * c.dim * c.dim + 3 * c.dim * c.mlp_dim + 2 * c.dim
+        return c.depth * block + (1 if c.tie_embeddings else 2) * vocab_size * c.dim + c.dim
+
+
+MODEL_PRESETS: dict[str, dict[str, int]] = {
+    "nano": {"dim": 64, "depth": 3, "heads": 4},  # 0.15M
+    "micro": {"dim": 96, "depth": 4, "heads": 4},  # 0.45M
+    "mini": {"dim": 128, "depth": 4, "heads": 4},  # 0.8M
+    "small": {"dim": 256, "depth": 6, "heads": 4},  # 4.7M
+    "medium": {"dim": 384, "depth": 6, "heads": 6},  # 11M
+    "large": {"dim": 512, "depth": 12, "heads": 8},  # 38M
+    "dit_small": {"dim": 768, "depth": 12, "heads": 12, "mlp_dim": 2048},  # 85M + 2 x 39M of GPT-2 vocabulary
+    "llada_8b": {"dim": 4096, "depth": 32, "heads": 32, "mlp_dim": 12288},
+}

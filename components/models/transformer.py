@@ -1,0 +1,158 @@
+"""The bidirectional transformer: RoPE, RMSNorm, SwiGLU, optional class and time conditioning.
+
+Conditioning follows DiT (arXiv 2212.09748): a shift, scale and gate per sub-block from one
+conditioning vector, started at zero; the layers exist only where something conditions them.
+B rows, L positions, D width, H heads, N selected positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from components.models.config import ModelConfig
+from components.models.denoiser import Prediction
+
+
+class Transformer(nn.Module):
+    """Tokens in, logits out. See ``components.models.denoiser.Denoiser``."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int):
+        super().__init__()
+        self.config = config = config.resolved()
+        self.vocab_size = vocab_size
+        self.activation_checkpointing = False
+        self.embed = nn.Embedding(vocab_size, config.dim)
+        conditioned = config.time_conditioning or config.num_classes > 0
+        self.label_embed = nn.Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
+        self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
+        self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.head = nn.Linear(config.dim, vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embed.weight
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal of width 0.02, residual outputs scaled down by depth, conditioning at zero."""
+        for name, parameter in self.named_parameters():
+            if "modulation" in name:
+                nn.init.zeros_(parameter)
+            elif parameter.dim() >= 2:
+                residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * self.config.depth) if residual else 1))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        select: Tensor | None = None,
+        label: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> Prediction:
+        x = self.embed(tokens)
+        condition = self.condition(tokens, label, time)
+        rope = rotary_table(tokens.shape[1], self.config, x)
+        for block in self.blocks:
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, condition, use_reentrant=False)
+            else:
+                x = block(x, rope, condition)
+        hidden = self.norm(x)
+        wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
+        return Prediction(self.head(wanted), hidden)
+
+    def condition(self, tokens: Tensor, label: Tensor | None, time: Tensor | None) -> Tensor | None:
+        """The conditioning vector [B, D], or None for an unconditional network."""
+        parts = []
+        if self.label_embed is not None:
+            if label is None:
+                label = tokens.new_full((tokens.shape[0],), self.config.num_classes)
+            parts.append(self.label_embed(label))
+        if self.time_embed is not None:
+            if time is None:
+                raise ValueError("this network is conditioned on time, and no time was given")
+            parts.append(self.time_embed(time))
+        return F.silu(sum(parts[1:], parts[0])) if parts else None
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, conditioned: bool):
+        super().__init__()
+        self.norm_attention = nn.RMSNorm(config.dim, eps=1e-6)
+        self.attention = Attention(config)
+        self.norm_mlp = nn.RMSNorm(config.dim, eps=1e-6)
+        self.mlp = SwiGLU(config)
+        self.dropout = config.dropout
+        self.modulation = nn.Linear(config.dim, 6 * config.dim) if conditioned else None
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], condition: Tensor | None) -> Tensor:
+        if self.modulation is None or condition is None:
+            x = x + F.dropout(self.attention(self.norm_attention(x), rope), self.dropout, self.training)
+            return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        attended = self.attention(self.norm_attention(x) * (1 + scale1) + shift1, rope)
+        x = x + (1 + gate1) * F.dropout(attended, self.dropout, self.training)
+        widened = self.mlp(self.norm_mlp(x) * (1 + scale2) + shift2)
+        return x + (1 + gate2) * F.dropout(widened, self.dropout, self.training)
+
+
+class Attention(nn.Module):
+    """Full attention: every position sees every other; nothing is masked, padding included."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        rows, length, dim = x.shape
+        q, k, v = self.qkv(x).view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v)
+        return self.out(attended.transpose(1, 2).reshape(rows, length, dim))
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(config.dim, 2 * config.mlp_dim, bias=False)
+        self.down = nn.Linear(config.mlp_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the time in [0, 1], then two layers."""
+
+    def __init__(self, dim: int, num_frequencies: int = 64):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.layers = nn.Sequential(nn.Linear(2 * num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, time: Tensor) -> Tensor:
+        exponents = torch.arange(self.num_frequencies, device=time.device) / self.num_frequencies
+        angles = time[:, None].float() * 1000 * torch.exp(-math.log(10000.0) * exponents)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.layers(waves.to(self.layers[0].weight.dtype))
+
+
+def rotary_table(length: int, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [L, D/H/2] of RoPE (arXiv 2104.09864)."""
+    half = config.dim // config.heads // 2
+    frequencies = config.rope_theta ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
+    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequencies
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the two halves of each head by the position's angles. [B, H, L, D/H] -> same."""
+    cos, sin = rope
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,0 +1,92 @@
+"""Weight files. Safetensors at every boundary: loading one runs no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from components.errors import ModelError
+from components.models.config import ModelConfig
+from components.models.transformer import Transformer
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors, each with storage of its own."""
+    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path, dict(metadata or {}))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ModelError: it is missing or is not one.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} does not exist. Give the folder of an exported model or of a checkpoint."
+        ) from None
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is not a readable safetensors file ({error}). It was cut off or is something else: "
+            f"export the model again."
+        ) from None
+
+
+def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put tensors into a model, all of them and nothing else.
+
+    Raises:
+        ModelError: names or shapes differ; the message lists the first of each kind.
+    """
+    own = model.state_dict()
+    missing = sorted(set(own) - set(tensors))
+    surplus = sorted(set(tensors) - set(own))
+    other = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    if not (missing or surplus or other):
+        model.load_state_dict(dict(tensors))
+        return
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors are missing (first: {missing[0]})")
+    if surplus:
+        parts.append(f"{len(surplus)} are unknown (first: {surplus[0]})")
+    if other:
+        name = other[0]
+        parts.append(
+            f"{len(other)} have another shape (first: {name}, file {tuple(tensors[name].shape)}, "
+            f"model {tuple(own[name].shape)})"
+        )
+    raise ModelError(
+        f"The weights of {source} do not fit the model: {'; '.join(parts)}. "
+        f"Use the model section and the tokenizer with which they were trained."
+    )
+
+
+def load_model(folder: Path) -> Transformer:
+    """The network of an exported folder, in eval mode, on the CPU.
+
+    Raises:
+        ModelError: the folder is not an export of ours.
+    """
+    config_path = folder / "config.json"
+    if not config_path.exists():
+        raise ModelError(
+            f"{folder} holds no config.json, so it is no exported model. "
+            f"Give the folder that the export stage made (`proseco show RUN --json` names it)."
+        )
+    raw = json.loads(config_path.read_text(encoding="utf-8"))
+    if raw.get("model_type") != "proseco":
+        raise ModelError(f"{config_path} has model_type {raw.get('model_type')!r}; only 'proseco' is read here.")
+    names = {f.name for f in dataclasses.fields(ModelConfig)}
+    model = Transformer(ModelConfig(**{k: v for k, v in raw.items() if k in names}), raw["vocab_size"])
+    fill(model, load_weights(folder / "model.safetensors"), str(folder))
+    return model.eval()

@@ -1,0 +1,32 @@
+"""Ways to judge samples. Each gives numbers for every row; larger ``quality`` is better."""
+
+from components.plugins import Plugin
+from components.scorers.config import (
+    DistinctConfig,
+    EntropyConfig,
+    JudgeConfig,
+    NelboConfig,
+    ValidityConfig,
+)
+
+SCORERS: dict[str, Plugin] = {
+    "validity": Plugin(
+        ValidityConfig, "components.scorers.validity:build", "does the row obey the rules of its puzzle?",
+        needs=("puzzle_corpus",),
+    ),
+    "nelbo": Plugin(
+        NelboConfig, "components.scorers.nelbo:build", "likelihood bound under the model itself, with standard error",
+        "Simple and Effective Masked Diffusion Language Models, arXiv 2406.07524", needs=("model",),
+    ),
+    "judge": Plugin(
+        JudgeConfig, "components.scorers.judge:build", "generative perplexity under a separately trained n-gram model",
+        "Ney, Essen and Kneser 1994 (absolute discounting)", needs=("judge",),
+    ),
+    "entropy": Plugin(EntropyConfig, "components.scorers.text:build_entropy", "unigram entropy of the row's tokens"),
+    "distinct": Plugin(
+        DistinctConfig, "components.scorers.text:build_distinct", "share of distinct n-grams in the row",
+        "A Diversity-Promoting Objective Function for Neural Conversation Models, arXiv 1510.03055",
+    ),
+}  # fmt: skip
+
+__all__ = ["SCORERS"]

@@ -1,0 +1,63 @@
+"""The likelihood bound of a row, by Monte Carlo over mask times (MDLM, arXiv 2406.07524, eq. 10).
+
+Times are stratified over the draws of a row and random from the row's id, so a score does not depend
+on its batch. The standard error is over the draws of the row; stratification makes it conservative.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from components.diffusion import noise
+from components.diffusion.categorical import suppress
+from components.diffusion.corrupt import mask_tokens
+from components.diffusion.noise import Stream
+from components.diffusion.schedule import LogLinear
+from components.errors import SamplingError
+from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting
+from components.scorers.config import NelboConfig
+
+T_MIN = 1e-3
+BATCH = 64
+
+
+def build(config: NelboConfig, setting: ScorerSetting) -> Scorer:
+    """Raises SamplingError without a model."""
+    model = setting.model
+    if model is None:
+        raise SamplingError("The scorer 'nelbo' needs a model; give the folder of an exported one.")
+
+    @torch.inference_mode()
+    def bound(rows: list[ScoredRow]) -> torch.Tensor:
+        """Nats of each draw [B, K]."""
+        tokens = torch.tensor([row.tokens for row in rows])
+        place = torch.arange(tokens.shape[1])[None, :]
+        maskable = place >= torch.tensor([[row.num_prompt] for row in rows])
+        keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows]))
+        schedule = LogLinear()
+        totals = []
+        jitter = noise.uniform(keys, 0, 0, 1, Stream.TIME)[:, 0]
+        for k in range(config.draws):
+            t = (T_MIN + (1 - T_MIN) * ((jitter + k / config.draws) % 1)).float()
+            u = noise.uniform(keys, k, 0, tokens.shape[1], Stream.SCORE)
+            noised, masked = mask_tokens(tokens, maskable, schedule.alpha(t), u, setting.tokenizer.mask_id)
+            logits = suppress(model(noised, time=t).logits, (setting.tokenizer.mask_id,))
+            nll = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
+            totals.append((nll * masked).sum(-1).double() * schedule.weight(t))
+        return torch.stack(totals, dim=-1)
+
+    def score(rows: list[ScoredRow]) -> Columns:
+        found = []
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            filler = [part[-1]] * (BATCH - len(part))  # one shape, so that a row's score never depends on its batch
+            found.append(bound(part + filler)[: len(part)])
+        draws = torch.cat(found)
+        length = torch.tensor([max(1, len(row.tokens) - row.num_prompt) for row in rows])
+        error = draws.std(-1) / math.sqrt(config.draws) if config.draws > 1 else torch.full_like(draws[:, 0], math.nan)
+        return {"nelbo": (draws.mean(-1) / length).tolist(), "nelbo_se": (error / length).tolist()}
+
+    return score

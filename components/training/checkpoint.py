@@ -1,0 +1,109 @@
+"""Checkpoints: one format for every ZeRO stage, every world size and plain torch.
+
+A checkpoint is a folder ``step-00000500`` with one safetensors file for each rank that wrote it and
+``state.json``, written last. Parameters are written in full, float32, with both Adam moments and the
+averaged weights; rank r writes every world-size-th parameter, so the disks work in parallel and no
+rank holds more than one gathered parameter at a time beside its own share. Reading needs neither the
+same stage nor the same world size, and, unlike DeepSpeed's own files, runs no pickled code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from components import faults
+from components.errors import CorruptArtifact
+from components.models.ema import Ema
+from components.models.weights import load_weights, save_weights
+from components.store.files import digest_file, publish_text
+from components.training.engine import MOMENTS, TrainEngine
+
+
+def save(folder: Path, step: int, engine: TrainEngine, ema: Ema, keep: int) -> Path:
+    """Write a checkpoint after ``step`` optimiser steps and remove all but the last ``keep``.
+
+    Every rank must call this.
+    """
+    faults.point("train.before_checkpoint")
+    target = folder / f"step-{step:08d}"
+    if engine.rank == 0:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+    engine.barrier()
+    own = {}
+    for index, piece in enumerate(engine.pieces()):
+        if index % engine.world_size == engine.rank:
+            own[f"weight/{piece.name}"] = piece.weight.clone()
+            own |= {f"{m}/{piece.name}": value.clone() for m, value in piece.moments.items()}
+    with ema.swapped():
+        for index, (name, weight) in enumerate(engine.weights()):
+            if index % engine.world_size == engine.rank:
+                own[f"ema/{name}"] = weight.clone()
+    file = target / f"rank-{engine.rank}-of-{engine.world_size}.safetensors"
+    save_weights(file, own)
+    faults.point("train.mid_checkpoint")
+    engine.barrier()
+    if engine.rank == 0:
+        files = {f.name: digest_file(f) for f in sorted(target.glob("*.safetensors"))}
+        publish_text(target / "state.json", json.dumps({"step": step, "files": files}, indent=1))
+        for old in complete(folder)[:-keep]:
+            shutil.rmtree(old)
+    engine.barrier()
+    faults.point("train.after_checkpoint")
+    return target
+
+
+def complete(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(p.parent for p in folder.glob("step-*/state.json"))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest finished checkpoint."""
+    found = complete(folder)
+    return found[-1] if found else None
+
+
+def read(checkpoint: Path, kinds: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
+    """(kind, parameter name, tensor) of every kind asked for.
+
+    Raises:
+        CorruptArtifact: a file is missing or its bytes are not those that were written.
+    """
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    for name, digest in state["files"].items():
+        file = checkpoint / name
+        if not file.exists() or digest_file(file) != digest:
+            raise CorruptArtifact(
+                f"{file} is missing or damaged: its bytes are not those that were written. "
+                f"Delete the folder {checkpoint} to resume from the checkpoint before it."
+            )
+        for key, tensor in load_weights(file).items():
+            kind, _, parameter = key.partition("/")
+            if kind in kinds:
+                yield kind, parameter, tensor
+
+
+def restore(checkpoint: Path, engine: TrainEngine, ema: Ema) -> int:
+    """Put an engine and its average into the state they had. Returns the number of steps done."""
+    tensors: dict[str, dict[str, Tensor]] = {"weight": {}, "ema": {}, **{m: {} for m in MOMENTS}}
+    for kind, name, tensor in read(checkpoint, tuple(tensors)):
+        tensors[kind][name] = tensor
+    step = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
+    engine.set_weights(tensors["ema"])
+    for average, master in zip(ema.averages, ema.masters, strict=True):
+        average.copy_(master)
+    engine.set_weights(tensors["weight"])
+    names = tensors["weight"]
+    engine.set_moments({n: {m: tensors[m][n] for m in MOMENTS} for n in names}, step)
+    return step
+
+
+def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint, for export and for starting another training."""
+    return {name: tensor for _, name, tensor in read(checkpoint, ("ema",))}

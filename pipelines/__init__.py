@@ -1,0 +1,1 @@
+"""In what order: stages, workflows, typed configuration and the command line."""

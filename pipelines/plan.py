@@ -1,0 +1,62 @@
+"""What would be done, and why. Reads manifests only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.store.artifact import IDENTITY, damage, read_manifest
+from components.store.fingerprint import differences
+from pipelines.stage import Stage, in_order
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One stage and its state: ``fresh`` is there, ``missing`` never was, ``partial`` was begun,
+    ``stale`` was made from other inputs or options, ``damaged`` lost files."""
+
+    stage: Stage
+    state: str
+    reasons: tuple[str, ...]
+    seconds: float | None = None
+
+
+def plan(targets: list[Stage], root: Path) -> list[Finding]:
+    """The state of every stage, inputs first."""
+    return [find(stage, root) for stage in in_order(targets)]
+
+
+def find(stage: Stage, root: Path) -> Finding:
+    folder = stage.folder(root)
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        lost = damage(folder, manifest)
+        if lost:
+            return Finding(stage, "damaged", tuple(lost[:3]))
+        return Finding(stage, "fresh", (), manifest.seconds)
+    if (folder / IDENTITY).exists():
+        return Finding(stage, "partial", ("was begun and not finished; it resumes from what is there",))
+    near = nearest(stage, root)
+    if near is None:
+        return Finding(stage, "missing", ("nothing like it was made yet",))
+    other, lines = near
+    return Finding(stage, "stale", (f"{other} was made from something else:", *lines[:6]))
+
+
+def nearest(stage: Stage, root: Path) -> tuple[str, list[str]] | None:
+    """The made stage of the same label that differs least, and how it differs."""
+    best: tuple[str, list[str]] | None = None
+    for path in sorted((root / stage.name).glob(f"*/{IDENTITY}")):
+        if path.parent.name == stage.key:
+            continue
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            continue
+        if other.get("label") != stage.label:
+            continue
+        lines = differences(other["identity"], stage.identity)
+        if best is None or len(lines) < len(best[1]):
+            best = (path.parent.name, lines)
+    return best

@@ -1,0 +1,94 @@
+"""A stage: a frozen value whose key is the hash of all that decides its result."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.api import Cluster
+from cluster.config import RuntimeConfig
+from components.store.fingerprint import canonical, fingerprint
+from components.tracking import Tracker
+
+
+class Progress(Protocol):
+    """Somebody who watches a stage."""
+
+    def total(self, count: int, unit: str) -> None: ...
+    def advance(self, count: int = 1) -> None: ...
+    def to(self, done: int) -> None: ...
+    def say(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running stage is given."""
+
+    folder: Path
+    inputs: Mapping[str, Path]
+    infos: Mapping[str, Mapping[str, Any]]
+    """What the inputs' manifests say."""
+    runtime: RuntimeConfig
+    cluster: Callable[[], Cluster]
+    """Opens the cluster on the first call."""
+    tracker: Tracker
+    progress: Progress
+
+
+Run = Callable[[Any, Context], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``run`` is the place of the code, ``module:function``; it is imported only when the stage runs."""
+
+    name: str
+    label: str
+    """For people; different stages of one name have different labels."""
+    version: int
+    """Raised by hand when the code changes what the stage makes."""
+    config: Any
+    run: str
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the result, as plain values."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "config": canonical(self.config),
+            "inputs": {role: stage.key for role, stage in sorted(self.inputs.items())},
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return fingerprint(self.identity)
+
+    def folder(self, root: Path) -> Path:
+        return root / self.name / self.key
+
+    def load(self) -> Run:
+        module, function = self.run.split(":")
+        found: Run = getattr(importlib.import_module(module), function)
+        return found
+
+
+def in_order(targets: list[Stage]) -> list[Stage]:
+    """All stages that the targets need, inputs first, each once."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key in found:
+            return
+        for below in stage.inputs.values():
+            visit(below)
+        found[stage.key] = stage
+
+    for target in targets:
+        visit(target)
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""What each stage does. Imported only when a stage runs."""

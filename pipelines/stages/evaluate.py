@@ -1,0 +1,39 @@
+"""One table: each sampler at each budget, quality against calls, with intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from components.evaluation.frontier import summarise
+from components.store.files import publish_text
+from components.store.samples import read_shards
+from pipelines.config import METRICS
+from pipelines.stage import Context
+from pipelines.workflows.main_job import EvaluatePart
+
+
+def run(config: EvaluatePart, context: Context) -> Mapping[str, Any]:
+    column, larger = METRICS[config.metric]
+    results = []
+    context.progress.total(len(config.compared), "samplers")
+    for role, compared in config.compared.items():
+        names = context.infos[f"samples_{role}"]["shards"]
+        samples = read_shards(context.inputs[f"samples_{role}"] / "shards", names)
+        scores = read_shards(context.inputs[f"scores_{role}"] / "shards", names)
+        described = asdict(compared)
+        described["sampler"] = described.pop("name")
+        results.append(described | summarise(samples, scores, column, larger) | other_means(scores))
+        context.progress.advance()
+    publish_text(context.folder / "results.json", json.dumps(results, indent=1))
+    return {"results": results, "artifacts": ["results.json"]}
+
+
+def other_means(scores: Any) -> dict[str, float]:
+    """The mean of every score column."""
+    import numpy as np
+
+    names = [n for n in scores.column_names if n not in ("sample_id", "seed", "index")]
+    return {f"mean_{n}": float(np.mean(scores[n].to_numpy())) for n in names}

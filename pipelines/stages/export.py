@@ -1,0 +1,23 @@
+"""Write the averaged weights as a folder that loads with and without proseco."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.data.tokenizer import load_tokenizer
+from components.models.export import write_export
+from components.training import checkpoint
+from pipelines.stage import Context
+from pipelines.stages.train import final
+from pipelines.workflows.main_job import ExportPart
+
+
+def run(config: ExportPart, context: Context) -> Mapping[str, Any]:
+    last = final(context.inputs["train"])
+    kind = "ema" if config.averaged else "weight"
+    weights = {name: tensor for _, name, tensor in checkpoint.read(last, (kind,))}
+    tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
+    numbers = {k: v for k, v in context.infos["train"].items() if isinstance(v, int | float)}
+    write_export(context.folder, config.model, weights, tokenizer, config.length, config.trained_with, numbers)
+    return {"parameters": sum(w.numel() for w in weights.values())}

@@ -1,0 +1,44 @@
+"""Train or load the tokenizer that all corpora of the run share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from components.data import CORPORA
+from components.data.config import CorpusConfig
+from components.data.documents import Corpus, Document
+from components.data.tokenizer import build_tokenizer
+from components.store.files import publishing
+from pipelines.stage import Context
+from pipelines.workflows.main_job import TokenizerPart
+
+
+def corpus_of(config: CorpusConfig) -> Corpus:
+    """The corpus whose source this is."""
+    plugin = next(p for p in CORPORA.values() if p.config is type(config.source))
+    corpus: Corpus = plugin.load()(config.source)
+    return corpus
+
+
+def run(config: TokenizerPart, context: Context) -> Mapping[str, Any]:
+    corpora = [corpus_of(c) for c in config.corpora.values()]
+    symbols = "".join(sorted(set("".join(c.symbols for c in corpora))))
+    # Where every symbol is known ahead, no document needs to be read.
+    texts = [] if all(c.symbols for c in corpora) and config.tokenizer.kind in ("characters", "symbols") else sample(corpora, config)
+    tokenizer = build_tokenizer(config.tokenizer, texts, symbols)
+    with publishing(context.folder / "tokenizer.json") as private:
+        tokenizer.save(private)
+    return {"vocab_size": tokenizer.vocab_size}
+
+
+def sample(corpora: list[Corpus], config: TokenizerPart) -> Iterator[str]:
+    """Documents from all pieces of all corpora, evenly."""
+    for corpus in corpora:
+        pieces = corpus.pieces(config.pieces)
+        share = -(-config.tokenizer.train_documents // len(pieces))
+        for piece in pieces:
+            good = (d for d in corpus.read(piece) if isinstance(d, Document))
+            for document in islice(good, share):
+                yield document.prompt + document.text

@@ -1,0 +1,47 @@
+"""Train one model to its last step, from the newest checkpoint if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.api import TrainLaunch
+from components.data.tokenizer import load_tokenizer
+from components.tracking import read_metrics
+from components.training import checkpoint
+from pipelines.progress import following
+from pipelines.stage import Context
+from pipelines.workflows.main_job import TrainPart
+
+
+def run(config: TrainPart, context: Context) -> Mapping[str, Any]:
+    tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
+    roles = sorted(config.weights)
+    launch = TrainLaunch(
+        config=config.train,
+        model=config.model,
+        vocab_size=tokenizer.vocab_size,
+        folder=context.folder.absolute(),
+        rows=tuple(context.inputs[r].absolute() for r in roles),
+        weights=tuple(config.weights[r] for r in roles),
+        mask_id=tokenizer.mask_id,
+        pad_id=tokenizer.pad_id,
+        init=final(context.inputs["init"]) if "init" in context.inputs else None,
+        runtime=context.runtime,
+    )
+    journal = context.folder / "metrics.jsonl"
+    context.progress.total(config.train.steps, "steps")
+    with following(journal, context.progress):
+        context.cluster().train(launch)
+    rows = read_metrics(journal)
+    last = {k: v for row in rows[-3:] for k, v in row.items() if k not in ("step", "time_s")}
+    parameters = config.model.num_parameters(tokenizer.vocab_size)
+    return {"steps": config.train.steps, "parameters": parameters, **last}
+
+
+def final(folder: Path) -> Path:
+    """The last checkpoint of a finished training."""
+    found = checkpoint.latest(folder / "checkpoints")
+    assert found is not None, f"{folder} has a manifest but no checkpoint"
+    return found.absolute()

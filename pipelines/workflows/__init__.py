@@ -1,0 +1,1 @@
+"""Graphs of stages, as Python."""

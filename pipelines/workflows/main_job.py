@@ -1,0 +1,168 @@
+"""The main job: corpora -> tokenizer -> rows -> trainings -> exports -> samples -> scores -> report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
+from components.models.config import ModelConfig
+from components.samplers import SamplerConfig
+from components.scorers.config import JudgeConfig
+from components.training.config import TrainConfig
+from pipelines.config import GenerateConfig, RunConfig, budgets
+from pipelines.stage import Stage
+
+
+@dataclass(frozen=True)
+class TokenizerPart:
+    tokenizer: TokenizerConfig
+    corpora: dict[str, CorpusConfig]
+    pieces: int
+
+
+@dataclass(frozen=True)
+class RowsPart:
+    corpus: CorpusConfig
+    rows: RowsConfig
+    fast: str
+
+
+@dataclass(frozen=True)
+class TrainPart:
+    model: ModelConfig
+    train: TrainConfig
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ExportPart:
+    model: ModelConfig
+    length: int
+    trained_with: str
+    averaged: bool
+
+
+@dataclass(frozen=True)
+class GeneratePart:
+    sampler: SamplerConfig
+    generate: GenerateConfig
+    length: int
+
+
+@dataclass(frozen=True)
+class ScorePart:
+    scorers: dict[str, Any]
+    source: Any
+
+
+@dataclass(frozen=True)
+class JudgePart:
+    judge: JudgeConfig
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One line of the comparison."""
+
+    name: str
+    model: str
+    steps: int
+    preset: str
+    passes: int
+    """Training forward-backwards of its model, those of what it started from included."""
+
+
+@dataclass(frozen=True)
+class EvaluatePart:
+    compared: dict[str, Compared]
+    metric: str
+
+
+@dataclass(frozen=True)
+class ReportPart:
+    title: str
+    run: Any
+
+
+def passes_per_step(train: TrainConfig) -> float:
+    """Forward-backwards of one optimiser step, averaged over the training."""
+    objective = train.objective
+    if not hasattr(objective, "corrector_weight") or objective.corrector_weight == 0:
+        return 1.0
+    return 1.0 + (train.steps - objective.start_step) / train.steps / objective.every
+
+
+def total_passes(run: RunConfig, name: str) -> int:
+    train = run.train[name]
+    own = round(train.steps * passes_per_step(train))
+    return own + (total_passes(run, train.init_from) if train.init_from else 0)
+
+
+def build(run: RunConfig) -> dict[str, Stage]:
+    """All stages by label; the report is the last."""
+    stages: dict[str, Stage] = {}
+
+    def add(name: str, label: str, config: Any, inputs: dict[str, Stage], version: int = 1) -> Stage:
+        stages[label] = Stage(name, label, version, config, f"pipelines.stages.{name}:run", inputs)
+        return stages[label]
+
+    tokenizer = add("tokenizer", "tokenizer", TokenizerPart(run.tokenizer, run.corpora, run.rows.pieces), {})
+    rows = {
+        name: add("tokenize", f"tokenize/{name}", RowsPart(corpus, run.rows, run.tokenizer.fast), {"tokenizer": tokenizer})
+        for name, corpus in run.corpora.items()
+    }
+
+    def train(name: str) -> Stage:
+        label = f"train/{name}"
+        if label in stages:
+            return stages[label]
+        config = run.train[name]
+        inputs = {f"rows_{n}": s for n, s in rows.items()} | {"tokenizer": tokenizer}
+        if config.init_from:
+            inputs["init"] = train(config.init_from)
+        weights = {f"rows_{n}": c.weight for n, c in run.corpora.items()}
+        return add("train", label, TrainPart(run.model.resolved(), config, weights), inputs)
+
+    for name in run.train:
+        train(name)
+    exports = {name: export(run, name, stages, add) for name in run.train}
+    judge = None
+    if "judge" in run.scorers:
+        judge = add("judge", "judge", JudgePart(run.scorers["judge"]), {"tokenizer": tokenizer} | {f"rows_{n}": s for n, s in rows.items()})
+    source = next(iter(run.corpora.values())).source
+    compared, measured = {}, {}
+    for name, sampling in run.samplers.items():
+        for sampler in budgets(sampling):
+            label = f"{name}@{sampler.steps}"
+            model = exports[sampling.model]
+            made = {"model": model}
+            if run.generate.prompts != "none":
+                made |= {"rows": next(iter(rows.values()))}
+            samples = add("generate", f"generate/{label}", GeneratePart(sampler, run.generate, run.rows.length), made)
+            needed = {"samples": samples, "model": model} | ({"judge": judge} if judge else {})
+            scores = add("score", f"score/{label}", ScorePart(run.scorers, source), needed)
+            role = f"{len(compared):03d}"
+            compared[role] = Compared(name, sampling.model, sampler.steps, sampler.preset, total_passes(run, sampling.model))
+            measured |= {f"samples_{role}": samples, f"scores_{role}": scores}
+    if compared:
+        metric = run.metric or next(iter(run.scorers))
+        evaluate = add("evaluate", "evaluate", EvaluatePart(compared, metric), measured)
+        trained = {f"train_{n}": stages[f"train/{n}"] for n in run.train}
+        shown = {"evaluate": evaluate, "tokenizer": tokenizer} | trained
+        shown |= {k: v for k, v in measured.items() if k.startswith("samples_")}
+        from components.store.fingerprint import canonical
+
+        told = {k: v for k, v in canonical(run).items() if k != "runtime"}
+        add("report", "report", ReportPart(run.name, told), shown)
+    return stages
+
+
+def export(run: RunConfig, name: str, stages: dict[str, Stage], add: Any) -> Stage:
+    train = run.train[name]
+    from components.objectives import OBJECTIVES
+
+    trained_with = next(n for n, p in OBJECTIVES.items() if p.config is type(train.objective))
+    part = ExportPart(run.model.resolved(), run.rows.length, trained_with, train.ema_decay > 0)
+    made: Stage = add("export", f"export/{name}", part, {"train": stages[f"train/{name}"], "tokenizer": stages["tokenizer"]})
+    return made
