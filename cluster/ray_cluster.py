@@ -23,6 +23,7 @@ import ray
 from cluster import ray_tasks, ray_train, serving
 from cluster.api import Done, TrainLaunch
 from cluster.config import RuntimeConfig
+from components.models.cpu import ALLOCATOR
 
 
 class RayCluster:
@@ -32,6 +33,7 @@ class RayCluster:
         self.runtime = runtime
         self._pool: serving.Pool | None = None
         threads = {"OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
+        threads |= {} if runtime.gpus else ALLOCATOR
         if runtime.address:
             ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": threads})
             return

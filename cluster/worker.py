@@ -13,9 +13,10 @@ import torch.distributed as dist
 
 from cluster.api import TrainLaunch
 from components.errors import ProsecoError
+from components.models.cpu import use_threads
 from components.models.transformer import Transformer
 from components.models.weights import fill
-from components.samplers.shard import SampleShard, sample_shard, use_threads
+from components.samplers.shard import SampleShard, sample_shard
 from components.scorers.shard import ScoreShard, score_shard
 from components.tracking import JsonlTracker
 from components.training import checkpoint

@@ -102,7 +102,11 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Full attention: every position sees every other; nothing is masked, padding included."""
+    """Full attention: every position sees every other; nothing is masked, padding included.
+
+    On a CPU the product is written out: torch's blocked kernel makes many small matrix products,
+    which cost several times more there than the memory that they save.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -112,8 +116,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         rows, length, dim = x.shape
-        q, k, v = self.qkv(x).view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v)
+        qkv = self.qkv(x).view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        (q, k), v = rotate(qkv[:2], rope), qkv[2]
+        if x.is_cuda:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        else:
+            attended = torch.softmax((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5, dim=-1) @ v
         return self.out(attended.transpose(1, 2).reshape(rows, length, dim))
 
 
@@ -152,7 +160,7 @@ def rotary_table(length: int, config: ModelConfig, like: Tensor) -> tuple[Tensor
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the two halves of each head by the position's angles. [B, H, L, D/H] -> same."""
+    """Turn the two halves of each head by the position's angles. [..., L, D/H] -> same."""
     cos, sin = rope
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from components import faults
 from components.data.prompts import canvas
@@ -107,9 +106,3 @@ def sample_table(samples: list[Sample], rows: list[Row], shard: SampleShard, tok
             }
         )
     return pa.Table.from_pylist(records, SAMPLES)
-
-
-def use_threads(count: int) -> None:
-    """Threads of this process's kernels; results of a job are comparable only at one count."""
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)

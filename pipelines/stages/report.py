@@ -1,1 +1,100 @@
-"""report placeholder"""
+"""One self-contained page: what was run, how it learned, quality against calls, and trajectories."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from components.data.tokenizer import load_tokenizer
+from components.evaluation import trajectory
+from components.evaluation.chart import Point, Series, line_chart
+from components.evaluation.page import Section, folded, page, results_table
+from components.store.files import publish_text
+from components.store.samples import read_shard
+from components.tracking import read_metrics
+from pipelines.stage import Context
+from pipelines.workflows.main_job import ReportPart
+
+NUM_TRAJECTORIES = 2
+
+
+def run(config: ReportPart, context: Context) -> Mapping[str, Any]:
+    results = context.infos["evaluate"]["results"]
+    sections = [
+        Section("Quality against network calls", frontier(results)),
+        Section("Training", learning_curves(context)),
+        Section("Trajectories", trajectories(results, context)),
+        Section("What was run", what_was_run(config, context)),
+    ]
+    subtitle = f"{len(results)} samplers and budgets; every sample counts the network calls that it used"
+    publish_text(context.folder / "report.html", page(config.title, subtitle, sections))
+    return {"artifacts": ["report.html"]}
+
+
+def frontier(results: list[dict[str, Any]]) -> str:
+    """Chart and table."""
+    names = list(dict.fromkeys(r["sampler"] for r in results))
+    series = []
+    for name in names:
+        rows = sorted((r for r in results if r["sampler"] == name), key=lambda r: r["calls"])
+        series.append(Series(name, tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in rows)))
+    told = "<p>Bars are 95% intervals. Compare at equal calls, and never quality without <i>unique</i>: a sampler that repeats one good row is no sampler.</p>"
+    return line_chart(series, "mean network calls per sample", results[0]["metric"]) + told + results_table(results)
+
+
+def learning_curves(context: Context) -> str:
+    """Training and validation bounds of every training."""
+    series, correcting = [], []
+    for role, folder in context.inputs.items():
+        if not role.startswith("train_"):
+            continue
+        name, rows = role.removeprefix("train_"), read_metrics(folder / "metrics.jsonl")
+        series.append(curve(name, rows, "nll_bound"))
+        series.append(curve(f"{name}, validation", rows, "validation/nll_bound", dashed=True))
+        correcting.append(curve(f"{name}: fixed", rows, "fix_rate"))
+        correcting.append(curve(f"{name}: broken", rows, "break_rate", dashed=True))
+    parts = [line_chart(series, "optimiser step", "likelihood bound, nats per token", marks=False)]
+    if any(s.points for s in correcting):
+        parts.append("<h3>Corrector: share of wrong draft tokens made right, and of right ones made wrong</h3>")
+        parts.append(line_chart(correcting, "optimiser step", "share", marks=False))
+    return "".join(parts)
+
+
+def curve(name: str, rows: list[dict[str, float]], column: str, dashed: bool = False) -> Series:
+    points = tuple(Point(r["step"], r[column]) for r in rows if column in r)
+    return Series(name, points if len(points) > 1 or "validation" not in column else (), dashed)
+
+
+def trajectories(results: list[dict[str, Any]], context: Context) -> str:
+    """A few traced rows of each sampler, at the budget nearest to the median."""
+    tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
+    parts = [
+        "<p class='key'>Each picture is the row after a call that changed it: <b class='revealed'>revealed</b> "
+        "by that call, <b class='replaced'>replaced</b> by the corrector.</p>"
+    ]
+    for name in dict.fromkeys(r["sampler"] for r in results):
+        own = [(i, r) for i, r in enumerate(results) if r["sampler"] == name]
+        index, row = own[len(own) // 2]
+        role = f"samples_{index:03d}"
+        first = context.infos[role]["shards"][0]
+        table = read_shard(context.inputs[role] / "shards" / f"{first}.parquet")
+        traced = [r for r in table.slice(0, 64).to_pylist() if r["trace"] is not None]
+        # The rows with most corrections tell most.
+        traced.sort(key=lambda r: -r["edits"])
+        parts.append(f"<h3>{html.escape(name)}, {row['steps']} steps</h3>")
+        for r in traced[:NUM_TRAJECTORIES]:
+            found = trajectory.frames(r["tokens"], r["num_prompt"], r["trace"], tokenizer.mask_id)
+            parts.append(f"<p><small>sample {r['index']}: {r['calls']} calls, {r['edits']} corrections</small></p>")
+            parts.append(trajectory.draw(found, tokenizer.show, r["num_prompt"]))
+    return "".join(parts)
+
+
+def what_was_run(config: ReportPart, context: Context) -> str:
+    rows = []
+    for role, info in context.infos.items():
+        if role.startswith("train_"):
+            numbers = ", ".join(f"{k} {v:.4g}" for k, v in info.items() if isinstance(v, int | float))
+            rows.append(f"<tr><td>{html.escape(role.removeprefix('train_'))}</td><td>{context.inputs[role].name}</td><td>{html.escape(numbers)}</td></tr>")
+    table = f"<table><tr><th>training</th><th>key</th><th>at its end</th></tr>{''.join(rows)}</table>"
+    return table + folded("configuration", config.run)

@@ -1,0 +1,73 @@
+"""The report: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --quiet: #667; --line: #d5d9e0; --paper: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --quiet: #99a; --line: #3a4048; --paper: #15181c; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1000px;
+       margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
+h3 { font-size: 1rem; margin-bottom: .3rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
+th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left }
+tr.best td { font-weight: 600 } .quiet, small { color: var(--quiet) }
+figure { margin: 0 } svg { width: 100%; max-width: 760px } svg text { font-size: 11px; fill: var(--quiet) }
+svg .axis { font-size: 12px; fill: var(--ink) } svg .grid { stroke: var(--line); stroke-width: .6 }
+.legend span { margin-right: 1.2rem; white-space: nowrap }
+.legend i { display: inline-block; width: 22px; border-top: 3px solid; vertical-align: middle; margin-right: .4rem }
+.frames { display: flex; flex-wrap: wrap; gap: .8rem } .cells { display: grid; grid-template-columns: repeat(var(--columns), auto); gap: 1px; width: max-content }
+.cells b { min-width: 1.15em; height: 1.35em; line-height: 1.35em; text-align: center; font: 13px/1.4 ui-monospace, monospace; background: color-mix(in srgb, var(--line) 45%, transparent) }
+b.revealed { background: #56b4e9 !important; color: #000 } b.replaced { background: #e69f00 !important; color: #000 }
+b.prompt { color: var(--quiet) } .running pre { white-space: pre-wrap; font-size: 12px; border-left: 3px solid var(--line); padding-left: .6rem; margin: .2rem 0 }
+.running b { font-weight: 400 } .key b { padding: 0 .4em; font-weight: 400 }
+details pre { font-size: 12px; overflow: auto }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    body: str
+    """HTML."""
+
+
+def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """The whole file."""
+    body = "".join(f"<h2>{html.escape(s.title)}</h2>{s.body}" for s in sections)
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+        f"<h1>{html.escape(title)}</h1><p class='quiet'>{html.escape(subtitle)}</p>{body}</html>"
+    )
+
+
+def results_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Quality and cost of every sampler; the best of each model is set in bold."""
+    best = {m: max((r for r in results if r["model"] == m), key=lambda r: r["quality"]) for m in {r["model"] for r in results}}
+    head = "".join(
+        f"<th>{h}</th>"
+        for h in ("sampler", "model", "steps", "calls", html.escape(results[0]["metric"]), "95% interval", "unique", "entropy", "edits", "samples", "training passes")
+    )
+    rows = []
+    for r in results:
+        cells = (
+            r["sampler"], r["model"], r["steps"], f"{r['calls']:.2f}", f"{r['quality']:.3f}",
+            f"{r['quality_low']:.3f} to {r['quality_high']:.3f}", f"{r['unique']:.3f}", f"{r['entropy']:.3f}",
+            f"{r['edits']:.2f}", r["num_samples"], r["passes"],
+        )  # fmt: skip
+        css = " class='best'" if best[r["model"]] is r else ""
+        rows.append(f"<tr{css}>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in cells) + "</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def folded(title: str, value: Any) -> str:
+    """A value as JSON, behind a click."""
+    return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(json.dumps(value, indent=1))}</pre></details>"
