@@ -330,6 +330,8 @@ def judge_model(run: RunConfig) -> list[Problem]:
     full = model.resolved()
     if full.heads < 1 or full.dim % full.heads or (full.dim // max(1, full.heads)) % 2:
         found.append(Problem("model.heads", full.heads, f"divides dim ({full.dim}) into heads of even width", "change heads or dim"))
+    if 0 < model.num_positions < run.rows.length:
+        found.append(Problem("model.num_positions", model.num_positions, f"at least rows.length ({run.rows.length})", "raise it, or use 0"))
     if not 0 <= model.dropout < 1:
         found.append(Problem("model.dropout", model.dropout, "in [0, 1)", "0 is usual"))
     return found

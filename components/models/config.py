@@ -17,6 +17,9 @@ class ModelConfig:
     mlp_dim: int = 0
     """Width inside SwiGLU; 8/3 of dim, rounded up to a multiple of 8, where the preset leaves it 0."""
     rope_theta: float = 10000.0
+    num_positions: int = 0
+    """Learned absolute positions beside the rotary ones, for rows whose places have a meaning of
+    their own (grids); no row can then be longer. 0 is none."""
     dropout: float = 0.0
     num_classes: int = 0
     """Number of class labels; 0 is unconditional. One more embedding stands for "no label"."""

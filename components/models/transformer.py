@@ -27,6 +27,7 @@ class Transformer(nn.Module):
         self.vocab_size = vocab_size
         self.activation_checkpointing = False
         self.embed = nn.Embedding(vocab_size, config.dim)
+        self.position_embed = nn.Embedding(config.num_positions, config.dim) if config.num_positions else None
         conditioned = config.time_conditioning or config.num_classes > 0
         self.label_embed = nn.Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
         self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
@@ -38,13 +39,15 @@ class Transformer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal of width 0.02, residual outputs scaled down by depth, conditioning at zero."""
+        """Normal; matrices by their fan-in, residual outputs scaled down by depth, conditioning at zero."""
         for name, parameter in self.named_parameters():
             if "modulation" in name:
                 nn.init.zeros_(parameter)
+            elif "embed" in name or name == "head.weight":
+                nn.init.normal_(parameter, std=0.1 if "embed" in name else 0.02)
             elif parameter.dim() >= 2:
                 residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * self.config.depth) if residual else 1))
+                nn.init.normal_(parameter, std=(parameter.shape[1] * (2 * self.config.depth if residual else 1)) ** -0.5)
 
     def forward(
         self,
@@ -55,6 +58,8 @@ class Transformer(nn.Module):
         time: Tensor | None = None,
     ) -> Prediction:
         x = self.embed(tokens)
+        if self.position_embed is not None:
+            x = x + self.position_embed.weight[: tokens.shape[1]]
         condition = self.condition(tokens, label, time)
         rope = rotary_table(tokens.shape[1], self.config, x)
         for block in self.blocks:

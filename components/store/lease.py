@@ -83,18 +83,20 @@ class Lease:
         finally:
             private.unlink()
         holder = self._read()
-        if holder is not None and self._dead(holder):
-            grave = self.path.with_name(f"{NAME}.{holder['id']}.expired")
-            try:
-                os.rename(self.path, grave)
-            except FileNotFoundError:
-                return False
-            taken = json.loads(grave.read_text(encoding="utf-8"))
-            if taken["id"] == holder["id"]:
-                grave.unlink()
-            else:  # a new holder slipped in between: give it back its lease
-                os.rename(grave, self.path)
-        return False
+        return holder is not None and self._dead(holder) and self._bury(holder) and self._try()
+
+    def _bury(self, holder: dict[str, Any]) -> bool:
+        """Move a dead holder's lease away. False where somebody else was faster."""
+        grave = self.path.with_name(f"{NAME}.{holder['id']}.expired")
+        try:
+            os.rename(self.path, grave)
+        except FileNotFoundError:
+            return False
+        if json.loads(grave.read_text(encoding="utf-8"))["id"] != holder["id"]:
+            os.rename(grave, self.path)  # a new holder slipped in between: give it back its lease
+            return False
+        grave.unlink()
+        return True
 
     def _dead(self, holder: dict[str, Any]) -> bool:
         if time.time() - holder.get("renewed", 0) > self.expiry_s:

@@ -14,6 +14,7 @@ class ProsecoConfig(PretrainedConfig):
         heads=4,
         mlp_dim=176,
         rope_theta=10000.0,
+        num_positions=0,
         num_classes=0,
         time_conditioning=False,
         tie_embeddings=False,
@@ -26,6 +27,7 @@ class ProsecoConfig(PretrainedConfig):
         self.heads = heads
         self.mlp_dim = mlp_dim
         self.rope_theta = rope_theta
+        self.num_positions = num_positions
         self.num_classes = num_classes
         self.time_conditioning = time_conditioning
         self.tie_embeddings = tie_embeddings

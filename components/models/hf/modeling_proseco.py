@@ -24,6 +24,7 @@ class ProsecoForMaskedLM(PreTrainedModel):
         super().__init__(config)
         conditioned = config.time_conditioning or config.num_classes > 0
         self.embed = nn.Embedding(config.vocab_size, config.dim)
+        self.position_embed = nn.Embedding(config.num_positions, config.dim) if config.num_positions else None
         self.label_embed = nn.Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
         self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
         self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
@@ -42,6 +43,8 @@ class ProsecoForMaskedLM(PreTrainedModel):
 
     def forward(self, input_ids, class_labels=None, time=None, labels=None, **kwargs):
         x = self.embed(input_ids)
+        if self.position_embed is not None:
+            x = x + self.position_embed(torch.arange(input_ids.shape[1], device=x.device))
         condition = self.condition(input_ids, class_labels, time)
         rope = self.rotary_table(input_ids.shape[1], x)
         for block in self.blocks:

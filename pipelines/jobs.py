@@ -1,0 +1,174 @@
+"""Jobs outside a workflow: sample or score a folder, with the same shards, receipts and replicas."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from cluster.api import open_cluster
+from cluster.config import RuntimeConfig
+from components.errors import ConfigError, DataError, Problem, StoreError
+from components.plugins import lookup
+from components.samplers import PRESETS, SamplerConfig
+from components.scorers import SCORERS
+from components.store.artifact import read_manifest, write_manifest
+from components.store.files import publish_text
+from components.store.fingerprint import canonical, differences
+from components.store.lease import Lease
+from components.store.samples import read_shards, shard_is_done
+from pipelines.config import sampler as typed_sampler
+from pipelines.progress import Screen
+
+SHARD_ROWS = 256
+LANES = 64
+JOB = "job.json"
+
+
+def sampler_of(name: str, overrides: list[str]) -> tuple[SamplerConfig, bool]:
+    """A preset with the command line's options, and whether a mismatch is allowed.
+
+    Raises:
+        ConfigError: an option is unknown or wrong.
+    """
+    lookup(PRESETS, name, "sampler preset")
+    options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    allowed = bool(options.pop("allow_untrained", False))
+    problems: list[Problem] = []
+    config = typed_sampler({"preset": name, **options}, "sampler", problems)
+    if not problems:
+        problems += config.problems("sampler")
+    if problems:
+        raise ConfigError(problems)
+    return config, allowed
+
+
+def read_prompts(path: Path | None) -> list[str]:
+    """Prompts of a file: JSON lines with a field ``prompt``, or one a line.
+
+    Raises:
+        DataError: the file is missing or a line is broken.
+    """
+    if path is None:
+        return [""]
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Give JSON lines with a field 'prompt', or text lines.")
+    prompts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if path.suffix != ".jsonl":
+            prompts.append(line)
+            continue
+        try:
+            prompts.append(str(json.loads(line)["prompt"]))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"{path}, line {number}: no JSON object with a field 'prompt' ({error}). Mend or remove the line.") from error
+    return prompts
+
+
+def generate(
+    model: Path,
+    overrides: list[str],
+    sampler: str,
+    folder: Path,
+    num_samples: int,
+    prompts: Path | None,
+    seed: int,
+    length: int,
+    executor: str,
+    replicas: int,
+    num_shown: int,
+) -> Iterator[str]:
+    """Make the samples and yield what to print. The same call resumes; a different one is refused."""
+    config, allowed = sampler_of(sampler, overrides)
+    from components.api import check_fit
+    from components.models.weights import load_model
+    from components.samplers.shard import Prompt, SampleShard
+
+    load_model(model)
+    info = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    check_fit(config, info, allowed)
+    asked = [Prompt(i, text) for text in read_prompts(prompts) for i in range(num_samples)]
+    length = length or int(info["length"])
+    job = {"model": str(model.absolute()), "sampler": canonical(config), "seed": seed, "length": length, "prompts": [canonical(p) for p in asked]}
+    runtime = RuntimeConfig(executor=executor, replicas=replicas)  # type: ignore[arg-type]
+    screen = Screen()
+    with Lease(folder, "proseco generate"):
+        same_job(folder, job)
+        shards = [
+            SampleShard(f"seed-{seed}-{n:05d}", model.absolute(), config, seed, tuple(asked[s : s + SHARD_ROWS]), length, (folder / "shards").absolute(), LANES)
+            for n, s in enumerate(range(0, len(asked), SHARD_ROWS))
+        ]
+        names = [s.name for s in shards]
+        if read_manifest(folder) is None:
+            start = time.monotonic()
+            (folder / "shards").mkdir(exist_ok=True)
+            run_shards("sample", [s for s in shards if not shard_is_done(folder / "shards", s.name)], len(shards), runtime, screen)
+            files = sorted((folder / "shards").glob("seed-*"))
+            write_manifest(folder, "generate", "generate", 1, {}, time.monotonic() - start, {"shards": names, "samples": len(asked)}, files)
+        else:
+            screen.say("all of it was there already")
+        table = read_shards(folder / "shards", names)
+    calls = table["calls"].to_numpy().mean()
+    yield f"{table.num_rows} samples in {folder}, {calls:.2f} network calls each on average"
+    for row in table.slice(0, num_shown).to_pylist():
+        yield f"[{row['index']}] {row['prompt']}{row['text']}"
+
+
+def same_job(folder: Path, job: Mapping[str, Any]) -> None:
+    """Remember what a folder is for, and refuse anything else."""
+    path = folder / JOB
+    if not path.exists():
+        publish_text(path, json.dumps(job, indent=1))
+        return
+    lines = differences(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(job)))
+    if lines:
+        raise StoreError(f"{folder} holds another job ({lines[0]}). Nothing was changed. Use another --out, or delete the folder.")
+
+
+def run_shards(kind: str, shards: list[Any], total: int, runtime: RuntimeConfig, screen: Screen) -> None:
+    """Shards through replicas, with a bar."""
+    if not shards:
+        return
+    cluster = open_cluster(runtime)
+    try:
+        with screen.progress(kind, Path()) as progress:
+            progress.total(total, "shards")
+            progress.to(total - len(shards))
+            cluster.serve(kind, shards, lambda i, r: progress.advance())
+    finally:
+        cluster.close()
+
+
+def score(samples: Path, model: Path | None, scorers: str, executor: str, replicas: int) -> dict[str, float]:
+    """Score a folder of samples and return the means.
+
+    Raises:
+        StoreError: the folder holds no finished samples.
+    """
+    manifest = read_manifest(samples)
+    if manifest is None or "shards" not in manifest.info:
+        raise StoreError(f"{samples} holds no finished samples (no manifest). Give the --out folder of proseco generate, or a generate stage.")
+    configs = {name: lookup(SCORERS, name, "scorer").config() for name in scorers.split(",")}
+    from components.scorers.shard import ScoreShard
+
+    if model is None:
+        if not (samples / JOB).exists():
+            raise ConfigError("Which model should score? Give --model FOLDER.")
+        model = Path(json.loads((samples / JOB).read_text(encoding="utf-8"))["model"])
+    folder = samples / "scores"
+    with Lease(samples, "proseco score"):
+        same_job(folder, {"model": str(model), "scorers": canonical(configs)})
+        shards = [
+            ScoreShard(name, (samples / "shards" / f"{name}.parquet").absolute(), configs, None, model.absolute(), None, folder.absolute())
+            for name in manifest.info["shards"]
+        ]
+        todo = [s for s in shards if not shard_is_done(folder, s.name)]
+        run_shards("score", todo, len(shards), dataclasses.replace(RuntimeConfig(), executor=executor, replicas=replicas), Screen())  # type: ignore[arg-type]
+        table = read_shards(folder, [s.name for s in shards])
+    names = [n for n in table.column_names if n not in ("sample_id", "seed", "index")]
+    return {n: float(table[n].to_numpy().mean()) for n in names}

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from components.data import CORPORA
+from components.data.config import (
+    AdditionConfig,
+    CodingConfig,
+    CorpusConfig,
+    JsonlConfig,
+    LatinSquareConfig,
+    ParquetConfig,
+    RowsConfig,
+    StdlibConfig,
+    SudokuConfig,
+    TextConfig,
+    TokenizerConfig,
+)
+from components.data.documents import BadDocument, Document, split_of
+from components.data.files import JsonLines, ParquetFiles, Stdlib, TextFiles
+from components.data.order import BLOCK, Mixture, permute
+from components.data.packing import SPLITS, pack_piece
+from components.data.puzzles import Addition, Coding, LatinSquares, Sudokus
+from components.data.rows import TokenRows, write_rows
+from components.data.tokenizer import SPECIAL, agrees, build_tokenizer, load_tokenizer
+from components.errors import CorruptArtifact, DataError
+from components.scorers.base import ScoredRow, ScorerSetting
+from components.scorers.config import ValidityConfig
+from components.scorers.validity import build
+
+PUZZLES = [
+    (LatinSquares, LatinSquareConfig(size=5, num_documents=200)),
+    (LatinSquares, LatinSquareConfig(size=3, num_documents=50)),
+    (Sudokus, SudokuConfig(size=4, num_documents=200)),
+    (Sudokus, SudokuConfig(size=6, num_documents=50, givens=12)),
+    (Sudokus, SudokuConfig(size=9, num_documents=50, givens=30)),
+    (Coding, CodingConfig(num_documents=200)),
+    (Addition, AdditionConfig(num_documents=200)),
+]
+
+
+@pytest.mark.parametrize(("corpus", "config"), PUZZLES, ids=str)
+def test_generated_documents_are_valid_different_and_the_same_every_time(corpus, config):
+    def documents(count):
+        made = corpus(config)
+        return [d for p in made.pieces(count) for d in made.read(p)]
+
+    found = documents(3)
+    assert len(found) == config.num_documents
+    assert {d.id: d for d in found} == {d.id: d for d in documents(5)}
+    score = build(ValidityConfig(), ScorerSetting(None, config))
+    rows = [ScoredRow(0, d.prompt, d.text, (), 0) for d in found]
+    assert score(rows)["valid"] == [1.0] * len(rows)
+    possible = {LatinSquareConfig: 12, SudokuConfig: 288}.get(corpus_kind := type(config), 10**6)
+    small = corpus_kind is SudokuConfig and config.size == 4 or getattr(config, 'size', 0) == 3
+    assert len({d.text for d in found}) > (0.2 * possible if small else 0.9 * len(found))
+    broken = [ScoredRow(0, d.prompt, d.text[:-1] + ("1" if d.text[-1] != "1" else "2"), (), 0) for d in found]
+    assert score(broken)["valid"] == [0.0] * len(rows)
+
+
+def test_all_twelve_squares_of_size_three_come_out():
+    made = LatinSquares(LatinSquareConfig(size=3, num_documents=600))
+    counts = np.unique([d.text for d in made.read("0/1")], return_counts=True)[1]
+    assert len(counts) == 12
+    assert counts.min() > 20  # 50 expected; 4.4 standard deviations
+
+
+def test_a_puzzle_with_givens_keeps_them_in_the_prompt():
+    document = next(Sudokus(SudokuConfig(size=4, givens=6)).read("0/100"))
+    assert sum(c != "0" for c in document.prompt) == 6
+    assert all(g in ("0", c) for g, c in zip(document.prompt, document.text, strict=True))
+
+
+def test_equal_documents_are_never_in_two_splits():
+    squares = LatinSquares(LatinSquareConfig(size=3, num_documents=500))
+    splits: dict[str, set[str]] = {}
+    for d in squares.read("0/1"):
+        splits.setdefault(d.text, set()).add(split_of(d, 0.3, 0.3))
+    assert all(len(s) == 1 for s in splits.values())
+    assert {s for found in splits.values() for s in found} == set(SPLITS)
+
+
+def test_special_ids_are_distinct_in_every_kind_of_tokenizer(tmp_path):
+    """Pitfall 7."""
+    texts = ["def f(x):\n    return x", "C1=CC=CC=C1Br", "[nH]1cccc1"]
+    for kind in ("characters", "symbols", "smiles", "bpe"):
+        tokenizer = build_tokenizer(TokenizerConfig(kind=kind, vocab_size=300), texts)
+        ids = {tokenizer.mask_id, tokenizer.pad_id, tokenizer.end_id, tokenizer.unknown_id}
+        assert ids == set(range(len(SPECIAL)))
+        tokenizer.save(tmp_path / "t.json")
+        again = load_tokenizer(tmp_path / "t.json")
+        assert again.vocab_size == tokenizer.vocab_size
+        for text in texts:
+            (encoded,) = again.encode_batch([text])
+            assert encoded == tokenizer.encode_batch([text])[0]
+            if kind != "symbols":
+                assert again.decode(encoded) == text
+
+
+def test_atoms_of_two_letters_are_one_token():
+    tokenizer = build_tokenizer(TokenizerConfig(kind="smiles"), ["C1=CC=CC=C1BrCl[nH]"])
+    assert [tokenizer.show(i) for i in tokenizer.encode_batch(["BrCl[nH]"])[0]] == ["Br", "Cl", "[nH]"]
+
+
+def test_the_fast_encoder_gives_the_same_ids():
+    pytest.importorskip("gigatoken", reason="gigatoken is an optional extra")
+    texts = [d.text for p in Stdlib(StdlibConfig(max_documents=12)).pieces(1) for d in Stdlib(StdlibConfig(max_documents=12)).read(p)]
+    slow = build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=1000), texts)
+    from components.data.tokenizer import Tokenizer
+
+    fast = Tokenizer(slow.inner, fast=True)
+    assert fast._fast is not None
+    assert agrees(fast, texts)
+
+
+def test_every_document_is_placed_or_quarantined():
+    tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
+    documents = [
+        Document("good", "abc"),
+        Document("with prompt", "ab", "cc"),
+        Document("empty", "  "),
+        Document("too long", "abcabcabc"),
+        Document("unknown", "abz"),
+        BadDocument("bad", "not UTF-8 at byte 3"),
+    ]
+    for layout in ("document", "packed"):
+        packed = pack_piece(documents, tokenizer, RowsConfig(length=6, layout=layout), CorpusConfig(validation_share=0))
+        placed = sum(packed.counts[f"{s}_documents"] for s in SPLITS)
+        assert placed + packed.counts["quarantined"] == packed.counts["documents"] == len(documents)
+        assert {b.id for b in packed.bad} >= {"empty", "unknown", "bad"}
+        assert all(len(r.tokens) == 6 for rows in packed.rows.values() for r in rows)
+    first = pack_piece(documents, tokenizer, RowsConfig(length=6), CorpusConfig(validation_share=0)).rows["train"][1]
+    assert first.num_prompt == 2
+    assert first.tokens == [*tokenizer.encode_batch(["ccab"])[0], tokenizer.pad_id, tokenizer.pad_id]
+
+
+def test_packing_loses_no_token():
+    tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
+    documents = [Document(str(i), "abc"[: i % 3 + 1] * 3) for i in range(20)]
+    packed = pack_piece(documents, tokenizer, RowsConfig(length=7, layout="packed"), CorpusConfig(validation_share=0))
+    stream = [t for row in packed.rows["train"] for t in row.tokens]
+    expected = [t for d in documents for t in [*tokenizer.encode_batch([d.text])[0], tokenizer.end_id]]
+    assert stream[: len(expected)] == expected
+    assert set(stream[len(expected) :]) <= {tokenizer.pad_id}
+
+
+def test_a_broken_line_is_one_bad_document(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "one"}\n{"text": "two"\n\xff\xfe\n{"other": 1}\n[1]\n{"text": "three", "p": "q", "l": 2}\n')
+    corpus = JsonLines(JsonlConfig(path=str(path)))
+    (piece,) = corpus.pieces(4)
+    found = list(corpus.read(piece))
+    assert [d.text for d in found if isinstance(d, Document)] == ["one", "three"]
+    reasons = [d.reason for d in found if isinstance(d, BadDocument)]
+    assert ["broken JSON" in r or "UTF-8" in r or "no field" in r or "not an object" in r for r in reasons] == [True] * 4
+    prompted = JsonLines(JsonlConfig(path=str(path), prompt_field="p", label_field="l"))
+    assert [d for d in prompted.read(piece) if isinstance(d, Document)] == [Document(f"{path}:6", "three", "q", 2)]
+
+
+def test_text_and_parquet_are_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.txt").write_text("first\n\nsecond\nline")
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    for document, count in (("file", 2), ("line", 4), ("paragraph", 3)):
+        corpus = TextFiles(TextConfig(path=str(tmp_path), document=document))
+        assert sum(1 for p in corpus.pieces(2) for _ in corpus.read(p)) == count
+    pq.write_table(pa.table({"text": ["x", "y", None]}), tmp_path / "c.parquet")
+    corpus = ParquetFiles(ParquetConfig(path=str(tmp_path / "*.parquet")))
+    found = [d for p in corpus.pieces(2) for d in corpus.read(p)]
+    assert [type(d).__name__ for d in found] == ["Document", "Document", "BadDocument"]
+
+
+def test_a_corpus_that_is_not_there_says_so(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no such file"):
+        JsonLines(JsonlConfig(path=str(tmp_path / "none.jsonl"))).pieces(2)
+    monkeypatch.delenv("PROSECO_DATA", raising=False)
+    with pytest.raises(DataError, match="PROSECO_DATA is not set"):
+        TextFiles(TextConfig(path="$PROSECO_DATA/x.txt")).pieces(2)
+
+
+def test_the_standard_library_is_there():
+    corpus = Stdlib(StdlibConfig(max_documents=20))
+    documents = [d for p in corpus.pieces(4) for d in corpus.read(p)]
+    assert len(documents) == 20
+    assert sum("def " in d.text for d in documents if isinstance(d, Document)) > 5
+
+
+def test_every_corpus_can_be_listed():
+    assert all(p.load() is not None for p in CORPORA.values())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 1000, 4097])
+def test_the_order_is_a_permutation_and_depends_on_its_key(size):
+    index = np.arange(size)
+    first, second = permute(index, size, 1), permute(index, size, 2)
+    assert sorted(first) == list(range(size))
+    assert np.array_equal(first, permute(index, size, 1))
+    assert size < 10 or not np.array_equal(first, second)
+    assert permute(np.array([size - 1]), size, 1)[0] == first[-1]
+
+
+def test_the_order_is_well_mixed():
+    """Rank correlation of place and row is within 5 standard deviations of 0."""
+    n = 5000
+    correlation = np.corrcoef(np.arange(n), permute(np.arange(n), n, 7))[0, 1]
+    assert abs(correlation) < 5 / n**0.5
+
+
+def test_a_mixture_keeps_its_shares_and_visits_every_row_once_an_epoch():
+    mixture = Mixture([100, 37], [3.0, 1.0], seed=5)
+    corpus, row = mixture.pick(np.arange(BLOCK))
+    assert (corpus == 0).sum() == 768
+    assert np.array_equal(mixture.pick(np.arange(300, 400))[1], row[300:400])
+    for c, size in enumerate((100, 37)):
+        assert sorted(row[corpus == c][:size]) == list(range(size))
+
+
+def test_rows_travel_through_files(tmp_path):
+    from components.data.rows import PackedRow
+
+    rows = [PackedRow([i, i + 1, i + 2], i % 2, i) for i in range(10)]
+    write_rows(tmp_path / "train-0.arrow", rows[:4], 3, 70000)
+    write_rows(tmp_path / "train-1.arrow", rows[4:], 3, 70000)
+    info = {"length": 3, "pad_in_loss": True, "shards": {"train": ["train-0.arrow", "train-1.arrow"], "validation": []}}
+    (tmp_path / "rows.json").write_text(json.dumps(info))
+    found = TokenRows(tmp_path, "train")
+    assert len(found) == 10
+    assert len(TokenRows(tmp_path, "validation")) == 0
+    block = found.take(np.array([9, 0, 5]))
+    assert block.tokens.tolist() == [[9, 10, 11], [0, 1, 2], [5, 6, 7]]
+    assert block.num_prompt.tolist() == [1, 0, 1]
+    assert block.label.tolist() == [9, 0, 5]
+    (tmp_path / "train-1.arrow").write_bytes(b"not arrow")
+    with pytest.raises(CorruptArtifact, match="proseco gc"):
+        TokenRows(tmp_path, "train")

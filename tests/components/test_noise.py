@@ -1,0 +1,58 @@
+import torch
+
+from components.diffusion import noise
+from components.diffusion.noise import Stream
+
+
+def words(*values):
+    return tuple(torch.tensor([v]) for v in values)
+
+
+def test_philox_gives_the_published_answers():
+    """Known answers of the Random123 distribution for philox4x32-10."""
+    cases = [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ]
+    for counter, key, answer in cases:
+        found = noise.philox(words(*counter), words(*key))
+        assert tuple(int(w) for w in found) == answer
+
+
+def test_a_draw_depends_on_nothing_but_its_name():
+    ids = torch.arange(100)
+    together = noise.uniform(noise.row_keys(7, ids), 3, 0, 11, Stream.TOKEN)
+    alone = noise.uniform(noise.row_keys(7, ids[42:43]), torch.tensor([3]), torch.tensor([0]), 11, Stream.TOKEN)
+    assert torch.equal(together[42:43], alone)
+    longer = noise.uniform(noise.row_keys(7, ids), 3, 0, 20, Stream.TOKEN)
+    assert torch.equal(together, longer[:, :11])
+
+
+def test_every_part_of_the_name_matters():
+    ids = torch.arange(4)
+    base = noise.uniform(noise.row_keys(7, ids), 3, 0, 11, Stream.TOKEN)
+    others = [
+        noise.uniform(noise.row_keys(8, ids), 3, 0, 11, Stream.TOKEN),
+        noise.uniform(noise.row_keys(7, ids + 4), 3, 0, 11, Stream.TOKEN),
+        noise.uniform(noise.row_keys(7, ids, particle=1), 3, 0, 11, Stream.TOKEN),
+        noise.uniform(noise.row_keys(7, ids, sweep=1), 3, 0, 11, Stream.TOKEN),
+        noise.uniform(noise.row_keys(7, ids), 4, 0, 11, Stream.TOKEN),
+        noise.uniform(noise.row_keys(7, ids), 3, 1, 11, Stream.TOKEN),
+        noise.uniform(noise.row_keys(7, ids), 3, 0, 11, Stream.DRAFT),
+    ]
+    assert all((base != other).all() for other in others)
+
+
+def test_uniforms_are_uniform_and_open():
+    u = noise.uniform(noise.row_keys(1, torch.arange(2000)), 0, 0, 100, Stream.TOKEN)
+    assert 0 < float(u.min()) < 1e-4
+    assert 1 - 1e-4 < float(u.max()) < 1
+    assert abs(float(u.mean()) - 0.5) < 6 * (1 / 12 / u.numel()) ** 0.5  # 6 sigma: false alarm 2e-9
+    counts = torch.histc(u.float(), 64, 0, 1)
+    statistic = float(((counts - u.numel() / 64) ** 2 / (u.numel() / 64)).sum())
+    assert statistic < 63 + 6 * (2 * 63) ** 0.5

@@ -1,0 +1,339 @@
+"""Contracts of every sampler, the exact law under the oracle, and the pitfalls of the published code."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from components.models.denoiser import Prediction
+from components.samplers import PARTS, PRESETS, SamplerConfig
+from components.samplers.config import (
+    AncestralConfig,
+    ConfidenceConfig,
+    FixedCountConfig,
+    NoCorrectorConfig,
+    ProsecoCorrectorConfig,
+    RandomConfig,
+)
+from components.samplers.engine import Engine, Row
+from components.samplers.proseco import row_hash
+from components.samplers.sampler import RowSampler
+from tests.oracle import Oracle, chi_square
+
+COUNTED = {"schedule": FixedCountConfig(), "unmask": ConfidenceConfig()}
+
+
+def combinations() -> list[SamplerConfig]:
+    """Every allowed product of schedule, order and corrector options."""
+    correctors = [
+        NoCorrectorConfig(),
+        *(
+            ProsecoCorrectorConfig(every=e, passes=s, draft=d, draft_positions=p, inner=i, start=b)
+            for e, s, d, p, i, b in [
+                (1, 1, "argmax", "masked", "argmax", 1),
+                (1, 3, "sample", "all", "argmax", 1),
+                (2, 4, "sample", "masked", "top_k", 1),
+                (2, 2, "argmax", "all", "sample", 2),
+                (3, 5, "sample", "masked", "argmax", 1),
+            ]
+        ),
+    ]
+    orders = [
+        (AncestralConfig(), RandomConfig()),
+        (AncestralConfig(t_end=0.2), RandomConfig()),
+        (FixedCountConfig(), RandomConfig()),
+        (FixedCountConfig(), ConfidenceConfig()),
+    ]
+    return [
+        SamplerConfig(steps=steps, schedule=s, unmask=u, corrector=c)
+        for steps, (s, u), c in itertools.product((3, 7), orders, correctors)
+    ]
+
+
+def rows_of(oracle: Oracle, count: int, prompt: int | None = None) -> list[Row]:
+    first = oracle.mask_id if prompt is None else prompt
+    canvas = (first, *[oracle.mask_id] * (oracle.length - 1))
+    fixed = (prompt is not None, *[False] * (oracle.length - 1))
+    return [Row(i * 7919 + 13, canvas, fixed) for i in range(count)]
+
+
+def run(oracle, config, rows, lanes=32, seed=0, deterministic=True):
+    engine = Engine(oracle, RowSampler(config, oracle.mask_id), lanes, seed, deterministic)
+    return {s.id: s for s in engine.run(rows)}
+
+
+@pytest.mark.parametrize("config", combinations(), ids=str)
+def test_contract_of_every_combination(config):
+    """Prompts kept, no mask left, the same alone, in a crowd and in another order, calls bounded."""
+    oracle = Oracle(num_tokens=3, length=6, seed=3)
+    rows = rows_of(oracle, 12, prompt=1)
+    crowd = run(oracle, config, rows, lanes=5)
+    assert set(crowd) == {r.id for r in rows}
+    bound = RowSampler(config, oracle.mask_id).max_calls(oracle.length)
+    for sample in crowd.values():
+        assert sample.tokens[0] == 1
+        assert oracle.mask_id not in sample.tokens
+        assert 1 <= sample.calls <= bound
+    assert run(oracle, config, rows[::-1], lanes=32) == crowd
+    assert run(oracle, config, rows[4:5], lanes=1) == {rows[4].id: crowd[rows[4].id]}
+    assert run(oracle, config, rows, lanes=5, deterministic=False) == crowd
+
+
+@pytest.mark.parametrize("config", combinations(), ids=str)
+def test_calls_reported_are_forwards_made(config):
+    oracle = Oracle(num_tokens=3, length=6, seed=3)
+    samples = run(oracle, config, rows_of(oracle, 9), lanes=4, deterministic=False)
+    assert sum(s.calls for s in samples.values()) == oracle.calls
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplerConfig(steps=400),
+        SamplerConfig(steps=400, schedule=AncestralConfig(t_end=0.3)),
+        SamplerConfig(steps=3, schedule=FixedCountConfig(), unmask=RandomConfig()),
+    ],
+    ids=["ancestral", "ancestral with a last fill", "one at a time, random order"],
+)
+def test_exact_samplers_reproduce_the_joint(config):
+    """20,000 rows; false alarm 1e-6. At 400 steps two of three positions share a tick in under 1% of
+    rows, and that bias is far below sampling noise. The last fill reveals in one call, so there the
+    law is exact only if at most one position was left; t_end = 0.3 leaves several: it must fail."""
+    oracle = Oracle(num_tokens=3, length=3, seed=1)
+    samples = run(oracle, config, rows_of(oracle, 20000), lanes=4096)
+    tokens = torch.tensor([s.tokens for s in samples.values()])
+    counts = torch.bincount(oracle.index(tokens), minlength=len(oracle.joint))
+    statistic, limit = chi_square(counts, oracle.joint * len(tokens))
+    if isinstance(config.schedule, AncestralConfig) and config.schedule.t_end == 0.3:
+        assert statistic > limit
+    else:
+        assert statistic < limit
+
+
+def test_reveal_ticks_follow_the_schedule():
+    """The share still masked after tick k is 1 - k/T; 4 standard deviations, false alarm 6e-5 per tick, seeded."""
+    steps, rows, length = 10, 4000, 5
+    sampler = RowSampler(SamplerConfig(steps=steps), mask_id=9)
+    canvas = torch.full((rows, length), 9)
+    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(rows), 5)
+    ticks = state.parts["reveal_tick"]
+    for k in range(1, steps):
+        share = float((ticks > k).double().mean())
+        expected = 1 - k / steps
+        assert abs(share - expected) < 4 * (expected * (1 - expected) / ticks.numel()) ** 0.5 + 1e-4
+
+
+def test_ticks_without_an_event_need_no_call():
+    oracle = Oracle(num_tokens=2, length=4, seed=0)
+    samples = run(oracle, SamplerConfig(steps=1000), rows_of(oracle, 50))
+    assert all(s.calls <= 4 for s in samples.values())
+
+
+class Scripted:
+    """A denoiser that answers by the kind of input and records what it was shown."""
+
+    def __init__(self, vocab: int, answer):
+        self.vocab, self.answer, self.seen = vocab, answer, []
+
+    def __call__(self, tokens, *, select=None, label=None, time=None):
+        self.seen.append(tokens.clone())
+        best = self.answer(tokens)
+        logits = torch.full((*tokens.shape, self.vocab), -30.0).scatter(-1, best[..., None], 30.0)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+
+
+MASK = 9
+
+
+def scripted(answer, config, length=4, rows=1):
+    denoiser = Scripted(MASK + 1, answer)
+    engine = Engine(denoiser, RowSampler(config, MASK), rows)
+    canvas = (MASK,) * length
+    samples = list(engine.run([Row(i, canvas, (False,) * length) for i in range(rows)]))
+    kinds = ["predict" if bool((t[0] == MASK).any()) else "correct" for t in denoiser.seen]
+    return denoiser, samples, kinds
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_corrector_runs_at_ticks_that_omega_divides(every):
+    """Pitfall 14. T = 7 ticks of one position each; the draft is a fixed point after one pass."""
+    config = SamplerConfig(steps=7, corrector=ProsecoCorrectorConfig(every=every, passes=3, draft="argmax"), **COUNTED)
+    _, samples, kinds = scripted(lambda t: torch.full_like(t, 5), config, length=7)
+    expected = []
+    for tick in range(1, 8):
+        expected += ["predict"] + (["correct"] if tick % every == 0 else [])
+    assert kinds == expected
+    assert samples[0].calls == len(expected)
+
+
+def test_a_corrector_that_would_never_run_is_refused():
+    """Pitfall 15."""
+    config = SamplerConfig(steps=4, corrector=ProsecoCorrectorConfig(every=8))
+    assert "never run" in str(config.problems("s")[0])
+
+
+def test_masked_tokens_are_drawn_from_the_last_corrector_pass():
+    """Pitfall 16: the denoiser says 1, the corrector says 2; after a corrected tick only 2 may appear,
+    and positions that the tick does not reveal stay masked."""
+    config = SamplerConfig(steps=4, corrector=ProsecoCorrectorConfig(draft="argmax"), **COUNTED)
+    answer = lambda t: torch.where((t == MASK).any(-1, keepdim=True), 1, 2) + torch.zeros_like(t)  # noqa: E731
+    denoiser, samples, kinds = scripted(answer, config)
+    assert samples[0].tokens == (2, 2, 2, 2)
+    assert kinds == ["predict", "correct"] * 4
+    masks = [int((t == MASK).sum()) for t, k in zip(denoiser.seen, kinds, strict=True) if k == "predict"]
+    assert masks == [4, 3, 2, 1]
+
+
+def test_without_corrector_ticks_the_draws_are_those_of_plain_sampling():
+    """Pitfall 17: a corrector that has not begun changes nothing, bit for bit."""
+    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    plain = SamplerConfig(steps=5)
+    late = dataclasses.replace(plain, corrector=ProsecoCorrectorConfig(start=6, every=6))
+    rows = rows_of(oracle, 40)
+    assert [s.tokens for s in run(oracle, plain, rows).values()] == [s.tokens for s in run(oracle, late, rows).values()]
+
+
+def test_a_single_tick_and_a_last_fill_leave_no_mask():
+    """Pitfall 18."""
+    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    for config in (SamplerConfig(steps=1), SamplerConfig(steps=4, schedule=AncestralConfig(t_end=0.9))):
+        samples = run(oracle, config, rows_of(oracle, 50))
+        assert all(oracle.mask_id not in s.tokens for s in samples.values())
+    # At t_end = 0.9 hardly anything is revealed before the fill, and the fill is counted.
+    assert sum(s.calls for s in samples.values()) > 50
+
+
+def test_fixed_points_are_exact_and_each_rows_own():
+    """Pitfall 20: ids 126000 and 126001 differ, and one oscillating row does not hold another."""
+    low, high, mask = 126000, 126001, 126002
+
+    class Neighbour:
+        def __call__(self, tokens, *, select=None, label=None, time=None):
+            flips = tokens[:, :1] == 7
+            flipped = torch.where(tokens == low, high, low)
+            best = torch.where(tokens == mask, low, torch.where(flips, flipped, tokens))
+            best = torch.where(tokens == 7, 7, best)
+            logits = torch.zeros(*tokens.shape, mask + 1).scatter(-1, best[..., None], 30.0)
+            return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+
+    config = SamplerConfig(
+        steps=1, draw=dataclasses.replace(SamplerConfig().draw, temperature=0),
+        corrector=ProsecoCorrectorConfig(passes=5, draft="argmax"), **COUNTED,
+    )  # fmt: skip
+    rows = [Row(0, (7, mask, mask), (True, False, False)), Row(1, (6, mask, mask), (True, False, False))]
+    together = {s.id: s for s in Engine(Neighbour(), RowSampler(config, mask), 2).run(rows)}
+    alone = {r.id: next(Engine(Neighbour(), RowSampler(config, mask), 1).run([r])) for r in rows}
+    assert together == alone
+    assert together[1].calls == 2, "a fixed point needs one pass to be seen"
+    assert together[1].tokens == (6, low, low)
+    # Five passes from (low, low) end on (high, high); the cycle of two is seen at pass 2, and pass 3 has the parity.
+    assert together[0].tokens == (7, high, high)
+    assert together[0].calls == 4
+
+
+@pytest.mark.parametrize("period", [1, 2, 3])
+@pytest.mark.parametrize("passes", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_stopping_at_a_cycle_ends_where_all_passes_would(period, passes):
+    """The answer and the draws of a loop stopped at a cycle are those of the full loop."""
+
+    def answer(tokens):
+        return torch.where(tokens == MASK, 0, torch.where(tokens < period, (tokens + 1) % period, tokens))
+
+    config = SamplerConfig(
+        steps=1, draw=dataclasses.replace(SamplerConfig().draw, temperature=0),
+        corrector=ProsecoCorrectorConfig(passes=passes, draft="argmax"), **COUNTED,
+    )  # fmt: skip
+    _, samples, _ = scripted(answer, config)
+    assert samples[0].tokens == ((passes % period),) * 4
+    assert samples[0].calls <= 1 + passes
+
+
+def test_hashes_tell_rows_apart():
+    rows = torch.cartesian_prod(*[torch.arange(6)] * 6)
+    assert len(row_hash(rows).unique()) == len(rows)
+
+
+def test_the_mask_is_never_written():
+    """Pitfalls 2 and 11: a network that favours the mask everywhere."""
+    config = SamplerConfig(steps=3, corrector=ProsecoCorrectorConfig(passes=2, draft_positions="all"), **COUNTED)
+
+    class Mad:
+        def __call__(self, tokens, *, select=None, label=None, time=None):
+            logits = torch.zeros(*tokens.shape, MASK + 1)
+            logits[..., MASK] = 50
+            return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+
+    for sample in Engine(Mad(), RowSampler(config, MASK), 4).run([Row(i, (MASK,) * 5, (False,) * 5) for i in range(8)]):
+        assert MASK not in sample.tokens
+
+
+def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
+    """Pitfall 27: with a corrector that copies its draft, an argmax first draft gives one sample."""
+    oracle = Oracle(num_tokens=4, length=4, seed=5, concentration=1.0)
+
+    class Copies:
+        def __call__(self, tokens, **kwargs):
+            found = oracle(tokens, **(kwargs | {"select": None}))
+            full = (tokens != oracle.mask_id).all(-1)
+            copied = torch.nn.functional.one_hot(tokens.clamp(max=3), 5).double() * 60
+            logits = torch.where(full[:, None, None], copied, found.logits)
+            return Prediction(logits if kwargs.get("select") is None else logits.flatten(0, 1)[kwargs["select"]], logits)
+
+    unique = {}
+    for draft in ("argmax", "sample"):
+        config = SamplerConfig(steps=1, corrector=ProsecoCorrectorConfig(passes=2, draft=draft), **COUNTED)
+        samples = Engine(Copies(), RowSampler(config, oracle.mask_id), 64).run(rows_of(oracle, 256))
+        unique[draft] = len({s.tokens for s in samples})
+    assert unique["argmax"] == 1
+    assert unique["sample"] > 50
+
+
+def test_traces_replay_to_the_sample():
+    from components.evaluation.trajectory import frames
+
+    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    config = SamplerConfig(steps=3, corrector=ProsecoCorrectorConfig(passes=2), **COUNTED)
+    rows = [dataclasses.replace(r, trace=True) for r in rows_of(oracle, 10, prompt=2)]
+    for sample in run(oracle, config, rows).values():
+        trace = [dataclasses.asdict(e) for e in sample.trace]
+        assert frames(sample.tokens, 1, trace, oracle.mask_id)[-1].tokens == sample.tokens
+        assert sum(e["reason"] == "replace" for e in trace) == sample.edits
+        assert all(e["old"] == oracle.mask_id for e in trace if e["reason"] == "reveal")
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_runs(name):
+    from components.api import preset
+
+    oracle = Oracle(num_tokens=3, length=5, seed=4)
+    config = preset(name, steps=4)
+    samples = run(oracle, config, rows_of(oracle, 6))
+    assert all(oracle.mask_id not in s.tokens for s in samples.values())
+
+
+def test_every_part_is_used_by_a_preset_or_chosen_by_name():
+    for family, plugins in PARTS.items():
+        for name, plugin in plugins.items():
+            assert plugin.load() is not None, (family, name)
+
+
+def test_a_row_has_the_same_logits_bit_for_bit_in_every_lane():
+    """One bucket shape: the company of a row does not reach its last bits."""
+    from components.models.config import ModelConfig
+    from components.models.cpu import use_threads
+    from components.models.transformer import Transformer
+
+    use_threads(1)
+    lanes, length, vocab = 24, 25, 9
+    model = Transformer(ModelConfig(), vocab).eval()
+    row = torch.randint(0, vocab, (length,))
+    with torch.inference_mode():
+        found = []
+        for lane in range(lanes):
+            batch = torch.randint(0, vocab, (lanes, length))
+            batch[lane] = row
+            found.append(model(batch).logits[lane])
+    assert all(torch.equal(found[0], other) for other in found)

@@ -1,0 +1,62 @@
+"""A denoiser that is never wrong: a small joint distribution with its exact conditionals.
+
+Every exact sampler must reproduce the joint law. Float64 throughout, so that the only error of a test
+is sampling noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from components.models.denoiser import Prediction
+
+
+class Oracle:
+    """p over V^L; ids 0..V-1 are tokens, id V is the mask.
+
+    At a masked position the prediction is p(x_i | visible); at a visible one it is
+    p(x_i | all other visible), which is what a perfect corrector would know.
+    """
+
+    def __init__(self, num_tokens: int = 3, length: int = 3, seed: int = 0, concentration: float = 0.5):
+        generator = torch.Generator().manual_seed(seed)
+        self.num_tokens, self.length, self.mask_id = num_tokens, length, num_tokens
+        self.outcomes = torch.tensor(list(itertools.product(range(num_tokens), repeat=length)))
+        weights = torch.rand(len(self.outcomes), generator=generator, dtype=torch.float64) ** (1 / concentration)
+        self.joint = weights / weights.sum()
+        self.calls = 0
+
+    def __call__(self, tokens: Tensor, *, select=None, label=None, time=None) -> Prediction:
+        self.calls += len(tokens)
+        agrees = (self.outcomes[None] == tokens[:, None]) | (tokens[:, None] == self.mask_id)  # [B, O, L]
+        mismatches = (~agrees).sum(-1, keepdim=True)  # [B, O, 1]
+        # Outcomes that agree with everything visible but perhaps position i itself.
+        fits = (mismatches - (~agrees).long() == 0).double() * self.joint[None, :, None]  # [B, O, L]
+        one_hot = torch.nn.functional.one_hot(self.outcomes, self.num_tokens + 1).double()  # [O, L, V + 1]
+        weights = torch.einsum("bol,olv->blv", fits, one_hot)
+        logits = torch.log(weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)).clamp(min=-700)
+        wanted = logits if select is None else logits.flatten(0, 1)[select]
+        return Prediction(wanted, logits)
+
+    def index(self, tokens: Tensor) -> Tensor:
+        """Place of full rows among the outcomes."""
+        place = self.num_tokens ** torch.arange(self.length - 1, -1, -1)
+        return (tokens * place).sum(-1)
+
+
+def chi_square(counts: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Pearson's statistic and its 1 - 1e-6 quantile (Wilson and Hilferty), cells below 5 pooled."""
+    order = expected.argsort(descending=True)
+    counts, expected = counts[order].double(), expected[order]
+    big = expected >= 5
+    if not bool(big.all()):
+        counts = torch.cat([counts[big], counts[~big].sum()[None]])
+        expected = torch.cat([expected[big], expected[~big].sum()[None]])
+    statistic = float(((counts - expected) ** 2 / expected.clamp(min=1e-12)).sum())
+    freedom = len(counts) - 1
+    quantile = 4.753424  # of the normal distribution at 1 - 1e-6
+    limit = freedom * (1 - 2 / (9 * freedom) + quantile * (2 / (9 * freedom)) ** 0.5) ** 3
+    return statistic, limit
