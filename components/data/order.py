@@ -59,8 +59,11 @@ class Mixture:
         for c in np.argsort(quota - exact, kind="stable")[: BLOCK - quota.sum()]:
             quota[c] += 1
         self.quota = quota
-        self.slots = np.repeat(np.arange(len(sizes)), quota)
-        self.rank = np.concatenate([np.arange(q) for q in quota])
+        # Corpus of each place of a block, and how often it was used in the block before that place.
+        self.slots = np.repeat(np.arange(len(sizes)), quota)[permute(np.arange(BLOCK), BLOCK, seed ^ 0x5107)]
+        self.rank = np.zeros(BLOCK, dtype=np.int64)
+        for c, q in enumerate(quota):
+            self.rank[self.slots == c] = np.arange(q)
 
     def pick(self, stream: Ints) -> tuple[Ints, Ints]:
         """(corpus [n], row in it [n]) of places [n] of the stream."""
@@ -69,8 +72,8 @@ class Mixture:
             corpus, use = np.zeros_like(stream), stream
         else:
             block, place = np.divmod(stream, BLOCK)
-            slot = permute(place, BLOCK, self.seed ^ 0x5107)
-            corpus, use = self.slots[slot], block * self.quota[self.slots[slot]] + self.rank[slot]
+            corpus = self.slots[place]
+            use = block * self.quota[corpus] + self.rank[place]
         row = np.zeros_like(stream)
         for c, size in enumerate(self.sizes):
             for epoch in np.unique(use[corpus == c] // size):

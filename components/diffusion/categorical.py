@@ -15,8 +15,8 @@ from components.diffusion.config import DrawConfig
 
 
 def suppress(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
-    """Logits in float32 with the given vocabulary ids made impossible. The input is not changed."""
-    logits = logits.float().clone() if logits.dtype == torch.float32 else logits.float()
+    """Logits in float32 (float64 stays) with the given ids made impossible. The input is not changed."""
+    logits = logits.clone() if logits.dtype in (torch.float32, torch.float64) else logits.float()
     for token_id in ids:
         logits[..., token_id] = float("-inf")
     return logits

@@ -45,7 +45,8 @@ class ModelConfig:
         """Weights of the network without conditioning."""
         c = self.resolved()
         block = 4 * c.dim * c.dim + 3 * c.dim * c.mlp_dim + 2 * c.dim
-        return c.depth * block + (1 if c.tie_embeddings else 2) * vocab_size * c.dim + c.dim
+        embeddings = (1 if c.tie_embeddings else 2) * vocab_size + c.num_positions
+        return c.depth * block + embeddings * c.dim + c.dim
 
 
 MODEL_PRESETS: dict[str, dict[str, int]] = {
