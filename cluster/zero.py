@@ -153,11 +153,16 @@ class ZeroEngine:
         self.engine.train(training)
 
     def masters(self) -> list[Tensor]:
+        return [t.data for t in self._owned()]
+
+    def _owned(self) -> list[Tensor]:
+        """What this rank's optimiser holds: whole parameters, or flat pieces. Named by wrapper, in the
+        order of stages 3, 1 and 2, and 1 with bf16."""
         if self.stage == 0:
-            return [p.data for p in self.parameters.values()]
+            return list(self.parameters.values())
         inner = self.engine.optimizer
         names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
-        return [t.data for t in next(getattr(inner, n) for n in names if hasattr(inner, n))]
+        return list(next(getattr(inner, n) for n in names if hasattr(inner, n)))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.parameters.items():
@@ -192,15 +197,18 @@ class ZeroEngine:
 
     def set_moments(self, moments: dict[str, dict[str, Tensor]], step: int) -> None:
         inner = self.engine.optimizer
+        base = inner if self.stage == 0 else inner.optimizer
+        # Before its first step an optimiser has no moments to write to.
+        for owned in self._owned():
+            zeros = {m: torch.zeros_like(owned) for m in MOMENTS}
+            base.state[owned] = {"step": torch.tensor(float(step)), **zeros}
+        if hasattr(inner, "_lazy_init_hp_params_optimizer_state"):  # stages 1 and 2 map parameters to flat pieces
+            inner._hp_optimizer_states_linked = False
+            inner._lazy_init_hp_params_optimizer_state()
         for name, parameter in self.parameters.items():
             for m in MOMENTS:
                 value = moments[name][m].to(self.device)
                 if self.stage == 0:
-                    inner.state[parameter][m] = value.clone()
+                    base.state[parameter][m].copy_(value)
                 else:
                     safe_set_full_optimizer_state(parameter, value, m)
-            if self.stage == 0:
-                inner.state[parameter]["step"] = torch.tensor(float(step))
-        if self.stage > 0:
-            for state in inner.optimizer.state.values():
-                state["step"] = torch.tensor(float(step))

@@ -350,7 +350,7 @@ def judge_training(run: RunConfig, name: str, train: TrainConfig) -> list[Proble
         seen.add(at)
         at = run.train[at].init_from
     every = getattr(train.objective, "every", 1)
-    workers = run.runtime.workers
+    workers = max(1, run.runtime.workers)  # zero of them is told elsewhere
     micro = run.runtime.micro_batch or -(-train.batch_rows // workers)
     if every > 1 and (micro % every or train.batch_rows % (workers * micro)):
         found.append(

@@ -59,7 +59,7 @@ class Transformer(nn.Module):
     ) -> Prediction:
         x = self.embed(tokens)
         if self.position_embed is not None:
-            x = x + self.position_embed.weight[: tokens.shape[1]]
+            x = x + self.position_embed(torch.arange(tokens.shape[1], device=tokens.device))
         condition = self.condition(tokens, label, time)
         rope = rotary_table(tokens.shape[1], self.config, x)
         for block in self.blocks:

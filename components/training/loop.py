@@ -88,7 +88,9 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
         try:
             norm = train_step(engine, objective, source, step, meter, lr)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise memory_error(error, job) from error
+            if not ran_out_of_memory(error):
+                raise
+            raise out_of_memory(job) from error
         if not math.isfinite(norm):
             raise NonFiniteLoss(
                 f"The gradient norm of step {step + 1} is {norm}. Training stopped; the checkpoint of an "
@@ -258,16 +260,17 @@ class Meter:
         return values
 
 
-def memory_error(error: Exception, job: Job) -> Exception:
-    """The error itself, or, if memory ran out, one that proposes a batch size."""
-    text = str(error)
-    if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text.lower()):
-        return error
+def ran_out_of_memory(error: Exception) -> bool:
+    """CUDA has an error type of its own; the CPU's allocator only has its words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(job: Job) -> OutOfMemory:
+    """An error that proposes a batch size."""
     half = max(1, job.micro_batch // 2)
-    more = "" if job.micro_batch > 1 else " It is 1 already: set runtime.activation_checkpointing=true or a higher runtime.zero_stage."
-    return OutOfMemory(
-        f"A micro-batch of {job.micro_batch} rows did not fit into memory. Set runtime.micro_batch={half}: the "
-        f"rows of a step and so the result stay the same, only more of them are accumulated.{more}"
+    remedy = (
+        f"Set runtime.micro_batch={half}: the rows of a step and so the result stay the same, only more of them are accumulated."
+        if job.micro_batch > 1
+        else "It cannot be halved: set runtime.activation_checkpointing=true, a higher runtime.zero_stage, or shorter rows."
     )
-
-
+    return OutOfMemory(f"A micro-batch of {job.micro_batch} rows did not fit into memory. {remedy}")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from components.data.config import TokenizerConfig
+from components.data.tokenizer import build_tokenizer
+from components.errors import ConfigError, SamplingError
+from components.evaluation.frontier import normal, summarise, wilson
+from components.models.denoiser import Prediction
+from components.scorers import SCORERS, judge
+from components.scorers.base import ScoredRow, ScorerSetting
+from components.scorers.config import JudgeConfig, NelboConfig, ValidityConfig
+from components.scorers.nelbo import build as build_nelbo
+from components.scorers.text import distinct, entropy
+from tests.oracle import Oracle
+
+
+def test_entropy_and_distinct_by_hand():
+    assert entropy([1, 1, 2, 2]) == pytest.approx(math.log(2))
+    assert entropy([]) == 0
+    assert distinct([1, 2, 1, 2], 2) == pytest.approx(2 / 3)
+    assert distinct([1], 2) == 0
+
+
+def test_the_judge_is_a_distribution_and_follows_its_formula(tmp_path):
+    rows = np.array([[0, 1, 2, 0, 1], [0, 1, 1, 9, 9]])
+    judge.train(rows, 10, 9, JudgeConfig(order=2, discount=0.5), tmp_path / judge.FILE)
+    found = judge.Judge(tmp_path / judge.FILE)
+    # Unigrams: 0 x3, 1 x4, 2 x1 of 8; bigrams after 0: 1 x3; after 1: 2 x1, 1 x1.
+    p0, p1 = (3 + 1) / 18, (4 + 1) / 18
+    assert found.nll([0]) == pytest.approx(-math.log(p0))
+    p1_after_0 = (3 - 0.5) / 3 + 0.5 * 1 / 3 * p1
+    assert found.nll([0, 1]) == pytest.approx(-math.log(p0) - math.log(p1_after_0))
+    for first in (0, 1, 5):
+        total = sum(math.exp(-(found.nll([first, w]) - found.nll([first]))) for w in range(10))
+        assert total == pytest.approx(1)
+
+
+def test_a_judge_of_higher_order_still_sums_to_one(tmp_path):
+    rng = np.random.default_rng(0)
+    judge.train(rng.integers(0, 4, (50, 12)), 5, 4, JudgeConfig(order=4), tmp_path / judge.FILE)
+    found = judge.Judge(tmp_path / judge.FILE)
+    for history in itertools.product(range(4), repeat=3):
+        base = found.nll(list(history))
+        assert sum(math.exp(-(found.nll([*history, w]) - base)) for w in range(5)) == pytest.approx(1)
+
+
+def test_a_judge_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="at most 3"):
+        judge.train(np.zeros((1, 9), dtype=np.int64), 126000, 1, JudgeConfig(order=5), tmp_path / "x")
+
+
+def test_the_bound_of_an_oracle_is_above_the_entropy_and_close():
+    """The bound of the exact conditionals is the entropy of the joint, up to t_min and sampling noise."""
+    oracle = Oracle(num_tokens=3, length=3, seed=1)
+    tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
+
+    class Shifted:
+        """The oracle with the tokenizer's ids: four special ones first."""
+
+        def __call__(self, tokens, *, select=None, label=None, time=None):
+            own = torch.where(tokens == tokenizer.mask_id, oracle.mask_id, tokens - 4)
+            logits = oracle(own).logits[..., :3]
+            padded = torch.full((*tokens.shape, 4), -700.0, dtype=torch.float64)
+            return Prediction(torch.cat([padded, logits], -1), logits)
+
+    rng = np.random.default_rng(0)
+    picks = rng.choice(len(oracle.joint), 2000, p=oracle.joint.numpy())
+    rows = [ScoredRow(i, "", "", tuple((oracle.outcomes[p] + 4).tolist()), 0) for i, p in enumerate(picks)]
+    columns = build_nelbo(NelboConfig(draws=8), ScorerSetting(tokenizer, None, Shifted()))(rows)
+    exact = float(-(oracle.joint * oracle.joint.log()).sum()) / 3
+    found, error = np.mean(columns["nelbo"]), np.std(columns["nelbo"]) / 2000**0.5
+    assert abs(found - exact) < 5 * error + 0.01 * exact
+    again = build_nelbo(NelboConfig(draws=8), ScorerSetting(tokenizer, None, Shifted()))(rows[5:6])
+    assert again["nelbo"][0] == pytest.approx(columns["nelbo"][5])
+
+
+def test_a_scorer_that_lacks_something_says_what():
+    for name in ("nelbo", "judge", "validity"):
+        with pytest.raises(SamplingError):
+            SCORERS[name].load()(SCORERS[name].config(), ScorerSetting(None, None))
+    assert ValidityConfig() == ValidityConfig()
+
+
+def test_intervals():
+    low, high = wilson(np.array([1.0] * 8 + [0.0] * 2))
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert wilson(np.zeros(10))[0] == pytest.approx(0, abs=1e-12)
+    low, high = normal(np.array([1.0, 2.0, 3.0]))
+    assert (low + high) / 2 == pytest.approx(2)
+    assert high - low == pytest.approx(2 * 1.959964 / 3**0.5)
+
+
+def test_unique_is_counted_within_each_seed():
+    samples = pa.table(
+        {
+            "text": ["a", "b", "a", "a"], "seed": [0, 0, 1, 1], "calls": [1, 2, 3, 4], "call_positions": [1.0] * 4,
+            "reward_calls": [0] * 4, "edits": [0] * 4, "tokens": [[1], [2], [1], [1]],
+        }
+    )  # fmt: skip
+    row = summarise(samples, pa.table({"valid": [1.0, 0.0, 1.0, 1.0]}), "valid", True)
+    assert row["unique"] == pytest.approx(0.75)
+    assert row["calls"] == 2.5
+    assert row["seeds"] == [0, 1]
+    assert row["quality_low"] < row["quality"] < row["quality_high"]

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from components.errors import CorruptArtifact, NonFiniteLoss, OutOfMemory
+from components.models.ema import Ema
+from components.models.transformer import Transformer
+from components.objectives.config import MdlmConfig, ProsecoConfig
+from components.tracking import MemoryTracker
+from components.training import checkpoint, loop
+from components.training.config import OptimizerConfig, TrainConfig
+from components.training.engine import TorchEngine
+from components.training.loop import fit, learning_rate
+from tests.doubles import TINY, VOCAB, job, token_rows
+
+
+def network(seed=0, **changes):
+    torch.manual_seed(seed)
+    return Transformer(dataclasses.replace(TINY, **changes), VOCAB)
+
+
+def train(folder, rows, seed=0, tracker=None, dropout=0.0, **changes):
+    made = job(folder, rows, **changes)
+    model = network(seed, dropout=dropout)
+    last = fit(made, TorchEngine(model, made.config.optimizer), tracker)
+    return {f"{k}/{n}": t for k, n, t in checkpoint.read(last, ("weight", "ema", "exp_avg", "exp_avg_sq"))}
+
+
+def test_stopping_and_resuming_changes_no_bit(tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    whole = train(tmp_path / "whole", rows, dropout=0.1)
+    train(tmp_path / "half", rows, steps=3, dropout=0.1)
+    half = train(tmp_path / "half", rows, seed=5, dropout=0.1)
+    assert all(torch.equal(whole[k], half[k]) for k in whole)
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    one, many = train(tmp_path / "a", rows, micro_batch=8), train(tmp_path / "b", rows, micro_batch=3)
+    assert all(torch.allclose(one[k], many[k], atol=1e-5) for k in one)
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    made = dataclasses.replace(job(tmp_path / "a", rows, checkpoint_every=1), keep=2)
+    fit(made, TorchEngine(network(), made.config.optimizer), None)
+    assert [p.name for p in checkpoint.complete(tmp_path / "a" / "checkpoints")] == ["step-00000005", "step-00000006"]
+
+
+def test_an_unfinished_checkpoint_is_not_resumed_from(tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    whole = train(tmp_path / "whole", rows)
+    train(tmp_path / "half", rows, steps=3)
+    debris = tmp_path / "half" / "checkpoints" / "step-00000004"
+    debris.mkdir()
+    (debris / "rank-0-of-1.safetensors").write_bytes(b"half a file")
+    half = train(tmp_path / "half", rows)
+    assert all(torch.equal(whole[k], half[k]) for k in whole)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    train(tmp_path / "a", rows, steps=3)
+    file = next((tmp_path / "a" / "checkpoints").glob("*/*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptArtifact, match="Delete the folder"):
+        train(tmp_path / "a", rows)
+
+
+def test_training_learns_and_logs_what_it_should(tmp_path):
+    rows = token_rows(tmp_path / "rows", count=24)
+    tracker = MemoryTracker()
+    train(tmp_path / "a", rows, tracker=tracker, steps=60, log_every=10, checkpoint_every=60)
+    logged = [(s, v) for s, v in tracker.seen_metrics if "nll_bound" in v]
+    assert logged[-1][1]["nll_bound"] < logged[0][1]["nll_bound"]
+    assert {"loss/mdm", "loss/correct", "correct_ce", "fix_rate", "break_rate", "lr", "grad_norm"} <= set(logged[-1][1])
+    assert any("validation/nll_bound" in v for _, v in tracker.seen_metrics)
+
+
+def test_validation_is_plain_masked_diffusion_whatever_the_objective(tmp_path):
+    """Pitfall 11: same weights, same number."""
+    rows = token_rows(tmp_path / "rows")
+    model = network()
+    found = []
+    for objective in (MdlmConfig(), ProsecoConfig()):
+        made = job(tmp_path / "a", rows, objective=objective)
+        engine = TorchEngine(model, made.config.optimizer)
+        found.append(loop.validate(engine, made, loop.RowSource(made, "validation"))["validation/nll_bound"])
+    assert found[0] == found[1]
+
+
+def test_a_gradient_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    train(tmp_path / "a", rows, steps=3)
+    with pytest.raises(NonFiniteLoss, match="Lower optimizer.lr"):
+        train(tmp_path / "a", rows, optimizer=OptimizerConfig(lr=float("1e38"), clip=0, warmup_steps=0), steps=9)
+    assert checkpoint.latest(tmp_path / "a" / "checkpoints").name == "step-00000003"
+
+
+def test_running_out_of_memory_proposes_a_batch(tmp_path):
+    """The allocation is real: a batch that no machine holds."""
+    rows = token_rows(tmp_path / "rows")
+    made = job(tmp_path / "a", rows, micro_batch=8)
+    model = network()
+    huge = lambda *inputs: torch.empty(1 << 60)  # noqa: E731
+    model.register_forward_pre_hook(huge)
+    with pytest.raises(OutOfMemory, match="runtime.micro_batch=4"):
+        fit(made, TorchEngine(model, made.config.optimizer), None)
+    assert "activation_checkpointing" in str(loop.out_of_memory(dataclasses.replace(made, micro_batch=1)))
+
+
+def test_the_average_follows_its_formula_and_swaps_back():
+    weight = torch.zeros(3)
+    ema = Ema([weight], 0.99)
+    expected = torch.zeros(3)
+    for step in range(1, 20):
+        weight += 1
+        ema.update(step)
+        decay = min(0.99, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    assert torch.allclose(ema.averages[0], expected)
+    with ema.swapped():
+        assert torch.allclose(weight, expected)
+    assert weight.tolist() == [19.0] * 3
+
+
+def test_rates_warm_up_and_fall():
+    config = OptimizerConfig(lr=1.0, warmup_steps=10, schedule="cosine", final_lr_share=0.1)
+    rates = [learning_rate(s, 100, config) for s in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.1)
+    assert learning_rate(55, 100, config) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
+
+
+def test_batches_are_the_same_at_any_world_size(tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    made = job(tmp_path, rows, micro_batch=3)
+    source = loop.RowSource(made, "train")
+
+    class Rank:
+        device = torch.device("cpu")
+
+        def __init__(self, rank, world_size):
+            self.rank, self.world_size = rank, world_size
+
+    def stream(world_size):
+        parts = [b for r in range(world_size) for b in source.batches(4, Rank(r, world_size))]
+        return {k: torch.cat([getattr(b, k) for b in parts]) for k in ("tokens", "index", "keys", "maskable")}
+
+    one = stream(1)
+    for world_size in (2, 4):
+        other = stream(world_size)
+        assert all(torch.equal(one[k], other[k]) for k in one)
+    three = stream(3)  # nine places for eight rows: the ninth is padding without targets
+    assert not three["maskable"][-1].any()
+
+
+def test_problems_of_a_training_are_all_told():
+    found = TrainConfig(steps=0, t_min=2.0, ema_decay=1.0, optimizer=OptimizerConfig(lr=-1)).problems("train.x")
+    assert {p.path for p in found} >= {"train.x.steps", "train.x.t_min", "train.x.ema_decay", "train.x.optimizer.lr"}
+
+
+def test_a_checkpoint_is_readable_without_us(tmp_path):
+    from safetensors.torch import load_file
+
+    rows = token_rows(tmp_path / "rows")
+    train(tmp_path / "a", rows)
+    last = checkpoint.latest(tmp_path / "a" / "checkpoints")
+    assert json.loads((last / "state.json").read_text())["step"] == 6
+    tensors = load_file(next(last.glob("*.safetensors")))
+    assert {k.split("/")[0] for k in tensors} == {"weight", "ema", "exp_avg", "exp_avg_sq"}

@@ -1,0 +1,48 @@
+"""Small stand-ins: rows on disk, a finished training, an exported model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from components.data.rows import PackedRow, write_rows
+from components.models.config import ModelConfig
+from components.objectives.config import ProsecoConfig
+from components.training.config import OptimizerConfig, TrainConfig
+from components.training.loop import Job
+
+VOCAB, LENGTH, MASK, PAD = 9, 8, 0, 1
+TINY = ModelConfig(dim=16, depth=2, heads=2, num_positions=LENGTH)
+
+
+def token_rows(folder: Path, count: int = 64, seed: int = 0) -> Path:
+    """A tokenized corpus of random rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    rows = [PackedRow(rng.integers(4, VOCAB, LENGTH).tolist(), int(rng.integers(0, 3))) for _ in range(count)]
+    write_rows(folder / "train-0.arrow", rows[8:], LENGTH, VOCAB)
+    write_rows(folder / "validation-0.arrow", rows[:8], LENGTH, VOCAB)
+    shards = {"train": ["train-0.arrow"], "validation": ["validation-0.arrow"], "test": []}
+    (folder / "rows.json").write_text(json.dumps({"length": LENGTH, "pad_in_loss": True, "shards": shards}))
+    return folder
+
+
+def train_config(**changes) -> TrainConfig:
+    defaults = {
+        "objective": ProsecoConfig(),
+        "steps": 6,
+        "batch_rows": 8,
+        "t_min": 0.1,
+        "optimizer": OptimizerConfig(lr=1e-2, clip=0.5, warmup_steps=2),
+        "ema_decay": 0.9,
+        "log_every": 2,
+        "checkpoint_every": 3,
+        "validation_rows": 8,
+    }
+    return TrainConfig(**(defaults | changes))
+
+
+def job(folder: Path, rows: Path, micro_batch: int = 2, **changes) -> Job:
+    return Job(train_config(**changes), folder, (rows,), (1.0,), MASK, PAD, micro_batch, keep=9)

@@ -1,0 +1,113 @@
+"""ZeRO 0 to 3 on two gloo processes against plain torch on one. One launch a stage runs all cases."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from components.models.transformer import Transformer
+from components.objectives.config import MdlmConfig, ProsecoConfig
+from components.tracking import MemoryTracker
+from components.training import checkpoint
+from components.training.engine import TorchEngine
+from components.training.loop import fit
+from tests.doubles import TINY, VOCAB, job, token_rows
+
+pytestmark = pytest.mark.distributed
+
+OBJECTIVES = {
+    "mdlm": MdlmConfig(),
+    "proseco": ProsecoConfig(),
+    "proseco late, every second row": ProsecoConfig(start_step=2, every=2, draft_token="sample", draft_positions="masked"),
+}
+
+
+def network(seed: int = 0, dropout: float = 0.0) -> Transformer:
+    torch.manual_seed(seed)
+    return Transformer(dataclasses.replace(TINY, dropout=dropout), VOCAB)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = checkpoint.latest(folder / "checkpoints")
+    assert found is not None
+    return {f"{kind}/{name}": t for kind, name, t in checkpoint.read(found, ("weight", "ema", "exp_avg", "exp_avg_sq"))}
+
+
+def rank_main(rank: int, stage: int, folder: str) -> None:
+    """All cases of a stage, on one of two ranks."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    base = Path(folder)
+    dist.init_process_group("gloo", init_method=f"file://{base}/meeting-{stage}", rank=rank, world_size=2)
+    from cluster.zero import ZeroEngine
+
+    def train(name, model, **changes):
+        made = job(base / name, base / "rows", **changes)
+        engine = ZeroEngine(model, made.config.optimizer, stage, made.micro_batch, made.config.precision)
+        fit(made, engine, None)
+
+    for name, objective in OBJECTIVES.items():
+        train(f"zero/{name}", network(), objective=objective)
+    # Stopped after step 3 and resumed, with dropout: the random state must follow as well.
+    train("whole", network(dropout=0.1))
+    train("half", network(dropout=0.1), steps=3)
+    train("half", network(seed=9, dropout=0.1))
+    # From a checkpoint of plain torch on one process.
+    train("from one", network(seed=9))
+    model = network()
+    model.activation_checkpointing = True
+    train("checkpointed activations", model)
+    train("bf16", network(), precision="bf16")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The same trainings with plain torch on one process."""
+    torch.set_num_threads(1)
+    base = tmp_path_factory.mktemp("plain")
+    rows = token_rows(base / "rows")
+    for name, objective in OBJECTIVES.items():
+        made = job(base / name, rows, micro_batch=4, objective=objective)
+        fit(made, TorchEngine(network(), made.config.optimizer), MemoryTracker())
+    return base
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_zero_equals_plain_torch(stage, plain, tmp_path):
+    token_rows(tmp_path / "rows")
+    # What "from one" resumes from: three of six steps by plain torch.
+    made = job(tmp_path / "from one", tmp_path / "rows", steps=3)
+    fit(made, TorchEngine(network(), made.config.optimizer), None)
+    multiprocessing.spawn(rank_main, (stage, str(tmp_path)), nprocs=2)
+    for name in OBJECTIVES:
+        expected, found = weights(plain / name), weights(tmp_path / "zero" / name)
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert torch.allclose(value, found[key], atol=2e-5), (name, key)
+    whole, half = weights(tmp_path / "whole"), weights(tmp_path / "half")
+    assert all(torch.equal(whole[k], half[k]) for k in whole), "resuming at the same world size is not bit for bit"
+    reference = weights(plain / "proseco")
+    for name in ("from one", "checkpointed activations"):
+        found = weights(tmp_path / name)
+        assert all(torch.allclose(reference[k], found[k], atol=2e-5) for k in reference), name
+    low = weights(tmp_path / "bf16")
+    assert all(torch.isfinite(t).all() for t in low.values())
+    assert all(torch.allclose(reference[k], low[k], atol=0.05) for k in reference if k.startswith("ema/"))
+    # And back: two ranks' checkpoint continues on one process without DeepSpeed.
+    back = job(tmp_path / "zero" / "proseco", tmp_path / "rows", steps=9)
+    fit(back, TorchEngine(network(seed=9), back.config.optimizer), None)
+    straight = job(tmp_path / "straight", tmp_path / "rows", steps=9)
+    fit(straight, TorchEngine(network(), straight.config.optimizer), None)
+    one, two = weights(tmp_path / "straight"), weights(tmp_path / "zero" / "proseco")
+    assert all(torch.allclose(one[k], two[k], atol=5e-5) for k in one)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.errors import ConfigError
+from pipelines.config import RunConfig, load_run
+from pipelines.plan import plan
+from pipelines.workflows.main_job import build, total_passes
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/runs/*.yaml"))
+DEMO = Path(__file__).parents[2] / "configs/runs/demo.yaml"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_loads_and_plans(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROSECO_DATA", str(tmp_path))
+    run = load_run(path, [f"runtime.root={tmp_path}"])
+    findings = plan(list(build(run).values()), tmp_path)
+    assert {f.state for f in findings} == {"missing"}
+
+
+def test_both_sides_of_the_demo_get_equal_work():
+    run = load_run(DEMO, [])
+    assert total_passes(run, "mdlm") == total_passes(run, "proseco")
+
+
+def test_all_problems_are_told_at_once_with_a_remedy():
+    overrides = [
+        "train.base.steps=-1",
+        "train.base.optimizer.lr=.nan",
+        "train.base.optimiser.lr=1",
+        "model.preset=nanoo",
+        "samplers.mdlm_ancestral.model=nobody",
+        "samplers.proseco_ancestral.sampler.corrector.every=50",
+        "runtime.workers=0",
+        "generate.seeds=[0,0]",
+        "corpora.latin.source.size=true",
+        "rows.layout=no",
+    ]
+    with pytest.raises(ConfigError) as found:
+        load_run(DEMO, overrides)
+    told = str(found.value)
+    for part in ("train.base.optimiser", "did you mean optimizer?", "a finite number", "corpora.latin.source.size", "rows.layout"):
+        assert part in told
+    with pytest.raises(ConfigError) as found:
+        load_run(DEMO, [o for o in overrides if "optim" not in o and "latin" not in o and "layout" not in o])
+    told = str(found.value)
+    for part in ("train.base.steps", "model.preset", "samplers.mdlm_ancestral.model", "the corrector would never run", "runtime.workers", "generate.seeds"):
+        assert part in told, part
+    assert told.count("remedy:") >= 6
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("train.base.objective.name=prosecco", "did you mean proseco?"),
+        ("samplers.mdlm_ancestral.sampler.preset=mdlmm", "did you mean mdlm?"),
+        ("samplers.mdlm_ancestral.sampler.corrector=proseco", "allow_untrained=true"),
+        ("samplers.mdlm_ancestral.sampler.unmask=confidence", "the ancestral schedule draws positions itself"),
+        ("train.proseco.init_from=nobody", "another training"),
+        ("train.base.init_from=mdlm", "break the circle"),
+        ("train.proseco.objective.every=3", "divides the micro-batch"),
+        ("train.proseco.objective.corrector_weight=-1", "nothing would train"),
+        ("model.num_positions=3", "at least rows.length"),
+        ("tokenizer.kind=file", "a tokenizer.json that exists"),
+        ("scorers.judgee={}", "did you mean judge?"),
+        ("runtime.zero_stage=4", "one of 0, 1, 2, 3"),
+        ("name=../x", "letters, digits"),
+    ],
+)
+def test_a_wrong_value_says_what_to_do(override, part):
+    with pytest.raises(ConfigError) as found:
+        load_run(DEMO, [override])
+    assert part in str(found.value)
+
+
+def test_a_missing_file_offers_the_nearest():
+    with pytest.raises(ConfigError, match=r"Did you mean .*demo\.yaml"):
+        load_run(DEMO.with_name("demmo.yaml"), [])
+
+
+def test_broken_yaml_is_told_with_its_line(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: x\ntrain: [")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_run(path, [])
+
+
+def test_yaml_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "evil.yaml"
+    path.write_text("name: !!python/object/apply:os.system ['true']")
+    with pytest.raises(ConfigError):
+        load_run(path, [])
+
+
+def test_a_file_may_extend_another(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"extends: {DEMO}\ntrain: {{base: {{steps: 7}}}}\n")
+    run = load_run(path, ["train.base.batch_rows=16"])
+    assert (run.train["base"].steps, run.train["base"].batch_rows, run.train["mdlm"].steps) == (7, 16, 800)
+
+
+def test_the_runtime_never_reaches_a_key():
+    one = build(load_run(DEMO, []))
+    two = build(load_run(DEMO, ["runtime.workers=1", "runtime.root=/elsewhere", "runtime.zero_stage=0", "runtime.threads=2"]))
+    assert {k: s.key for k, s in one.items()} == {k: s.key for k, s in two.items()}
+
+
+def test_a_change_reaches_what_depends_on_it_and_nothing_else():
+    one = build(load_run(DEMO, []))
+    two = build(load_run(DEMO, ["train.proseco.t_min=0.2"]))
+    changed = {k for k in one if one[k].key != two[k].key}
+    assert "train/proseco" in changed
+    assert "report" in changed
+    assert not {"tokenizer", "tokenize/latin", "train/base", "train/mdlm", "generate/mdlm_ancestral@6"} & changed
+    assert all("mdlm" not in label for label in changed)
+
+
+def test_an_empty_run_lists_what_it_lacks():
+    from pipelines.config import judge
+
+    paths = {p.path for p in judge(RunConfig())}
+    assert {"corpora", "name"} <= paths
