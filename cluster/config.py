@@ -59,6 +59,8 @@ class RuntimeConfig:
             )
         if self.offload_optimizer and self.zero_stage == 0:
             found.append(
-                Problem(f"{path}.offload_optimizer", True, "stage 0 holds no partitions to offload", "use zero_stage 1 to 3")
+                Problem(
+                    f"{path}.offload_optimizer", True, "stage 0 holds no partitions to offload", "use zero_stage 1 to 3"
+                )
             )
         return found

@@ -43,7 +43,9 @@ class Endpoint:
             return JSONResponse({"status": "ok", "trained_with": self.model.info["trained_with"]})
         route = routes.get((request.method, request.url.path))
         if route is None:
-            return JSONResponse({"error": f"no {request.method} {request.url.path}; use {', '.join(p for _, p in routes)}"}, 404)
+            return JSONResponse(
+                {"error": f"no {request.method} {request.url.path}; use {', '.join(p for _, p in routes)}"}, 404
+            )
         try:
             body = await request.json()
             if not isinstance(body, dict):
@@ -78,6 +80,7 @@ class Endpoint:
 
     def score(self, body: dict[str, Any]) -> dict[str, Any]:
         from components.api import score
+
         self.use_threads(self.threads)
         rows = [self.row(str(text)) for text in body["texts"]]
         return {"scores": score(self.model, rows, body.get("scorers", ["nelbo"]))}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 from cluster.api import Done, TrainLaunch
 from cluster.config import RuntimeConfig
@@ -37,8 +37,8 @@ class LocalCluster:
                 return
             # DeepSpeed keeps its groups in globals, so each training gets processes of its own.
             try:
-                multiprocessing.spawn(in_group, (self.runtime.workers, meeting, launch), nprocs=self.runtime.workers)
-            except multiprocessing.ProcessRaisedException:
+                spawn(in_group, (self.runtime.workers, meeting, launch), nprocs=self.runtime.workers)
+            except ProcessRaisedException:
                 failure = failure_of(launch.folder)
                 if failure is not None:
                     raise failure from None

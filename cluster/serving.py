@@ -92,6 +92,7 @@ class Pool:
                 if attempt == self.runtime.max_attempts:
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * 2**attempt)
+        return None
 
     def close(self) -> None:
         serve.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def train_rank(launch: TrainLaunch) -> None:
     try:
         engine = build_engine(launch)
         tracker = JsonlTracker(launch.folder / "metrics.jsonl") if engine.rank == 0 else None
+        if tracker:
+            tracker.params({"host": platform.node(), "pid": os.getpid(), "world_size": engine.world_size})
         fit(job_of(launch, engine.world_size), engine, tracker)
     except ProsecoError as error:
         text = json.dumps({"type": type(error).__name__, "message": str(error)})

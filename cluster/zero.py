@@ -40,7 +40,9 @@ from components.training.engine import MOMENTS, Piece, adamw, set_lr
 GROUP_TIMEOUT = timedelta(minutes=30)
 
 
-def zero_config(stage: int, micro_batch: int, clip: float, precision: str, offload: bool, world_size: int) -> dict[str, Any]:
+def zero_config(
+    stage: int, micro_batch: int, clip: float, precision: str, offload: bool, world_size: int
+) -> dict[str, Any]:
     """The DeepSpeed configuration. Nothing that matters is left to a default."""
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": stage > 0}
     if stage == 3:
@@ -166,7 +168,10 @@ class ZeroEngine:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.parameters.items():
-            yield name, parameter.data if self.stage == 0 else self._shaped(safe_get_full_fp32_param(parameter), parameter)
+            yield (
+                name,
+                parameter.data if self.stage == 0 else self._shaped(safe_get_full_fp32_param(parameter), parameter),
+            )
 
     def pieces(self) -> Iterator[Piece]:
         for name, weight in self.weights():

@@ -1,10 +1,10 @@
 """Three calls that do what the commands do, in one process and without a cluster.
 
-    from components.api import load, sample, score
+from components.api import load, sample, score
 
-    model = load("runs/demo/export/0123456789abcdef")
-    rows = sample(model, sampler="proseco", num_samples=8, steps=6)
-    numbers = score(model, rows, ["nelbo", "entropy"])
+model = load("runs/demo/export/0123456789abcdef")
+rows = sample(model, sampler="proseco", num_samples=8, steps=6)
+numbers = score(model, rows, ["nelbo", "entropy"])
 """
 
 from __future__ import annotations
@@ -131,7 +131,13 @@ def score(
     """
     setting = ScorerSetting(model.tokenizer, source, model.network, Path(judge) if judge else None)
     scored = [
-        ScoredRow(r.sample.id, r.prompt, r.text, r.sample.tokens, len(model.tokenizer.encode_batch([r.prompt])[0]) if r.prompt else 0)
+        ScoredRow(
+            r.sample.id,
+            r.prompt,
+            r.text,
+            r.sample.tokens,
+            len(model.tokenizer.encode_batch([r.prompt])[0]) if r.prompt else 0,
+        )
         for r in rows
     ]
     configs = {name: lookup(SCORERS, name, "scorer").config() for name in scorers}

@@ -18,8 +18,18 @@ from components.store.fingerprint import canonical
 def catalogue() -> dict[str, Any]:
     """Families of plug-ins by name."""
     noise = {
-        "log_linear": {"summary": "alpha(t) = 1 - t; the weight is 1/t", "paper": "MDLM, arXiv 2406.07524", "needs": [], "options": {}},
-        "cosine": {"summary": "alpha(t) = 1 - cos(pi (1 - t) / 2)", "paper": "MaskGIT, arXiv 2202.04200", "needs": [], "options": {}},
+        "log_linear": {
+            "summary": "alpha(t) = 1 - t; the weight is 1/t",
+            "paper": "MDLM, arXiv 2406.07524",
+            "needs": [],
+            "options": {},
+        },
+        "cosine": {
+            "summary": "alpha(t) = 1 - cos(pi (1 - t) / 2)",
+            "paper": "MaskGIT, arXiv 2202.04200",
+            "needs": [],
+            "options": {},
+        },
     }
     return {
         "samplers": {name: preset(plugin) for name, plugin in PRESETS.items()},

@@ -56,13 +56,9 @@ def run_arguments(command: Callable[..., None]) -> Callable[..., None]:
 
 def load(run: Path, overrides: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
     """The typed run and its stages."""
-    from components.errors import ConfigError
     from pipelines.config import load_run
     from pipelines.workflows.main_job import build
 
-    wrong = [o for o in overrides if "=" not in o]
-    if wrong:
-        raise ConfigError(f"{wrong[0]!r} is no override. Write path.to.value=new, e.g. runtime.root=/data/runs.")
     config = load_run(run, list(overrides))
     return config, build(config)
 
@@ -102,7 +98,11 @@ def run(run: Path, overrides: tuple[str, ...], quiet: bool) -> None:
     findings = execute(config.name, list(stages.values()), config.runtime, Screen(quiet))
     made = sum(f.state != "fresh" for f in findings)
     root = Path(config.runtime.root)
-    click.echo(f"{made} stages made, {len(findings) - made} were fresh" if made else f"nothing to do: all {len(findings)} stages are fresh")
+    click.echo(
+        f"{made} stages made, {len(findings) - made} were fresh"
+        if made
+        else f"nothing to do: all {len(findings)} stages are fresh"
+    )
     if "report" in stages:
         click.echo(f"report: {stages['report'].folder(root) / 'report.html'}")
 
@@ -150,14 +150,25 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         results = list(manifest.info["results"]) if manifest else []
     if as_json:
         rows = [
-            {"stage": f.stage.label, "key": f.stage.key, "state": f.state, "seconds": f.seconds, "folder": str(f.stage.folder(root))}
+            {
+                "stage": f.stage.label,
+                "key": f.stage.key,
+                "state": f.state,
+                "seconds": f.seconds,
+                "folder": str(f.stage.folder(root)),
+            }
             for f in findings
         ]
         click.echo(json.dumps({"run": config.name, "stages": rows, "results": results}, indent=1))
         return
     table = Table("stage", "state", "key", "seconds", box=None, pad_edge=False)
     for f in findings:
-        table.add_row(f.stage.label, f"[{STATES[f.state]}]{f.state}[/]", f.stage.key, "" if f.seconds is None else f"{f.seconds:.1f}")
+        table.add_row(
+            f.stage.label,
+            f"[{STATES[f.state]}]{f.state}[/]",
+            f.stage.key,
+            "" if f.seconds is None else f"{f.seconds:.1f}",
+        )
     out.print(table)
     if results:
         out.print(results_table(results))
@@ -166,10 +177,30 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:
-    table = Table("sampler", "model", "steps", "calls", results[0]["metric"], "95% interval", "unique", "entropy", box=None, pad_edge=False)
+    table = Table(
+        "sampler",
+        "model",
+        "steps",
+        "calls",
+        results[0]["metric"],
+        "95% interval",
+        "unique",
+        "entropy",
+        box=None,
+        pad_edge=False,
+    )
     for r in results:
         interval = f"{r['quality_low']:.3f} .. {r['quality_high']:.3f}"
-        table.add_row(r["sampler"], r["model"], str(r["steps"]), f"{r['calls']:.2f}", f"{r['quality']:.3f}", interval, f"{r['unique']:.3f}", f"{r['entropy']:.3f}")
+        table.add_row(
+            r["sampler"],
+            r["model"],
+            str(r["steps"]),
+            f"{r['calls']:.2f}",
+            f"{r['quality']:.3f}",
+            interval,
+            f"{r['unique']:.3f}",
+            f"{r['entropy']:.3f}",
+        )
     return table
 
 
@@ -190,7 +221,9 @@ def list_plugins(as_json: bool) -> None:
         for group, below in groups.items():
             for name, entry in below.items():
                 told = "/".join(x for x in (group, name) if x)
-                out.print(f"  [cyan]{told}[/]  {entry['summary']}" + (f"\n      {entry['paper']}" if entry["paper"] else ""))
+                out.print(
+                    f"  [cyan]{told}[/]  {entry['summary']}" + (f"\n      {entry['paper']}" if entry["paper"] else "")
+                )
 
 
 @main.command()
@@ -220,7 +253,9 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
 @main.command()
 @click.argument("samples", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="Model to score with; the sampling model where not given.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model to score with; the sampling model where not given."
+)
 @click.option("--scorers", default="nelbo,entropy,distinct", show_default=True, help="Comma-separated names.")
 @click.option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
 @click.option("--replicas", default=2, show_default=True)

@@ -108,7 +108,7 @@ def load_run(path: Path, overrides: list[str]) -> RunConfig:
     """
     raw = read_yaml(path)
     try:
-        merged = OmegaConf.merge(OmegaConf.create(raw), OmegaConf.from_dotlist(overrides))
+        merged = OmegaConf.merge(OmegaConf.create(raw), OmegaConf.create(dotted(overrides)))
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path} with overrides {overrides}: {first_line(error)}") from error
@@ -141,9 +141,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     plain = plain or {}
     if isinstance(plain, dict) and "extends" in plain:
         below = read_yaml(path.parent / str(plain.pop("extends")))
-        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(plain)), resolve=False)
-        return merged  # type: ignore[return-value]
+        return OmegaConf.to_container(
+            OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(plain)), resolve=False
+        )
     return plain  # type: ignore[no-any-return]
+
+
+def dotted(overrides: list[str]) -> dict[str, Any]:
+    """``a.b=1`` as nested mappings.
+
+    Raises:
+        ConfigError: one of them is no override.
+    """
+    wrong = [o for o in overrides if "=" not in o]
+    if wrong:
+        raise ConfigError(f"{wrong[0]!r} is no override. Write path.to.value=new, e.g. runtime.root=/data/runs.")
+    found: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))  # type: ignore[assignment]
+    return found
 
 
 def first_line(error: Exception) -> str:
@@ -271,7 +285,9 @@ def sampler(value: Any, path: str, problems: list[Problem]) -> SamplerConfig:
 
 def scorers(value: Any, path: str, problems: list[Problem]) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        problems.append(Problem(path, value, "a mapping of scorers", f"e.g. {{entropy: {{}}}}; known: {', '.join(SCORERS)}"))
+        problems.append(
+            Problem(path, value, "a mapping of scorers", f"e.g. {{entropy: {{}}}}; known: {', '.join(SCORERS)}")
+        )
         return {}
     return {str(n): plugin(SCORERS, {"name": str(n), **(o or {})}, f"{path}.{n}", problems) for n, o in value.items()}
 
@@ -304,21 +320,38 @@ def judge(run: RunConfig) -> list[Problem]:
 def judge_corpora(run: RunConfig) -> list[Problem]:
     found = []
     if not run.corpora:
-        found.append(Problem("corpora", {}, "at least one corpus", "e.g. corpora: {latin: {source: {name: latin_square}}}"))
+        found.append(
+            Problem("corpora", {}, "at least one corpus", "e.g. corpora: {latin: {source: {name: latin_square}}}")
+        )
     for name, corpus in run.corpora.items():
         path = f"corpora.{name}"
         if corpus.weight <= 0:
             found.append(Problem(f"{path}.weight", corpus.weight, "more than 0", "leave the corpus out instead"))
         shares = corpus.validation_share, corpus.test_share
         if min(shares) < 0 or sum(shares) >= 1:
-            found.append(Problem(f"{path}.validation_share", shares, "shares of 0 or more that leave something to train on", "0.02 is usual"))
+            found.append(
+                Problem(
+                    f"{path}.validation_share",
+                    shares,
+                    "shares of 0 or more that leave something to train on",
+                    "0.02 is usual",
+                )
+            )
         place = getattr(corpus.source, "path", None)
         if place == "" or getattr(corpus.source, "name", None) == "":
-            found.append(Problem(f"{path}.source.{'path' if place == '' else 'name'}", "", "where the corpus is", "set it"))
+            found.append(
+                Problem(f"{path}.source.{'path' if place == '' else 'name'}", "", "where the corpus is", "set it")
+            )
         elif place and "$PROSECO_DATA" not in place and not Path(place).exists() and not any(c in place for c in "*?["):
-            found.append(Problem(f"{path}.source.path", place, "a file, folder or glob that exists", f"look in {os.getcwd()}"))
+            found.append(
+                Problem(f"{path}.source.path", place, "a file, folder or glob that exists", f"look in {os.getcwd()}")
+            )
     if run.tokenizer.kind == "file" and not Path(run.tokenizer.path).is_file():
-        found.append(Problem("tokenizer.path", run.tokenizer.path, "a tokenizer.json that exists", "set the path or another kind"))
+        found.append(
+            Problem(
+                "tokenizer.path", run.tokenizer.path, "a tokenizer.json that exists", "set the path or another kind"
+            )
+        )
     return found
 
 
@@ -329,9 +362,20 @@ def judge_model(run: RunConfig) -> list[Problem]:
     found = []
     full = model.resolved()
     if full.heads < 1 or full.dim % full.heads or (full.dim // max(1, full.heads)) % 2:
-        found.append(Problem("model.heads", full.heads, f"divides dim ({full.dim}) into heads of even width", "change heads or dim"))
+        found.append(
+            Problem(
+                "model.heads", full.heads, f"divides dim ({full.dim}) into heads of even width", "change heads or dim"
+            )
+        )
     if 0 < model.num_positions < run.rows.length:
-        found.append(Problem("model.num_positions", model.num_positions, f"at least rows.length ({run.rows.length})", "raise it, or use 0"))
+        found.append(
+            Problem(
+                "model.num_positions",
+                model.num_positions,
+                f"at least rows.length ({run.rows.length})",
+                "raise it, or use 0",
+            )
+        )
     if not 0 <= model.dropout < 1:
         found.append(Problem("model.dropout", model.dropout, "in [0, 1)", "0 is usual"))
     return found
@@ -342,10 +386,14 @@ def judge_training(run: RunConfig, name: str, train: TrainConfig) -> list[Proble
     seen, at = {name}, train.init_from
     while at:
         if at not in run.train:
-            found.append(Problem(f"{path}.init_from", at, f"another training: {', '.join(run.train)}", "name one of them"))
+            found.append(
+                Problem(f"{path}.init_from", at, f"another training: {', '.join(run.train)}", "name one of them")
+            )
             break
         if at in seen:
-            found.append(Problem(f"{path}.init_from", train.init_from, "no training starts from itself", "break the circle"))
+            found.append(
+                Problem(f"{path}.init_from", train.init_from, "no training starts from itself", "break the circle")
+            )
             break
         seen.add(at)
         at = run.train[at].init_from
@@ -362,7 +410,9 @@ def judge_training(run: RunConfig, name: str, train: TrainConfig) -> list[Proble
             )
         )  # fmt: skip
     if train.batch_rows < workers:
-        found.append(Problem(f"{path}.batch_rows", train.batch_rows, f"at least one row a worker ({workers})", "raise it"))
+        found.append(
+            Problem(f"{path}.batch_rows", train.batch_rows, f"at least one row a worker ({workers})", "raise it")
+        )
     return found
 
 
@@ -375,7 +425,11 @@ def judge_sampling(run: RunConfig, name: str, sampling: SamplingConfig) -> list[
         found += budget.problems(f"{path}.sampler")
     objective = run.train[sampling.model].objective
     trained = next(n for n, p in OBJECTIVES.items() if p.config is type(objective))
-    if "visible_supervision" in needs(sampling.sampler) and trained not in SUPERVISES_VISIBLE and not sampling.allow_untrained:
+    if (
+        "visible_supervision" in needs(sampling.sampler)
+        and trained not in SUPERVISES_VISIBLE
+        and not sampling.allow_untrained
+    ):
         found.append(
             Problem(
                 f"{path}.sampler.corrector", type(sampling.sampler.corrector).__name__,

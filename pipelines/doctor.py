@@ -61,17 +61,32 @@ def versions() -> list[Check]:
 
 def conflicts() -> Check:
     present = importlib.util.find_spec("hydra") is not None
-    return Check("hydra beside OmegaConf 2.4", "installed" if present else "absent", not present, "hydra-core needs OmegaConf < 2.4: use an environment of its own for proseco")
+    return Check(
+        "hydra beside OmegaConf 2.4",
+        "installed" if present else "absent",
+        not present,
+        "hydra-core needs OmegaConf < 2.4: use an environment of its own for proseco",
+    )
 
 
 def cpus() -> Check:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("cpus", str(count), count >= 2, "with one CPU set runtime.workers=1 runtime.replicas=1 or runtime.executor=local")
+    return Check(
+        "cpus",
+        str(count),
+        count >= 2,
+        "with one CPU set runtime.workers=1 runtime.replicas=1 or runtime.executor=local",
+    )
 
 
 def memory() -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Check("memory", f"{total / 2**30:.1f} GiB", total >= MIN_MEMORY_BYTES, "use a machine with 4 GiB or more, or runtime.executor=local")
+    return Check(
+        "memory",
+        f"{total / 2**30:.1f} GiB",
+        total >= MIN_MEMORY_BYTES,
+        "use a machine with 4 GiB or more, or runtime.executor=local",
+    )
 
 
 def existing(root: Path) -> Path:
@@ -84,7 +99,12 @@ def existing(root: Path) -> Path:
 
 def disk(root: Path) -> Check:
     free = shutil.disk_usage(existing(root)).free
-    return Check(f"free disk at {root}", f"{free / 2**30:.1f} GiB", free >= MIN_FREE_BYTES, "free space, or set runtime.root to another disk")
+    return Check(
+        f"free disk at {root}",
+        f"{free / 2**30:.1f} GiB",
+        free >= MIN_FREE_BYTES,
+        "free space, or set runtime.root to another disk",
+    )
 
 
 def writable(root: Path) -> Check:
@@ -105,7 +125,12 @@ def network_file_system(root: Path) -> Check:
         if place.startswith(point) and len(point) >= len(best):
             kind, best = fs, point
     remote = kind.startswith(("nfs", "cifs", "smb", "fuse.sshfs", "lustre"))
-    return Check("file system of the root", kind, not remote, "SQLite is unsafe there: set runtime.tracking_uri to an MLflow server")
+    return Check(
+        "file system of the root",
+        kind,
+        not remote,
+        "SQLite is unsafe there: set runtime.tracking_uri to an MLflow server",
+    )
 
 
 def token_file() -> Check:

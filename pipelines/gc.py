@@ -28,7 +28,7 @@ def collect(root: Path, runs: tuple[Path, ...], corrupt: bool, delete: bool) -> 
     else:
         kept = {s.folder(root) for path in runs for s in in_order(list(build(load_run(path, [])).values()))}
         made = {p.parent for name in (MANIFEST, IDENTITY) for p in root.glob(f"*/*/{name}")}
-        doomed = {folder: "no kept run needs it" for folder in sorted(made - kept)}
+        doomed = dict.fromkeys(sorted(made - kept), "no kept run needs it")
     if not doomed:
         yield "nothing to delete"
         return

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from cluster.api import open_cluster
 from cluster.config import RuntimeConfig
 from components.errors import ConfigError, DataError, Problem, StoreError
@@ -22,6 +20,7 @@ from components.store.files import publish_text
 from components.store.fingerprint import canonical, differences
 from components.store.lease import Lease
 from components.store.samples import read_shards, shard_is_done
+from pipelines.config import dotted
 from pipelines.config import sampler as typed_sampler
 from pipelines.progress import Screen
 
@@ -37,7 +36,7 @@ def sampler_of(name: str, overrides: list[str]) -> tuple[SamplerConfig, bool]:
         ConfigError: an option is unknown or wrong.
     """
     lookup(PRESETS, name, "sampler preset")
-    options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    options = dotted(overrides)
     allowed = bool(options.pop("allow_untrained", False))
     problems: list[Problem] = []
     config = typed_sampler({"preset": name, **options}, "sampler", problems)
@@ -66,7 +65,9 @@ def read_prompts(path: Path | None) -> list[str]:
         try:
             prompts.append(str(json.loads(line)["prompt"]))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: no JSON object with a field 'prompt' ({error}). Mend or remove the line.") from error
+            raise DataError(
+                f"{path}, line {number}: no JSON object with a field 'prompt' ({error}). Mend or remove the line."
+            ) from error
     return prompts
 
 
@@ -94,22 +95,52 @@ def generate(
     check_fit(config, info, allowed)
     asked = [Prompt(i, text) for text in read_prompts(prompts) for i in range(num_samples)]
     length = length or int(info["length"])
-    job = {"model": str(model.absolute()), "sampler": canonical(config), "seed": seed, "length": length, "prompts": [canonical(p) for p in asked]}
+    job = {
+        "model": str(model.absolute()),
+        "sampler": canonical(config),
+        "seed": seed,
+        "length": length,
+        "prompts": [canonical(p) for p in asked],
+    }
     runtime = RuntimeConfig(executor=executor, replicas=replicas)  # type: ignore[arg-type]
     screen = Screen()
     with Lease(folder, "proseco generate"):
         same_job(folder, job)
         shards = [
-            SampleShard(f"seed-{seed}-{n:05d}", model.absolute(), config, seed, tuple(asked[s : s + SHARD_ROWS]), length, (folder / "shards").absolute(), LANES)
+            SampleShard(
+                f"seed-{seed}-{n:05d}",
+                model.absolute(),
+                config,
+                seed,
+                tuple(asked[s : s + SHARD_ROWS]),
+                length,
+                (folder / "shards").absolute(),
+                LANES,
+            )
             for n, s in enumerate(range(0, len(asked), SHARD_ROWS))
         ]
         names = [s.name for s in shards]
         if read_manifest(folder) is None:
             start = time.monotonic()
             (folder / "shards").mkdir(exist_ok=True)
-            run_shards("sample", [s for s in shards if not shard_is_done(folder / "shards", s.name)], len(shards), runtime, screen)
+            run_shards(
+                "sample",
+                [s for s in shards if not shard_is_done(folder / "shards", s.name)],
+                len(shards),
+                runtime,
+                screen,
+            )
             files = sorted((folder / "shards").glob("seed-*"))
-            write_manifest(folder, "generate", "generate", 1, {}, time.monotonic() - start, {"shards": names, "samples": len(asked)}, files)
+            write_manifest(
+                folder,
+                "generate",
+                "generate",
+                1,
+                {},
+                time.monotonic() - start,
+                {"shards": names, "samples": len(asked)},
+                files,
+            )
         else:
             screen.say("all of it was there already")
         table = read_shards(folder / "shards", names)
@@ -127,7 +158,9 @@ def same_job(folder: Path, job: Mapping[str, Any]) -> None:
         return
     lines = differences(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(job)))
     if lines:
-        raise StoreError(f"{folder} holds another job ({lines[0]}). Nothing was changed. Use another --out, or delete the folder.")
+        raise StoreError(
+            f"{folder} holds another job ({lines[0]}). Nothing was changed. Use another --out, or delete the folder."
+        )
 
 
 def run_shards(kind: str, shards: list[Any], total: int, runtime: RuntimeConfig, screen: Screen) -> None:
@@ -152,7 +185,9 @@ def score(samples: Path, model: Path | None, scorers: str, executor: str, replic
     """
     manifest = read_manifest(samples)
     if manifest is None or "shards" not in manifest.info:
-        raise StoreError(f"{samples} holds no finished samples (no manifest). Give the --out folder of proseco generate, or a generate stage.")
+        raise StoreError(
+            f"{samples} holds no finished samples (no manifest). Give the --out folder of proseco generate, or a generate stage."
+        )
     configs = {name: lookup(SCORERS, name, "scorer").config() for name in scorers.split(",")}
     from components.scorers.shard import ScoreShard
 
@@ -164,11 +199,25 @@ def score(samples: Path, model: Path | None, scorers: str, executor: str, replic
     with Lease(samples, "proseco score"):
         same_job(folder, {"model": str(model), "scorers": canonical(configs)})
         shards = [
-            ScoreShard(name, (samples / "shards" / f"{name}.parquet").absolute(), configs, None, model.absolute(), None, folder.absolute())
+            ScoreShard(
+                name,
+                (samples / "shards" / f"{name}.parquet").absolute(),
+                configs,
+                None,
+                model.absolute(),
+                None,
+                folder.absolute(),
+            )
             for name in manifest.info["shards"]
         ]
         todo = [s for s in shards if not shard_is_done(folder, s.name)]
-        run_shards("score", todo, len(shards), dataclasses.replace(RuntimeConfig(), executor=executor, replicas=replicas), Screen())  # type: ignore[arg-type]
+        run_shards(
+            "score",
+            todo,
+            len(shards),
+            dataclasses.replace(RuntimeConfig(), executor=executor, replicas=replicas),
+            Screen(),
+        )  # type: ignore[arg-type]
         table = read_shards(folder, [s.name for s in shards])
     names = [n for n in table.column_names if n not in ("sample_id", "seed", "index")]
     return {n: float(table[n].to_numpy().mean()) for n in names}

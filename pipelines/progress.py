@@ -34,7 +34,11 @@ class Screen:
         self.say(f"[{number}/{total}] {finding.stage.label}  ({finding.state}) {finding.stage.key}")
 
     def finished(self, label: str, seconds: float, info: Mapping[str, Any]) -> None:
-        shown = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in info.items() if isinstance(v, int | float)]
+        shown = [
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in info.items()
+            if isinstance(v, int | float)
+        ]
         self.say(f"      done in {seconds:.1f} s" + (f": {', '.join(shown[:6])}" if shown else ""))
 
     @contextmanager
@@ -43,7 +47,13 @@ class Screen:
         if not self.bars:
             yield StageProgress(self, None, None)
             return
-        columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("      {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bars(*columns, console=self.console, transient=True) as bars:
             yield StageProgress(self, bars, bars.add_task(label, total=None))
 
@@ -94,5 +104,3 @@ def following(journal: Path, progress: StageProgress | Any) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-

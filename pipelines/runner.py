@@ -117,7 +117,7 @@ def run_stage(
     write_manifest(folder, stage.name, stage.label, stage.version, keys, seconds, info, files)
     screen.finished(stage.label, seconds, info)
     if tracking is not None:
-        tracking.metrics(run, read_metrics(journal) + [{"step": 0, "time_s": time.time(), "seconds": seconds}])
+        tracking.metrics(run, [*read_metrics(journal), {"step": 0, "time_s": time.time(), "seconds": seconds}])
         tracking.artifact(run, folder / MANIFEST)
         for name in info.get("artifacts", ()):
             tracking.artifact(run, folder / name)
@@ -171,5 +171,3 @@ def damaged_stages(root: Path) -> list[tuple[Path, list[str]]]:
         if lost:
             found.append((path.parent, lost))
     return found
-
-

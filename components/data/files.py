@@ -39,7 +39,9 @@ def expand(path: str, suffixes: tuple[str, ...]) -> list[str]:
     else:
         found = glob.glob(path, recursive=True)
     if not found:
-        raise DataError(f"{path}: there is no such file, or the folder holds none of {', '.join(suffixes)}. Check source.path.")
+        raise DataError(
+            f"{path}: there is no such file, or the folder holds none of {', '.join(suffixes)}. Check source.path."
+        )
     return sorted(found)
 
 

@@ -34,10 +34,13 @@ def pack_piece(
     tails: dict[str, list[int]] = {s: [] for s in SPLITS}
     for batch in batched(documents, ENCODE_BATCH):
         packed.counts["documents"] += len(batch)
-        good = []
+        good: list[Document] = []
         for document in batch:
             checked = check(document)
-            (packed.bad if isinstance(checked, BadDocument) else good).append(checked)  # type: ignore[arg-type]
+            if isinstance(checked, BadDocument):
+                packed.bad.append(checked)
+            else:
+                good.append(checked)
         texts = tokenizer.encode_batch([d.text for d in good])
         prompts = tokenizer.encode_batch([d.prompt for d in good])
         for document, prompt, text in zip(good, prompts, texts, strict=True):
@@ -68,7 +71,9 @@ def place(
 ) -> None:
     """Put one encoded document into its split, or into quarantine."""
     if tokenizer.unknown_id in text or tokenizer.unknown_id in prompt:
-        packed.bad.append(BadDocument(document.id, "holds a symbol that the tokenizer does not know", document.text[:200]))
+        packed.bad.append(
+            BadDocument(document.id, "holds a symbol that the tokenizer does not know", document.text[:200])
+        )
         return
     if rows.layout == "packed":
         tail += [*prompt, *text, tokenizer.end_id]

@@ -99,9 +99,7 @@ class Sudokus(Generated):
             return [b * band + i for b in bands for i in rng.sample(range(band), band)]
 
         rows, columns, symbols = shuffled(box_rows), shuffled(box_columns), rng.sample(SYMBOLS[:n], n)
-        cells = [
-            symbols[(box_columns * (r % box_rows) + r // box_rows + c) % n] for r in rows for c in columns
-        ]
+        cells = [symbols[(box_columns * (r % box_rows) + r // box_rows + c) % n] for r in rows for c in columns]
         if not self.givens:
             return Document(id, "".join(cells))
         shown = set(rng.sample(range(n * n), self.givens))

@@ -32,10 +32,10 @@ class Tokenizer:
         self._fast = fast_encoder(inner) if fast else None
 
     def _special(self, token: str) -> int:
-        found = self.inner.token_to_id(token)
-        if found is None:
+        if self.inner.token_to_id(token) is None:
             self.inner.add_special_tokens([token])
-            found = self.inner.token_to_id(token)
+        found = self.inner.token_to_id(token)
+        assert found is not None
         return int(found)
 
     @property

@@ -43,9 +43,13 @@ def line_chart(series: list[Series], x_label: str, y_label: str, marks: bool = T
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low or 1)
         up = (y - y_low) / (y_high - y_low or 1)
-        return round(LEFT + across * (WIDTH - LEFT - RIGHT), 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
+        return round(LEFT + across * (WIDTH - LEFT - RIGHT), 1), round(
+            HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1
+        )
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)} against {html.escape(x_label)}">']
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)} against {html.escape(x_label)}">'
+    ]
     for x in x_ticks:
         px, py = at(x, y_low)
         parts.append(f'<line class="grid" x1="{px}" y1="{TOP}" x2="{px}" y2="{py}"/>')
@@ -55,8 +59,12 @@ def line_chart(series: list[Series], x_label: str, y_label: str, marks: bool = T
         parts.append(f'<line class="grid" x1="{px}" y1="{py}" x2="{WIDTH - RIGHT}" y2="{py}"/>')
         parts.append(f'<text x="{px - 6}" y="{py + 4}" text-anchor="end">{y:g}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>')
-    parts.append(f'<text class="axis" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>')
+    parts.append(
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
+    )
+    parts.append(
+        f'<text class="axis" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>'
+    )
     for number, s in enumerate(series):
         parts += draw(s, COLOURS[number % len(COLOURS)], at, marks)
     parts.append("</svg>")
@@ -77,7 +85,9 @@ def draw(s: Series, colour: str, at, marks: bool) -> list[str]:  # type: ignore[
             (_, y1), (_, y2) = at(p.x, p.low), at(p.x, p.high)
             parts.append(f'<line x1="{x}" y1="{y1}" x2="{x}" y2="{y2}" stroke="{colour}" stroke-width="1.5"/>')
         if marks:
-            parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"><title>{html.escape(s.name)}: {p.x:.4g}, {p.y:.4g}</title></circle>')
+            parts.append(
+                f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"><title>{html.escape(s.name)}: {p.x:.4g}, {p.y:.4g}</title></circle>'
+            )
     return parts
 
 

@@ -19,7 +19,12 @@ def summarise(samples: pa.Table, scores: pa.Table, column: str, larger_is_better
     low, high = wilson(quality) if set(np.unique(values)) <= {0.0, 1.0} else normal(quality)
     texts = samples["text"].to_pylist()
     seeds = samples["seed"].to_numpy()
-    unique = np.mean([len({t for t, s in zip(texts, seeds, strict=True) if s == seed}) / np.sum(seeds == seed) for seed in np.unique(seeds)])
+    unique = np.mean(
+        [
+            len({t for t, s in zip(texts, seeds, strict=True) if s == seed}) / np.sum(seeds == seed)
+            for seed in np.unique(seeds)
+        ]
+    )
     calls = samples["calls"].to_numpy()
     return {
         "calls": float(calls.mean()),
@@ -30,7 +35,9 @@ def summarise(samples: pa.Table, scores: pa.Table, column: str, larger_is_better
         "quality_low": low,
         "quality_high": high,
         "unique": float(unique),
-        "entropy": float(np.mean(scores["entropy"].to_numpy())) if "entropy" in scores.column_names else pooled_entropy(samples),
+        "entropy": float(np.mean(scores["entropy"].to_numpy()))
+        if "entropy" in scores.column_names
+        else pooled_entropy(samples),
         "edits": float(samples["edits"].to_numpy().mean()),
         "num_samples": len(values),
         "seeds": sorted(int(s) for s in np.unique(seeds)),

@@ -51,10 +51,25 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Quality and cost of every sampler; the best of each model is set in bold."""
-    best = {m: max((r for r in results if r["model"] == m), key=lambda r: r["quality"]) for m in {r["model"] for r in results}}
+    best = {
+        m: max((r for r in results if r["model"] == m), key=lambda r: r["quality"])
+        for m in {r["model"] for r in results}
+    }
     head = "".join(
         f"<th>{h}</th>"
-        for h in ("sampler", "model", "steps", "calls", html.escape(results[0]["metric"]), "95% interval", "unique", "entropy", "edits", "samples", "training passes")
+        for h in (
+            "sampler",
+            "model",
+            "steps",
+            "calls",
+            html.escape(results[0]["metric"]),
+            "95% interval",
+            "unique",
+            "entropy",
+            "edits",
+            "samples",
+            "training passes",
+        )
     )
     rows = []
     for r in results:

@@ -55,12 +55,16 @@ def grid(frame: Frame, show: Callable[[int], str], columns: int, num_prompt: int
         f'<b class="{kind(frame, i, num_prompt)}">{html.escape(show(t))}</b>' for i, t in enumerate(frame.tokens)
     )
     title = "start" if frame.call == 0 else f"call {frame.call}"
-    return f'<div class="frame"><small>{title}</small><div class="cells" style="--columns:{columns}">{cells}</div></div>'
+    return (
+        f'<div class="frame"><small>{title}</small><div class="cells" style="--columns:{columns}">{cells}</div></div>'
+    )
 
 
 def running(frame: Frame, show: Callable[[int], str]) -> str:
     parts = "".join(
-        f'<b class="{kind(frame, i, 0)}">{html.escape(show(t))}</b>' if i in frame.revealed | frame.replaced else html.escape(show(t))
+        f'<b class="{kind(frame, i, 0)}">{html.escape(show(t))}</b>'
+        if i in frame.revealed | frame.replaced
+        else html.escape(show(t))
         for i, t in enumerate(frame.tokens)
     )
     title = "start" if frame.call == 0 else f"call {frame.call}"

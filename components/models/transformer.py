@@ -47,7 +47,9 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=0.1 if "embed" in name else 0.02)
             elif parameter.dim() >= 2:
                 residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                nn.init.normal_(parameter, std=(parameter.shape[1] * (2 * self.config.depth if residual else 1)) ** -0.5)
+                nn.init.normal_(
+                    parameter, std=(parameter.shape[1] * (2 * self.config.depth if residual else 1)) ** -0.5
+                )
 
     def forward(
         self,
@@ -153,7 +155,9 @@ class TimeEmbedding(nn.Module):
         exponents = torch.arange(self.num_frequencies, device=time.device) / self.num_frequencies
         angles = time[:, None].float() * 1000 * torch.exp(-math.log(10000.0) * exponents)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.layers(waves.to(self.layers[0].weight.dtype))
+        dtype = next(self.layers.parameters()).dtype
+        projected: Tensor = self.layers(waves.to(dtype))
+        return projected
 
 
 def rotary_table(length: int, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:

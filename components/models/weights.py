@@ -31,9 +31,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise ModelError(
-            f"{path} does not exist. Give the folder of an exported model or of a checkpoint."
-        ) from None
+        raise ModelError(f"{path} does not exist. Give the folder of an exported model or of a checkpoint.") from None
     except SafetensorError as error:
         raise ModelError(
             f"{path} is not a readable safetensors file ({error}). It was cut off or is something else: "

@@ -31,9 +31,7 @@ def build(config: MdlmConfig, setting: Setting) -> Objective:
     def terms(model: Denoiser, batch: Batch) -> Iterator[Term]:
         time, masked, noised = noise_rows(batch, setting)
         select = masked.flatten().nonzero()[:, 0]
-        logits = suppress(
-            model(noised, select=select, label=batch.label, time=time).logits, (setting.mask_id,)
-        )
+        logits = suppress(model(noised, select=select, label=batch.label, time=time).logits, (setting.mask_id,))
         yield unmasking_term(logits, select, batch, time, setting, flat=config.weight == "flat")
 
     return Objective(counts, terms)
@@ -47,9 +45,7 @@ def noise_rows(batch: Batch, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
     return time, masked, noised
 
 
-def unmasking_term(
-    logits: Tensor, select: Tensor, batch: Batch, time: Tensor, setting: Setting, flat: bool
-) -> Term:
+def unmasking_term(logits: Tensor, select: Tensor, batch: Batch, time: Tensor, setting: Setting, flat: bool) -> Term:
     """The masked-diffusion sum.
 
     Args:

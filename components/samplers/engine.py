@@ -173,9 +173,7 @@ class Engine:
         ids = torch.tensor([row.id for row in rows], device=self.device)
         for lane, row in zip(free, rows, strict=True):
             lanes.row[lane], lanes.trace[lane] = row, []
-        return state.place(
-            torch.tensor(free, device=self.device), self.sampler.start(canvas, fixed, ids, self.seed)
-        )
+        return state.place(torch.tensor(free, device=self.device), self.sampler.start(canvas, fixed, ids, self.seed))
 
     def _unload(self, state: State, lanes: Lanes, done: list[int], calls: list[int]) -> Iterator[Sample]:
         index = torch.tensor(done, device=self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class RowSampler:
         self.mask_id = mask_id
         self.suppressed = (mask_id, *never)
 
-        def part(family: str):
+        def part(family: str) -> tuple[Any, Any]:
             section = getattr(config, family)
             return PARTS[family][part_name(family, section)].load(), section
 

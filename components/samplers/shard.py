@@ -60,7 +60,9 @@ def sample_shard(shard: SampleShard) -> dict[str, Any]:
         canvas(tokenizer, shard.length, p.index, p.text, p.label, trace=place < shard.num_traced)
         for place, p in enumerate(shard.prompts)
     ]
-    samples = sample_rows(model, tokenizer, shard.sampler, rows, shard.seed, shard.num_lanes, shard.deterministic, shard.device)
+    samples = sample_rows(
+        model, tokenizer, shard.sampler, rows, shard.seed, shard.num_lanes, shard.deterministic, shard.device
+    )
     faults.point("generate.mid_shard")
     table = sample_table(samples, rows, shard, tokenizer)
     return publish_shard(shard.folder, shard.name, table, "generate")

@@ -72,7 +72,9 @@ class Record:
     """[R]: of the call that was answered."""
 
 
-def write(state: State, reveal: Tensor, revealed: Tensor, replace: Tensor, replacement: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def write(
+    state: State, reveal: Tensor, revealed: Tensor, replace: Tensor, replacement: Tensor, mask_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The only place where a canvas changes.
 
     Args:

@@ -34,7 +34,10 @@ def train(rows: Ints, vocab_size: int, pad_id: int, config: JudgeConfig, path: P
             f"scorers.judge.order = {config.order} with {vocab_size} tokens does not fit into 63 bits; "
             f"use at most {int(63 / math.log2(vocab_size))}."
         )
-    arrays: dict[str, NDArray[np.generic]] = {"vocab_size": np.int64(vocab_size), "discount": np.float64(config.discount)}  # type: ignore[dict-item]
+    arrays: dict[str, NDArray[np.generic]] = {
+        "vocab_size": np.int64(vocab_size),
+        "discount": np.float64(config.discount),
+    }  # type: ignore[dict-item]
     for n in range(1, config.order + 1):
         codes, keep = grams(rows, n, vocab_size, pad_id)
         arrays[f"gram_{n}"], arrays[f"count_{n}"] = np.unique(codes[keep], return_counts=True)

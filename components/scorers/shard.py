@@ -59,6 +59,4 @@ def score_rows(rows: list[ScoredRow], scorers: Mapping[str, Any], setting: Score
 
 def rows_of(table: pa.Table) -> list[ScoredRow]:
     wanted = table.select(["sample_id", "prompt", "text", "tokens", "num_prompt"]).to_pylist()
-    return [
-        ScoredRow(r["sample_id"], r["prompt"], r["text"], tuple(r["tokens"]), r["num_prompt"]) for r in wanted
-    ]
+    return [ScoredRow(r["sample_id"], r["prompt"], r["text"], tuple(r["tokens"]), r["num_prompt"]) for r in wanted]

@@ -55,9 +55,7 @@ def coding(source: CodingConfig, prompt: str, text: str) -> bool:
     table = coding_permutations(source.symbols, source.copies)
     words = {"".join(SYMBOLS[table[c][s]] for c in range(source.copies)) for s in range(source.symbols)}
     width = source.copies
-    return len(text) == source.groups * width and all(
-        text[i : i + width] in words for i in range(0, len(text), width)
-    )
+    return len(text) == source.groups * width and all(text[i : i + width] in words for i in range(0, len(text), width))
 
 
 def addition(source: AdditionConfig, prompt: str, text: str) -> bool:

@@ -1,8 +1,8 @@
 """Stage folders: ``<root>/<name>/<key>/``, complete when their manifest exists.
 
-    identity.json   what the key is the hash of; written first, so that `plan` can say what changed
-    ...             the stage's files
-    manifest.json   files with sizes and digests, numbers, times; written last
+identity.json   what the key is the hash of; written first, so that `plan` can say what changed
+...             the stage's files
+manifest.json   files with sizes and digests, numbers, times; written last
 """
 
 from __future__ import annotations

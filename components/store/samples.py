@@ -102,5 +102,3 @@ def read_shard(path: Path) -> pa.Table:
 def read_shards(folder: Path, names: list[str]) -> pa.Table:
     """The shards of a stage as one table, in the given order."""
     return pa.concat_tables([read_shard(folder / f"{name}.parquet") for name in names])
-
-

@@ -72,16 +72,28 @@ class TrainConfig:
         check(o.weight_decay >= 0, "optimizer.weight_decay", o.weight_decay, "0 or more", "0 is usual here")
         for i, beta in enumerate(o.betas):
             check(0 <= beta < 1, f"optimizer.betas[{i}]", beta, "in [0, 1)", "0.9 and 0.999 are usual")
-        weights = [getattr(self.objective, n, None) for n in ("mdm_weight", "corrector_weight")]
-        if None not in weights:
+        weights = [getattr(self.objective, n) for n in ("mdm_weight", "corrector_weight") if hasattr(self.objective, n)]
+        if weights:
             check(
                 any(w > 0 for w in weights) and all(w >= 0 for w in weights),
                 "objective",
-                {"mdm_weight": weights[0], "corrector_weight": weights[1]},
+                weights,
                 "no weight is negative and one is positive, or nothing would train",
                 "1.0 for both is the paper's setting",
             )
         start = getattr(self.objective, "start_step", 0)
-        check(start < self.steps, "objective.start_step", start, f"below steps ({self.steps}): the corrector would never train", "lower it")
-        check(getattr(self.objective, "every", 1) >= 1, "objective.every", getattr(self.objective, "every", 1), "at least 1", "1 corrects every row")
+        check(
+            start < self.steps,
+            "objective.start_step",
+            start,
+            f"below steps ({self.steps}): the corrector would never train",
+            "lower it",
+        )
+        check(
+            getattr(self.objective, "every", 1) >= 1,
+            "objective.every",
+            getattr(self.objective, "every", 1),
+            "at least 1",
+            "1 corrects every row",
+        )
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from components import faults
 from components.data.order import Mixture
 from components.data.rows import TokenRows
 from components.diffusion import noise
-from components.diffusion.noise import Stream
 from components.diffusion.schedule import SCHEDULES
 from components.errors import NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
@@ -138,7 +137,7 @@ def train_step(
         torch.manual_seed((source.seed * 1_000_003 + step) * 65_537 + engine.rank * 4_099 + number)
         for term in objective.terms(engine.model(), batch):
             engine.backward(term.loss_sum / divisor[term.name])
-            meter.add({f"loss/{term.name}": (term.loss_sum.detach() / divisor[term.name], None)} | term.metrics)
+            meter.add({f"loss/{term.name}": (term.loss_sum.detach() / divisor[term.name], None), **term.metrics})
     norm = engine.step(lr)
     meter.count_step()
     return norm
@@ -230,7 +229,7 @@ class Meter:
         self.steps = 0
         self.per_step: set[str] = set()
 
-    def add(self, metrics: dict[str, tuple[Tensor, Tensor | None]]) -> None:
+    def add(self, metrics: Mapping[str, tuple[Tensor, Tensor | None]]) -> None:
         """(sum, count) pairs; a count of None divides by the number of steps."""
         for name, (total, count) in metrics.items():
             self.sums[name] = self.sums[name] + total.double()

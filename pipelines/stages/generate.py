@@ -33,7 +33,7 @@ def plan_shards(config: GeneratePart, context: Context) -> list[SampleShard]:
     g = config.generate
     model = context.inputs["model"].absolute()
     prompts = prompts_of(config, context, model)
-    shards = []
+    shards: list[SampleShard] = []
     for seed in g.seeds:
         for start in range(0, g.num_samples, g.shard_rows):
             shards.append(

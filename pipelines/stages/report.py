@@ -38,7 +38,9 @@ def frontier(results: list[dict[str, Any]]) -> str:
     series = []
     for name in names:
         rows = sorted((r for r in results if r["sampler"] == name), key=lambda r: r["calls"])
-        series.append(Series(name, tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in rows)))
+        series.append(
+            Series(name, tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in rows))
+        )
     told = "<p>Bars are 95% intervals. Compare at equal calls, and never quality without <i>unique</i>: a sampler that repeats one good row is no sampler.</p>"
     return line_chart(series, "mean network calls per sample", results[0]["metric"]) + told + results_table(results)
 
@@ -95,6 +97,8 @@ def what_was_run(config: ReportPart, context: Context) -> str:
     for role, info in context.infos.items():
         if role.startswith("train_"):
             numbers = ", ".join(f"{k} {v:.4g}" for k, v in info.items() if isinstance(v, int | float))
-            rows.append(f"<tr><td>{html.escape(role.removeprefix('train_'))}</td><td>{context.inputs[role].name}</td><td>{html.escape(numbers)}</td></tr>")
+            rows.append(
+                f"<tr><td>{html.escape(role.removeprefix('train_'))}</td><td>{context.inputs[role].name}</td><td>{html.escape(numbers)}</td></tr>"
+            )
     table = f"<table><tr><th>training</th><th>key</th><th>at its end</th></tr>{''.join(rows)}</table>"
     return table + folded("configuration", config.run)

@@ -57,7 +57,9 @@ def run(config: RowsPart, context: Context) -> Mapping[str, Any]:
         total.update(receipt["counts"])
     placed = sum(total[f"{s}_documents"] for s in SPLITS)
     if placed + total["quarantined"] != total["documents"]:
-        raise DataError(f"{total['documents']} documents came in, {placed} were placed and {total['quarantined']} quarantined: some were lost. Please report this.")
+        raise DataError(
+            f"{total['documents']} documents came in, {placed} were placed and {total['quarantined']} quarantined: some were lost. Please report this."
+        )
     judge_quality(total, receipts, config.corpus, context)
     shards = {s: [f"{s}-{r['number']:05d}.arrow" for r in receipts if r["rows"][s]] for s in SPLITS}
     publish_text(
@@ -125,7 +127,9 @@ def judge_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: C
     if not total["documents"] or total["documents"] == total["quarantined"]:
         examples = [e for r in receipts for e in r["examples"]]
         why = f" The first reason: {BadDocument(**examples[0]).reason}." if examples else ""
-        raise DataError(f"The corpus gave no usable document.{why} Look at the source, at rows.length and at the tokenizer.")
+        raise DataError(
+            f"The corpus gave no usable document.{why} Look at the source, at rows.length and at the tokenizer."
+        )
     if not total["quarantined"]:
         return
     share = total["quarantined"] / total["documents"]

@@ -26,7 +26,11 @@ def run(config: TokenizerPart, context: Context) -> Mapping[str, Any]:
     corpora = [corpus_of(c) for c in config.corpora.values()]
     symbols = "".join(sorted(set("".join(c.symbols for c in corpora))))
     # Where every symbol is known ahead, no document needs to be read.
-    texts = [] if all(c.symbols for c in corpora) and config.tokenizer.kind in ("characters", "symbols") else sample(corpora, config)
+    texts = (
+        []
+        if all(c.symbols for c in corpora) and config.tokenizer.kind in ("characters", "symbols")
+        else sample(corpora, config)
+    )
     tokenizer = build_tokenizer(config.tokenizer, texts, symbols)
     with publishing(context.folder / "tokenizer.json") as private:
         tokenizer.save(private)

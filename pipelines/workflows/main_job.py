@@ -7,8 +7,10 @@ from typing import Any
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.models.config import ModelConfig
+from components.objectives import OBJECTIVES
 from components.samplers import SamplerConfig
 from components.scorers.config import JudgeConfig
+from components.store.fingerprint import canonical
 from components.training.config import TrainConfig
 from pipelines.config import GenerateConfig, RunConfig, budgets
 from pipelines.stage import Stage
@@ -109,7 +111,9 @@ def build(run: RunConfig) -> dict[str, Stage]:
 
     tokenizer = add("tokenizer", "tokenizer", TokenizerPart(run.tokenizer, run.corpora, run.rows.pieces), {})
     rows = {
-        name: add("tokenize", f"tokenize/{name}", RowsPart(corpus, run.rows, run.tokenizer.fast), {"tokenizer": tokenizer})
+        name: add(
+            "tokenize", f"tokenize/{name}", RowsPart(corpus, run.rows, run.tokenizer.fast), {"tokenizer": tokenizer}
+        )
         for name, corpus in run.corpora.items()
     }
 
@@ -129,9 +133,15 @@ def build(run: RunConfig) -> dict[str, Stage]:
     exports = {name: export(run, name, stages, add) for name in run.train}
     judge = None
     if "judge" in run.scorers:
-        judge = add("judge", "judge", JudgePart(run.scorers["judge"]), {"tokenizer": tokenizer} | {f"rows_{n}": s for n, s in rows.items()})
+        judge = add(
+            "judge",
+            "judge",
+            JudgePart(run.scorers["judge"]),
+            {"tokenizer": tokenizer} | {f"rows_{n}": s for n, s in rows.items()},
+        )
     source = next(iter(run.corpora.values())).source
-    compared, measured = {}, {}
+    compared: dict[str, Compared] = {}
+    measured: dict[str, Stage] = {}
     for name, sampling in run.samplers.items():
         for sampler in budgets(sampling):
             label = f"{name}@{sampler.steps}"
@@ -143,7 +153,9 @@ def build(run: RunConfig) -> dict[str, Stage]:
             needed = {"samples": samples, "model": model} | ({"judge": judge} if judge else {})
             scores = add("score", f"score/{label}", ScorePart(run.scorers, source), needed)
             role = f"{len(compared):03d}"
-            compared[role] = Compared(name, sampling.model, sampler.steps, sampler.preset, total_passes(run, sampling.model))
+            compared[role] = Compared(
+                name, sampling.model, sampler.steps, sampler.preset, total_passes(run, sampling.model)
+            )
             measured |= {f"samples_{role}": samples, f"scores_{role}": scores}
     if compared:
         metric = run.metric or next(iter(run.scorers))
@@ -151,8 +163,6 @@ def build(run: RunConfig) -> dict[str, Stage]:
         trained = {f"train_{n}": stages[f"train/{n}"] for n in run.train}
         shown = {"evaluate": evaluate, "tokenizer": tokenizer} | trained
         shown |= {k: v for k, v in measured.items() if k.startswith("samples_")}
-        from components.store.fingerprint import canonical
-
         told = {k: v for k, v in canonical(run).items() if k != "runtime"}
         add("report", "report", ReportPart(run.name, told), shown)
     return stages
@@ -160,9 +170,9 @@ def build(run: RunConfig) -> dict[str, Stage]:
 
 def export(run: RunConfig, name: str, stages: dict[str, Stage], add: Any) -> Stage:
     train = run.train[name]
-    from components.objectives import OBJECTIVES
-
     trained_with = next(n for n, p in OBJECTIVES.items() if p.config is type(train.objective))
     part = ExportPart(run.model.resolved(), run.rows.length, trained_with, train.ema_decay > 0)
-    made: Stage = add("export", f"export/{name}", part, {"train": stages[f"train/{name}"], "tokenizer": stages["tokenizer"]})
+    made: Stage = add(
+        "export", f"export/{name}", part, {"train": stages[f"train/{name}"], "tokenizer": stages["tokenizer"]}
+    )
     return made

@@ -1,11 +1,12 @@
 """Kill a small run with SIGKILL, run it again, and compare its samples with an undisturbed run's.
 
-    python -m tests.chaos.harness --executor ray        # every fault point and ten moments, on Ray
+python -m tests.chaos.harness --executor ray        # every fault point and ten moments, on Ray
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -63,10 +64,8 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the driver's whole group, and wait until its cluster is gone too."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait(timeout=60)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and session_lives(process.pid):

@@ -55,7 +55,7 @@ def test_generated_documents_are_valid_different_and_the_same_every_time(corpus,
     rows = [ScoredRow(0, d.prompt, d.text, (), 0) for d in found]
     assert score(rows)["valid"] == [1.0] * len(rows)
     possible = {LatinSquareConfig: 12, SudokuConfig: 288}.get(corpus_kind := type(config), 10**6)
-    small = corpus_kind is SudokuConfig and config.size == 4 or getattr(config, 'size', 0) == 3
+    small = (corpus_kind is SudokuConfig and config.size == 4) or getattr(config, "size", 0) == 3
     assert len({d.text for d in found}) > (0.2 * possible if small else 0.9 * len(found))
     broken = [ScoredRow(0, d.prompt, d.text[:-1] + ("1" if d.text[-1] != "1" else "2"), (), 0) for d in found]
     assert score(broken)["valid"] == [0.0] * len(rows)
@@ -107,7 +107,11 @@ def test_atoms_of_two_letters_are_one_token():
 
 def test_the_fast_encoder_gives_the_same_ids():
     pytest.importorskip("gigatoken", reason="gigatoken is an optional extra")
-    texts = [d.text for p in Stdlib(StdlibConfig(max_documents=12)).pieces(1) for d in Stdlib(StdlibConfig(max_documents=12)).read(p)]
+    texts = [
+        d.text
+        for p in Stdlib(StdlibConfig(max_documents=12)).pieces(1)
+        for d in Stdlib(StdlibConfig(max_documents=12)).read(p)
+    ]
     slow = build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=1000), texts)
     from components.data.tokenizer import Tokenizer
 
@@ -149,13 +153,17 @@ def test_packing_loses_no_token():
 
 def test_a_broken_line_is_one_bad_document(tmp_path):
     path = tmp_path / "data.jsonl"
-    path.write_bytes(b'{"text": "one"}\n{"text": "two"\n\xff\xfe\n{"other": 1}\n[1]\n{"text": "three", "p": "q", "l": 2}\n')
+    path.write_bytes(
+        b'{"text": "one"}\n{"text": "two"\n\xff\xfe\n{"other": 1}\n[1]\n{"text": "three", "p": "q", "l": 2}\n'
+    )
     corpus = JsonLines(JsonlConfig(path=str(path)))
     (piece,) = corpus.pieces(4)
     found = list(corpus.read(piece))
     assert [d.text for d in found if isinstance(d, Document)] == ["one", "three"]
     reasons = [d.reason for d in found if isinstance(d, BadDocument)]
-    assert ["broken JSON" in r or "UTF-8" in r or "no field" in r or "not an object" in r for r in reasons] == [True] * 4
+    assert ["broken JSON" in r or "UTF-8" in r or "no field" in r or "not an object" in r for r in reasons] == [
+        True
+    ] * 4
     prompted = JsonLines(JsonlConfig(path=str(path), prompt_field="p", label_field="l"))
     assert [d for d in prompted.read(piece) if isinstance(d, Document)] == [Document(f"{path}:6", "three", "q", 2)]
 

@@ -57,7 +57,12 @@ extra = {{"class_labels": given["label"], "time": given["time"]}} if "label" in 
 assert not any(m.split(".")[0] in ("components", "cluster", "pipelines") for m in sys.modules)
 torch.save(model.eval()(given["ids"], **extra).logits.detach(), "{tmp_path}/out.pt")
 """
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, timeout=300)
     assert torch.allclose(torch.load(tmp_path / "out.pt"), expected, atol=1e-5)
 

@@ -280,7 +280,9 @@ def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
             full = (tokens != oracle.mask_id).all(-1)
             copied = torch.nn.functional.one_hot(tokens.clamp(max=3), 5).double() * 60
             logits = torch.where(full[:, None, None], copied, found.logits)
-            return Prediction(logits if kwargs.get("select") is None else logits.flatten(0, 1)[kwargs["select"]], logits)
+            return Prediction(
+                logits if kwargs.get("select") is None else logits.flatten(0, 1)[kwargs["select"]], logits
+            )
 
     unique = {}
     for draft in ("argmax", "sample"):

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.distributed
 OBJECTIVES = {
     "mdlm": MdlmConfig(),
     "proseco": ProsecoConfig(),
-    "proseco late, every second row": ProsecoConfig(start_step=2, every=2, draft_token="sample", draft_positions="masked"),
+    "proseco late, every second row": ProsecoConfig(
+        start_step=2, every=2, draft_token="sample", draft_positions="masked"
+    ),
 }
 
 

@@ -42,12 +42,25 @@ def test_all_problems_are_told_at_once_with_a_remedy():
     with pytest.raises(ConfigError) as found:
         load_run(DEMO, overrides)
     told = str(found.value)
-    for part in ("train.base.optimiser", "did you mean optimizer?", "a finite number", "corpora.latin.source.size", "rows.layout"):
+    for part in (
+        "train.base.optimiser",
+        "did you mean optimizer?",
+        "a finite number",
+        "corpora.latin.source.size",
+        "rows.layout",
+    ):
         assert part in told
     with pytest.raises(ConfigError) as found:
         load_run(DEMO, [o for o in overrides if "optim" not in o and "latin" not in o and "layout" not in o])
     told = str(found.value)
-    for part in ("train.base.steps", "model.preset", "samplers.mdlm_ancestral.model", "the corrector would never run", "runtime.workers", "generate.seeds"):
+    for part in (
+        "train.base.steps",
+        "model.preset",
+        "samplers.mdlm_ancestral.model",
+        "the corrector would never run",
+        "runtime.workers",
+        "generate.seeds",
+    ):
         assert part in told, part
     assert told.count("remedy:") >= 6
 
@@ -104,7 +117,9 @@ def test_a_file_may_extend_another(tmp_path):
 
 def test_the_runtime_never_reaches_a_key():
     one = build(load_run(DEMO, []))
-    two = build(load_run(DEMO, ["runtime.workers=1", "runtime.root=/elsewhere", "runtime.zero_stage=0", "runtime.threads=2"]))
+    two = build(
+        load_run(DEMO, ["runtime.workers=1", "runtime.root=/elsewhere", "runtime.zero_stage=0", "runtime.threads=2"])
+    )
     assert {k: s.key for k, s in one.items()} == {k: s.key for k, s in two.items()}
 
 

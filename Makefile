@@ -1,0 +1,39 @@
+# make demo   set up, then the main job on 5x5 Latin squares
+# make test   set up, then lint, types, import contracts and tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo text test chaos setup
+.DEFAULT_GOAL := demo
+
+setup: $(VENV)/.ready
+
+# The lock is a constraints file: the same versions everywhere, and torch from wherever pip finds it,
+# so a machine with a CPU wheel configured gets that one and others the CUDA build.
+$(VENV)/.ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "proseco needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,fast]'
+	@touch $@
+
+demo: setup
+	$(BIN)/proseco run configs/runs/demo.yaml
+	$(BIN)/proseco show configs/runs/demo.yaml
+
+text: setup
+	$(BIN)/proseco run configs/runs/text.yaml
+	$(BIN)/proseco show configs/runs/text.yaml
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+# Kills a run on Ray at every fault point and at ten moments; about twenty minutes on two cores.
+chaos: setup
+	rm -rf runs/chaos
+	$(BIN)/python -m tests.chaos.harness --executor ray --folder runs/chaos

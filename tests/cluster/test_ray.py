@@ -1,0 +1,126 @@
+"""The same small run on a Ray cluster of several nodes on loopback: same samples as without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import harness
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes on this machine, ended by the handles that started them."""
+    from ray.cluster_utils import Cluster
+
+    from cluster import ray_cluster  # noqa: F401  sets Ray's environment first
+
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    )
+    made.add_node(num_cpus=2)
+    made.wait_for_nodes()
+    yield made
+    import ray
+
+    ray.shutdown()
+    made.shutdown()
+
+
+def run_on(runtime_options: list[str], folder: Path) -> None:
+    from pipelines.config import load_run
+    from pipelines.progress import Screen
+    from pipelines.runner import execute
+    from pipelines.workflows.main_job import build
+
+    run = folder / "chaos.yaml"
+    run.write_text(harness.RUN)
+    config = load_run(run, runtime_options)
+    execute("test", list(build(config).values()), config.runtime, Screen(quiet=True))
+
+
+def test_a_cluster_of_two_nodes_gives_the_samples_of_one_process(cluster, tmp_path):
+    """Tasks, Ray Train with DeepSpeed on two workers and Serve replicas, against the local executor with
+    the same threads and world size: equal, row for row."""
+    shared = ["runtime.workers=2", "runtime.zero_stage=2", "runtime.tracking_uri=none"]
+    run_on([*shared, "runtime.executor=local", f"runtime.root={tmp_path / 'local'}"], tmp_path)
+    import ray
+
+    run_on([*shared, f"runtime.address={cluster.address}", f"runtime.root={tmp_path / 'ray'}"], tmp_path)
+    assert harness.samples(tmp_path / "ray") == harness.samples(tmp_path / "local")
+    assert not ray.is_initialized()
+
+
+class Deadly:
+    """A task that dies the first time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, item: int) -> int:
+        mark = self.folder / str(item)
+        if item == 1 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item * 2
+
+
+def test_a_task_whose_process_dies_is_done_again(cluster, tmp_path):
+    from cluster.config import RuntimeConfig
+    from cluster.ray_cluster import RayCluster
+
+    joined = RayCluster(RuntimeConfig(address=cluster.address))
+    try:
+        done = []
+        assert joined.map(Deadly(tmp_path), [0, 1, 2], lambda i, r: done.append(i)) == [0, 2, 4]
+        assert sorted(done) == [0, 1, 2]
+    finally:
+        joined.close()
+
+
+def kill_when_checkpointed(folder: Path, killed: list[int]) -> None:
+    """SIGKILL to the first rank, whose process number the journal has, once a checkpoint is there."""
+    while not list((folder / "checkpoints").glob("*/state.json")):
+        time.sleep(0.01)
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    os.kill(first["params"]["pid"], signal.SIGKILL)
+    killed.append(first["params"]["pid"])
+
+
+def test_a_training_worker_that_is_killed_resumes_from_its_checkpoint(cluster, tmp_path):
+    """SIGKILL to one of two ranks after a checkpoint; the result equals an undisturbed training, bit for bit."""
+    from cluster.api import TrainLaunch
+    from cluster.config import RuntimeConfig
+    from cluster.ray_cluster import RayCluster
+    from components.training import checkpoint
+    from tests.doubles import MASK, PAD, TINY, VOCAB, token_rows, train_config
+
+    rows = token_rows(tmp_path / "rows")
+    runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, micro_batch=4, max_failures=2)
+    config = train_config(steps=300, checkpoint_every=50)
+    joined = RayCluster(runtime)
+    found, killed = {}, []
+    try:
+        for name in ("undisturbed", "killed"):
+            folder = tmp_path / name
+            folder.mkdir()
+            if name == "killed":
+                threading.Thread(target=kill_when_checkpointed, args=(folder, killed), daemon=True).start()
+            joined.train(TrainLaunch(config, TINY, VOCAB, folder, (rows,), (1.0,), MASK, PAD, None, runtime))
+            last = checkpoint.latest(folder / "checkpoints")
+            assert last.name == "step-00000300"
+            found[name] = {f"{k}/{n}": t for k, n, t in checkpoint.read(last, ("weight", "ema"))}
+    finally:
+        joined.close()
+    starts = [line for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines() if '"pid"' in line]
+    assert len(killed) == 1
+    assert len(starts) == 2
+    assert all(bool((found["undisturbed"][k] == found["killed"][k]).all()) for k in found["undisturbed"])
