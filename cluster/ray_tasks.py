@@ -17,8 +17,8 @@ def map_items(work: Callable[[Any], Any], items: Sequence[Any], done: Done, max_
 
     A task whose process dies is tried again; an error that the user must mend ends the map at once.
     """
-    remote = ray.remote(work).options(num_cpus=1, max_retries=max_attempts - 1)
-    waiting = {remote.remote(item): number for number, item in enumerate(items)}
+    remote = ray.remote(call).options(num_cpus=1, max_retries=max_attempts - 1)
+    waiting = {remote.remote(work, item): number for number, item in enumerate(items)}
     results: list[Any] = [None] * len(items)
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
@@ -31,6 +31,11 @@ def map_items(work: Callable[[Any], Any], items: Sequence[Any], done: Done, max_
             raise cause_of(error) from None
         done(number, results[number])
     return results
+
+
+def call(work: Callable[[Any], Any], item: Any) -> Any:
+    """Any callable as a task; Ray itself takes plain functions only."""
+    return work(item)
 
 
 def cause_of(error: RayTaskError) -> Exception:

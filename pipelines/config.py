@@ -141,9 +141,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     plain = plain or {}
     if isinstance(plain, dict) and "extends" in plain:
         below = read_yaml(path.parent / str(plain.pop("extends")))
-        return OmegaConf.to_container(
-            OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(plain)), resolve=False
-        )
+        plain = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(plain)), resolve=False)
     return plain  # type: ignore[no-any-return]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -211,13 +210,8 @@ def score(samples: Path, model: Path | None, scorers: str, executor: str, replic
             for name in manifest.info["shards"]
         ]
         todo = [s for s in shards if not shard_is_done(folder, s.name)]
-        run_shards(
-            "score",
-            todo,
-            len(shards),
-            dataclasses.replace(RuntimeConfig(), executor=executor, replicas=replicas),
-            Screen(),
-        )  # type: ignore[arg-type]
+        runtime = RuntimeConfig(executor=executor, replicas=replicas)  # type: ignore[arg-type]
+        run_shards("score", todo, len(shards), runtime, Screen())
         table = read_shards(folder, [s.name for s in shards])
     names = [n for n in table.column_names if n not in ("sample_id", "seed", "index")]
     return {n: float(table[n].to_numpy().mean()) for n in names}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +35,12 @@ def train(rows: Ints, vocab_size: int, pad_id: int, config: JudgeConfig, path: P
             f"scorers.judge.order = {config.order} with {vocab_size} tokens does not fit into 63 bits; "
             f"use at most {int(63 / math.log2(vocab_size))}."
         )
-    arrays: dict[str, NDArray[np.generic]] = {
-        "vocab_size": np.int64(vocab_size),
-        "discount": np.float64(config.discount),
-    }  # type: ignore[dict-item]
+    arrays: dict[str, Any] = {"vocab_size": np.int64(vocab_size), "discount": np.float64(config.discount)}
     for n in range(1, config.order + 1):
         codes, keep = grams(rows, n, vocab_size, pad_id)
         arrays[f"gram_{n}"], arrays[f"count_{n}"] = np.unique(codes[keep], return_counts=True)
     with publishing(path) as private, private.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)
 
 
 def grams(rows: Ints, n: int, vocab_size: int, pad_id: int) -> tuple[Ints, NDArray[np.bool_]]:

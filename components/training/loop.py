@@ -17,7 +17,7 @@ from components.data.order import Mixture
 from components.data.rows import TokenRows
 from components.diffusion import noise
 from components.diffusion.schedule import SCHEDULES
-from components.errors import NonFiniteLoss, OutOfMemory
+from components.errors import DataError, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
 from components.objectives import OBJECTIVES
 from components.objectives.base import Batch, Objective, Setting
@@ -80,7 +80,7 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
     setting = Setting(job.mask_id, SCHEDULES[config.noise_schedule](), config.t_min)
     objective = build_objective(config.objective, setting)
     source = RowSource(job, "train")
-    validation = RowSource(job, "validation")
+    validation = RowSource(job, "validation") if has_rows(job, "validation") else None
     meter = Meter(engine)
     for step in range(start, config.steps):
         lr = learning_rate(step, config.steps, config.optimizer)
@@ -103,7 +103,8 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
             values = meter.flush() | {"lr": lr, "grad_norm": norm}
             if tracker:
                 tracker.metrics(values, done)
-        if (config.validate_every and done % config.validate_every == 0) or done == config.steps:
+        due = done == config.steps or (config.validate_every and done % config.validate_every == 0)
+        if validation is not None and due:
             values = validate(engine, job, validation)
             if tracker:
                 tracker.metrics(values, done)
@@ -111,6 +112,11 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
             newest = checkpoint.save(job.folder / "checkpoints", done, engine, ema, job.keep)
     assert newest is not None
     return newest
+
+
+def has_rows(job: Job, split: str) -> bool:
+    """A small corpus may have put nothing into a split; then nothing is validated."""
+    return any(len(TokenRows(folder, split)) for folder in job.train_rows)
 
 
 def build_objective(config: object, setting: Setting) -> Objective:
@@ -173,6 +179,11 @@ class RowSource:
         else:
             self.seed, self.num_rows = VALIDATION_SEED, min(job.config.validation_rows, sum(sizes))
         used = [i for i, size in enumerate(sizes) if size]
+        if not used:
+            raise DataError(
+                f"There is no row in the {split} split of {', '.join(str(f) for f in job.train_rows)}. "
+                f"Use a larger corpus, or lower validation_share and test_share."
+            )
         self.mixture = Mixture([sizes[i] for i in used], [job.weights[i] for i in used], self.seed)
         self.corpora = [self.corpora[i] for i in used]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,23 +19,59 @@ from tests.chaos import harness
 pytestmark = pytest.mark.ray
 
 
+class Nodes:
+    """Two Ray nodes on loopback, each one process that is ended by its handle."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        self.processes = [
+            self.start("--head", f"--port={port}", "--include-dashboard=false"),
+            self.start(f"--address={self.address}"),
+        ]
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2"]
+        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            process.wait(timeout=60)
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes on this machine, ended by the handles that started them."""
-    from ray.cluster_utils import Cluster
+    """A cluster of two nodes that is ready."""
+    from cluster import ray_cluster  # sets Ray's environment before Ray is imported
+    from cluster.config import RuntimeConfig
 
-    from cluster import ray_cluster  # noqa: F401  sets Ray's environment first
+    nodes = Nodes()
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert time.monotonic() < deadline, "the nodes did not come up in 90 s"
+            assert all(p.poll() is None for p in nodes.processes)
+            try:
+                with socket.create_connection(("127.0.0.1", int(nodes.address.split(":")[1])), timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.2)
+        joined = ray_cluster.RayCluster(RuntimeConfig(address=nodes.address))
+        import ray
 
-    made = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    )
-    made.add_node(num_cpus=2)
-    made.wait_for_nodes()
-    yield made
-    import ray
-
-    ray.shutdown()
-    made.shutdown()
+        while len([n for n in ray.nodes() if n["Alive"]]) < 2:
+            assert time.monotonic() < deadline, "the second node did not join in 90 s"
+            time.sleep(0.2)
+        joined.close()
+        yield nodes
+    finally:
+        nodes.stop()
 
 
 def run_on(runtime_options: list[str], folder: Path) -> None:
