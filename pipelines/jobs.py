@@ -20,8 +20,8 @@ from components.store.fingerprint import canonical, differences
 from components.store.lease import Lease
 from components.store.samples import read_shards, shard_is_done
 from pipelines.config import dotted
-from pipelines.config import sampler as typed_sampler
 from pipelines.progress import Screen
+from pipelines.typed import sampler as typed_sampler
 
 SHARD_ROWS = 256
 LANES = 64

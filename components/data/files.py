@@ -7,12 +7,13 @@ line is one bad document and not a failed file. Parquet and the hub go through `
 from __future__ import annotations
 
 import glob
+import gzip
 import json
 import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from components.data.config import HubConfig, JsonlConfig, ParquetConfig, StdlibConfig, TextConfig
 from components.data.documents import BadDocument, Document
@@ -35,7 +36,7 @@ def expand(path: str, suffixes: tuple[str, ...]) -> list[str]:
         path = path.replace("$PROSECO_DATA", os.environ["PROSECO_DATA"])
     root = Path(path)
     if root.is_dir():
-        found = [str(p) for p in root.rglob("*") if p.is_file() and p.suffix in suffixes]
+        found = [str(p) for p in root.rglob("*") if p.is_file() and Path(p.name.removesuffix(".gz")).suffix in suffixes]
     else:
         found = glob.glob(path, recursive=True)
     if not found:
@@ -43,6 +44,11 @@ def expand(path: str, suffixes: tuple[str, ...]) -> list[str]:
             f"{path}: there is no such file, or the folder holds none of {', '.join(suffixes)}. Check source.path."
         )
     return sorted(found)
+
+
+def opened(name: str) -> IO[bytes]:
+    """A file's bytes, unpacked where it is gzipped."""
+    return gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[return-value]
 
 
 def deal(names: list[str], count: int) -> list[str]:
@@ -98,7 +104,8 @@ class TextFiles:
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
         for name in json.loads(piece):
-            raw = Path(name).read_bytes()
+            with opened(name) as file:
+                raw = file.read()
             if self.config.document == "file":
                 yield decode(raw, name)
                 continue
@@ -136,7 +143,7 @@ class JsonLines:
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
         for name in json.loads(piece):
-            with open(name, "rb") as lines:
+            with opened(name) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield self.parse(line, f"{name}:{number}")

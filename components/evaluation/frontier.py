@@ -31,6 +31,7 @@ def summarise(samples: pa.Table, scores: pa.Table, column: str, larger_is_better
         "call_positions": float(samples["call_positions"].to_numpy().mean()),
         "reward_calls": float(samples["reward_calls"].to_numpy().mean()),
         "metric": column,
+        "larger_is_better": larger_is_better,
         "quality": float(quality.mean()),
         "quality_low": low,
         "quality_high": high,

@@ -19,7 +19,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 10
 th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left }
 tr.best td { font-weight: 600 } .quiet, small { color: var(--quiet) }
-figure { margin: 0 } svg { width: 100%; max-width: 760px } svg text { font-size: 11px; fill: var(--quiet) }
+figure { margin: 0 } svg { width: 100%; max-width: 760px } td { white-space: nowrap } svg text { font-size: 11px; fill: var(--quiet) }
 svg .axis { font-size: 12px; fill: var(--ink) } svg .grid { stroke: var(--line); stroke-width: .6 }
 .legend span { margin-right: 1.2rem; white-space: nowrap }
 .legend i { display: inline-block; width: 22px; border-top: 3px solid; vertical-align: middle; margin-right: .4rem }

@@ -1,6 +1,7 @@
 """Sample trajectories as pictures: tokens appear, and are corrected.
 
-A frame is the canvas after a call that changed it. Rows of a square length are drawn as squares.
+A frame is the canvas after a call that changed it. Short rows of single characters are drawn as cells, in
+a square where their length is one; other rows as running text with the call's own tokens marked.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def frames(final: Sequence[int], num_prompt: int, trace: Sequence[Mapping[str, A
 def draw(found: list[Frame], show: Callable[[int], str], num_prompt: int) -> str:
     """Frames side by side."""
     length = len(found[0].tokens)
-    if length > MAX_CELLS:
+    if length > MAX_CELLS or any(len(show(t)) > 1 for t in found[-1].tokens):
         chosen = found if len(found) <= 6 else [found[round(i * (len(found) - 1) / 5)] for i in range(6)]
         return "".join(running(f, show) for f in chosen)
     side = math.isqrt(length)

@@ -10,7 +10,7 @@ from typing import Any
 from components.evaluation.frontier import summarise
 from components.store.files import publish_text
 from components.store.samples import read_shards
-from pipelines.config import METRICS
+from pipelines.schema import METRICS
 from pipelines.stage import Context
 from pipelines.workflows.main_job import EvaluatePart
 

@@ -42,7 +42,11 @@ def frontier(results: list[dict[str, Any]]) -> str:
             Series(name, tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in rows))
         )
     told = "<p>Bars are 95% intervals. Compare at equal calls, and never quality without <i>unique</i>: a sampler that repeats one good row is no sampler.</p>"
-    return line_chart(series, "mean network calls per sample", results[0]["metric"]) + told + results_table(results)
+    metric = results[0]["metric"]
+    if not results[0]["larger_is_better"]:
+        metric = f"minus {metric}"
+        told += f"<p>{html.escape(metric)}, so that higher is better here too.</p>"
+    return line_chart(series, "mean network calls per sample", metric) + told + results_table(results)
 
 
 def learning_curves(context: Context) -> str:

@@ -12,7 +12,7 @@ from components.samplers import SamplerConfig
 from components.scorers.config import JudgeConfig
 from components.store.fingerprint import canonical
 from components.training.config import TrainConfig
-from pipelines.config import GenerateConfig, RunConfig, budgets
+from pipelines.schema import GenerateConfig, RunConfig, budgets
 from pipelines.stage import Stage
 
 

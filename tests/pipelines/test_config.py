@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import ConfigError
-from pipelines.config import RunConfig, load_run
+from pipelines.config import load_run
 from pipelines.plan import plan
 from pipelines.workflows.main_job import build, total_passes
 
@@ -134,7 +134,8 @@ def test_a_change_reaches_what_depends_on_it_and_nothing_else():
 
 
 def test_an_empty_run_lists_what_it_lacks():
-    from pipelines.config import judge
+    from pipelines.rules import judge
+    from pipelines.schema import RunConfig
 
     paths = {p.path for p in judge(RunConfig())}
     assert {"corpora", "name"} <= paths
