@@ -37,8 +37,10 @@ class RayCluster:
         if runtime.address:
             ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": threads})
             return
-        # Loopback only: nothing outside this machine can reach the embedded cluster.
+        # Loopback only: nothing outside this machine can reach the embedded cluster. "local" keeps Ray
+        # from joining a cluster that somebody else has, or had, on this machine.
         ray.init(
+            address="local",
             num_cpus=runtime.cpus or os.cpu_count(),
             num_gpus=runtime.gpus or None,
             include_dashboard=False,
