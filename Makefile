@@ -33,7 +33,7 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-# Kills a run on Ray at every fault point and at ten moments; about twenty minutes on two cores.
+# Kills a run on Ray at every fault point and at ten moments; about forty minutes on two cores.
 chaos: setup
 	rm -rf runs/chaos
 	$(BIN)/python -m tests.chaos.harness --executor ray --folder runs/chaos

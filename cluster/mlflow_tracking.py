@@ -8,6 +8,7 @@ journal beside the stage has the numbers.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ for _name, _value in {
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+
+# Its first connection tells of every table that it makes.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 PARAM_LENGTH = 500
 EXPERIMENT = "proseco"

@@ -16,8 +16,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.api import TrainLaunch
-from cluster.worker import failure_of, train_rank
-from components.errors import ProsecoError, TrainingError
+from cluster.worker import FAILURE, failure_of, train_rank
+from components.errors import TrainingError
 
 
 def train(launch: TrainLaunch) -> None:
@@ -48,13 +48,17 @@ def train(launch: TrainLaunch) -> None:
         try:
             trainer.fit()
         except Exception as error:
-            failure = failure_of(launch.folder)
-            if failure is not None:
-                raise failure from None
+            failed: Exception | None = error
+        else:
+            failed = None
+        failure = failure_of(launch.folder)
+        if failure is not None:
+            raise failure
+        if failed is not None:
             raise TrainingError(
-                f"The training workers failed more than {runtime.max_failures} times: {last_line(error)}. What they "
+                f"The training workers failed more than {runtime.max_failures} times: {last_line(failed)}. What they "
                 f"had written as checkpoints is kept in {launch.folder / 'checkpoints'}; running again resumes."
-            ) from error
+            ) from failed
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -62,11 +66,10 @@ def _worker(config: dict[str, Any]) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
+    # A rank that stops on purpose leaves its error behind and raises, so that Ray ends the other ranks,
+    # which wait for it. Ray then starts them again; trying again would fail in the same way, so they end.
+    if not (launch.folder / FAILURE).exists():
         train_rank(launch)
-    except ProsecoError:
-        # Trying again would fail in the same way; the driver reads what the rank has left behind.
-        return
 
 
 def last_line(error: Exception) -> str:

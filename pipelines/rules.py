@@ -135,10 +135,11 @@ def judge_sampling(run: RunConfig, name: str, sampling: SamplingConfig) -> list[
     for budget in budgets(sampling):
         found += budget.problems(f"{path}.sampler")
     objective = run.train[sampling.model].objective
+    taught = getattr(objective, "corrector_weight", 1.0) > 0
     trained = next(n for n, p in OBJECTIVES.items() if p.config is type(objective))
     if (
         "visible_supervision" in needs(sampling.sampler)
-        and trained not in SUPERVISES_VISIBLE
+        and not (taught and trained in SUPERVISES_VISIBLE)
         and not sampling.allow_untrained
     ):
         found.append(

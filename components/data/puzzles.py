@@ -7,6 +7,7 @@ are revealed in one step by independent draws disagree, which is the pure parall
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from components.data.config import AdditionConfig, CodingConfig, LatinSquareConfig, SudokuConfig
@@ -16,7 +17,7 @@ from components.errors import DataError
 SYMBOLS = "123456789"
 
 
-class Generated:
+class Generated(ABC):
     """Pieces of a corpus that numbers its documents: piece i of n holds i, i + n, ..."""
 
     name = ""
@@ -35,8 +36,9 @@ class Generated:
             rng = random.Random(f"{self.name}:{self.seed}:{number}")
             yield self.make(f"{self.name}-{number}", rng)
 
+    @abstractmethod
     def make(self, id: str, rng: random.Random) -> Document:
-        raise NotImplementedError
+        """One document; ``rng`` is its own."""
 
 
 class LatinSquares(Generated):

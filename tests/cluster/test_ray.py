@@ -125,6 +125,27 @@ def test_a_task_whose_process_dies_is_done_again(cluster, tmp_path):
         joined.close()
 
 
+def test_a_rank_that_stops_on_purpose_ends_the_training_with_its_message(cluster, tmp_path):
+    from cluster.api import TrainLaunch
+    from cluster.config import RuntimeConfig
+    from cluster.ray_cluster import RayCluster
+    from components.errors import NonFiniteLoss
+    from components.training.config import OptimizerConfig
+    from tests.doubles import MASK, PAD, TINY, VOCAB, token_rows, train_config
+
+    runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, micro_batch=4)
+    config = train_config(optimizer=OptimizerConfig(lr=1e30, clip=0, warmup_steps=0))
+    joined = RayCluster(runtime)
+    try:
+        launch = TrainLaunch(
+            config, TINY, VOCAB, tmp_path, (token_rows(tmp_path / "rows"),), (1.0,), MASK, PAD, None, runtime
+        )
+        with pytest.raises(NonFiniteLoss, match="Lower optimizer.lr"):
+            joined.train(launch)
+    finally:
+        joined.close()
+
+
 def kill_when_checkpointed(folder: Path, killed: list[int]) -> None:
     """SIGKILL to the first rank, whose process number the journal has, once a checkpoint is there."""
     while not list((folder / "checkpoints").glob("*/state.json")):
