@@ -112,7 +112,7 @@ class Attention(nn.Module):
     """Full attention: every position sees every other; nothing is masked, padding included.
 
     On a CPU the product is written out: torch's blocked kernel makes many small matrix products,
-    which cost several times more there than the memory that they save.
+    which are several times slower on the matrix route that the rest of the network gains from.
     """
 
     def __init__(self, config: ModelConfig):
