@@ -24,12 +24,10 @@ class Stream(enum.IntEnum):
     REVEAL = 0
     TOKEN = 1
     DRAFT = 2
-    INNER = 3
     ORDER = 4
     TIME = 5
     CORRUPT = 6
     CORRUPT_DRAFT = 7
-    DROPOUT = 8
     SCORE = 9
 
 
