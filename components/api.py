@@ -16,26 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data.prompts import canvas
-from components.data.tokenizer import Tokenizer, load_tokenizer
-from components.errors import SamplingError
-from components.models.transformer import Transformer
-from components.models.weights import load_model
+from components.data.prompts import canvas, num_leading
 from components.plugins import lookup
-from components.samplers import PARTS, PRESETS, SamplerConfig, needs
+from components.samplers import PRESETS, SamplerConfig, configured
 from components.samplers.engine import Sample
-from components.samplers.shard import sample_rows
+from components.samplers.fit import check_fit
+from components.samplers.shard import Loaded, sample_rows
+from components.samplers.shard import load as load_folder
 from components.scorers import SCORERS
 from components.scorers.base import ScoredRow, ScorerSetting
 from components.scorers.shard import score_rows
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Loaded):
     """An exported model that is ready to use."""
 
-    network: Transformer
-    tokenizer: Tokenizer
     info: Mapping[str, Any]
     """Its config.json."""
 
@@ -52,9 +48,9 @@ class Text:
 def load(folder: str | Path) -> Model:
     """An exported folder. Raises ModelError or DataError where it is not one."""
     path = Path(folder)
-    network = load_model(path)
+    model = load_folder(path, "cpu")
     info = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return Model(network, load_tokenizer(path / "tokenizer.json"), info)
+    return Model(model.network, model.tokenizer, model.extras, info)
 
 
 def preset(name: str, **options: Any) -> SamplerConfig:
@@ -63,22 +59,8 @@ def preset(name: str, **options: Any) -> SamplerConfig:
     Raises:
         ConfigError: there is no preset of this name.
     """
-    defaults = lookup(PRESETS, name, "sampler preset").defaults
-    parts = {}
-    for family in PARTS:
-        section = dict(defaults[family])
-        parts[family] = PARTS[family][section.pop("name")].config(**section)
-    return dataclasses.replace(SamplerConfig(preset=name, **parts), **options)
-
-
-def check_fit(config: SamplerConfig, info: Mapping[str, Any], allow_untrained: bool) -> None:
-    """Raise SamplingError if the model was not trained for what the sampler does to it."""
-    if "visible_supervision" in needs(config) and not info.get("visible_supervision") and not allow_untrained:
-        raise SamplingError(
-            f"The sampler {config.preset!r} replaces visible tokens, and this model was trained with "
-            f"{info.get('trained_with', 'an unknown objective')!r}, which never taught it what to say there. "
-            f"Use a model trained with proseco, another sampler, or allow_untrained=true for a control."
-        )
+    defaults = dict(lookup(PRESETS, name, "sampler preset").defaults)
+    return dataclasses.replace(configured(name, defaults), **options)
 
 
 def sample(
@@ -91,6 +73,10 @@ def sample(
     num_lanes: int = 0,
     trace: bool = False,
     allow_untrained: bool = False,
+    label: int | None = None,
+    template: Sequence[str | int] = (),
+    source: Any = None,
+    judge: str | Path | None = None,
     **options: Any,
 ) -> list[Text]:
     """Samples of every prompt, in order.
@@ -99,6 +85,9 @@ def sample(
         sampler: name of a preset, or a configured one.
         num_samples: for each prompt.
         length: positions of a row; 0 is the trained length.
+        label: class of every row, for a network with classes.
+        template: instead of a prompt, texts and numbers of positions to write, in order.
+        source, judge: config of a corpus and folder of a judge, for searches that such a reward steers.
         options: fields of SamplerConfig that the preset should have otherwise, e.g. ``steps=6``.
     Raises:
         SamplingError: the model was not trained for the sampler.
@@ -107,11 +96,12 @@ def sample(
     check_fit(config, model.info, allow_untrained)
     length = length or int(model.info["length"])
     asked = [(p, i) for p in prompts for i in range(num_samples)]
-    rows = [canvas(model.tokenizer, length, i, p, trace=trace) for p, i in asked]
+    rows = [canvas(model.tokenizer, length, i, p, label, tuple(template), trace) for p, i in asked]
     lanes = num_lanes or min(64, len(rows))
-    samples = sample_rows(model.network, model.tokenizer, config, rows, seed, lanes, deterministic=True)
+    setting = ScorerSetting(model.tokenizer, source, model.network, Path(judge) if judge else None)
+    samples = sample_rows(model, config, rows, seed, lanes, True, "cpu", setting)
     return [
-        Text(model.tokenizer.decode(s.tokens[sum(r.fixed) :]), p, s)
+        Text(model.tokenizer.decode(s.tokens[num_leading(r) :]), p, s)
         for s, r, (p, _) in zip(samples, rows, asked, strict=True)
     ]
 

@@ -9,8 +9,7 @@ from typing import Any
 from components.data import CORPORA
 from components.objectives import OBJECTIVES
 from components.plugins import Plugin
-from components.samplers import PARTS, PRESETS
-from components.samplers import needs as sampler_needs
+from components.samplers import PARTS, PRESETS, configured, part_name
 from components.scorers import SCORERS
 from components.store.fingerprint import canonical
 
@@ -32,7 +31,7 @@ def catalogue() -> dict[str, Any]:
         },
     }
     return {
-        "samplers": {name: preset(plugin) for name, plugin in PRESETS.items()},
+        "samplers": {name: preset(name, plugin) for name, plugin in PRESETS.items()},
         "parts": {family: entries(plugins) for family, plugins in PARTS.items()},
         "objectives": entries(OBJECTIVES),
         "scorers": entries(SCORERS),
@@ -56,8 +55,13 @@ def defaults(config: type) -> dict[str, Any]:
     return found
 
 
-def preset(plugin: Plugin) -> dict[str, Any]:
-    parts = {family: section["name"] for family, section in plugin.defaults.items()}
-    configs = {family: PARTS[family][name].config() for family, name in parts.items()}
-    needed = sampler_needs(dataclasses.replace(plugin.config(), **configs))
-    return {"summary": plugin.summary, "paper": plugin.paper, "needs": list(needed), "parts": parts}
+def preset(name: str, plugin: Plugin) -> dict[str, Any]:
+    config = configured(name, dict(plugin.defaults))
+    parts = {family: part_name(family, getattr(config, family)) for family in PARTS}
+    return {
+        "summary": plugin.summary,
+        "paper": plugin.paper,
+        "needs": list(plugin.needs),
+        "parts": parts,
+        "options": canonical(dict(plugin.defaults)),
+    }

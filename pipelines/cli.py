@@ -229,10 +229,19 @@ def list_plugins(as_json: bool) -> None:
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--sampler", default="mdlm", show_default=True, help="Preset; see [b]proseco list[/b].")
+@click.option(
+    "--sampler",
+    default="mdlm",
+    show_default=True,
+    help="Preset (see [b]proseco list[/b]) or YAML file, e.g. of configs/samplers.",
+)
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the samples.")
 @click.option("--num-samples", default=16, show_default=True, help="Samples of each prompt.")
-@click.option("--prompts", type=click.Path(path_type=Path), help="JSON lines with a field 'prompt', or text lines.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="JSON lines with 'prompt' or 'template' (texts and numbers of holes) and perhaps 'label', or text lines.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--length", default=0, help="Positions of a row; 0 is the trained length.")
 @click.option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True)

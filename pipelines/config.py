@@ -35,7 +35,7 @@ def load_run(path: Path, overrides: list[str]) -> RunConfig:
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no mapping; a run is a mapping of sections such as corpora and train.")
     problems: list[Problem] = []
-    run = typed(RunConfig, {"name": path.stem, **plain}, "", problems)
+    run = typed(RunConfig, {"name": path.stem, **sampler_files(plain, path.parent)}, "", problems)
     if not problems:
         problems += judge(run)
     if problems:
@@ -65,6 +65,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return plain  # type: ignore[no-any-return]
 
 
+def sampler_files(plain: dict[Any, Any], folder: Path) -> dict[Any, Any]:
+    """The run with every sampler that is named by a YAML file read in. Files are looked for beside the run,
+    then from the working directory."""
+    samplers = plain.get("samplers")
+    if not isinstance(samplers, dict):
+        return plain
+    read = dict(samplers)
+    for name, sampling in samplers.items():
+        given = sampling.get("sampler") if isinstance(sampling, dict) else None
+        if isinstance(given, str) and given.endswith((".yaml", ".yml")):
+            path = folder / given if (folder / given).exists() else Path(given)
+            read[name] = {**sampling, "sampler": read_yaml(path)}
+    return {**plain, "samplers": read}
+
+
 def dotted(overrides: list[str]) -> dict[str, Any]:
     """``a.b=1`` as nested mappings.
 
@@ -76,6 +91,12 @@ def dotted(overrides: list[str]) -> dict[str, Any]:
         raise ConfigError(f"{wrong[0]!r} is no override. Write path.to.value=new, e.g. runtime.root=/data/runs.")
     found: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))  # type: ignore[assignment]
     return found
+
+
+def over(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Nested options over nested options."""
+    merged = OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(options))
+    return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
 
 
 def first_line(error: Exception) -> str:

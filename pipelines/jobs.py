@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -13,13 +14,15 @@ from cluster.config import RuntimeConfig
 from components.errors import ConfigError, DataError, Problem, StoreError
 from components.plugins import lookup
 from components.samplers import PRESETS, SamplerConfig
+from components.samplers.fit import check_fit
+from components.samplers.prompt import Prompt
 from components.scorers import SCORERS
 from components.store.artifact import read_manifest, write_manifest
 from components.store.files import publish_text
 from components.store.fingerprint import canonical, differences
 from components.store.lease import Lease
 from components.store.samples import read_shards, shard_is_done
-from pipelines.config import dotted
+from pipelines.config import dotted, over, read_yaml
 from pipelines.progress import Screen
 from pipelines.typed import sampler as typed_sampler
 
@@ -29,16 +32,20 @@ JOB = "job.json"
 
 
 def sampler_of(name: str, overrides: list[str]) -> tuple[SamplerConfig, bool]:
-    """A preset with the command line's options, and whether a mismatch is allowed.
+    """A preset, or a sampler's YAML file, with the command line's options, and whether a mismatch is allowed.
 
     Raises:
         ConfigError: an option is unknown or wrong.
     """
-    lookup(PRESETS, name, "sampler preset")
     options = dotted(overrides)
     allowed = bool(options.pop("allow_untrained", False))
+    if name.endswith((".yaml", ".yml")):
+        base = read_yaml(Path(name))
+    else:
+        lookup(PRESETS, name, "sampler preset")
+        base = {"preset": name}
     problems: list[Problem] = []
-    config = typed_sampler({"preset": name, **options}, "sampler", problems)
+    config = typed_sampler(over(base, options), "sampler", problems)
     if not problems:
         problems += config.problems("sampler")
     if problems:
@@ -46,28 +53,42 @@ def sampler_of(name: str, overrides: list[str]) -> tuple[SamplerConfig, bool]:
     return config, allowed
 
 
-def read_prompts(path: Path | None) -> list[str]:
-    """Prompts of a file: JSON lines with a field ``prompt``, or one a line.
+def read_prompts(path: Path | None) -> list[Prompt]:
+    """Prompts of a file: JSON lines with a field ``prompt`` or ``template`` and perhaps ``label``, or one a line.
 
     Raises:
         DataError: the file is missing or a line is broken.
     """
     if path is None:
-        return [""]
+        return [Prompt(0)]
     if not path.exists():
         raise DataError(f"{path} does not exist. Give JSON lines with a field 'prompt', or text lines.")
     prompts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if path.suffix != ".jsonl":
-            prompts.append(line)
+            prompts.append(Prompt(0, line))
             continue
         try:
-            prompts.append(str(json.loads(line)["prompt"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            prompts.append(prompt_of(json.loads(line)))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path}, line {number}: no JSON object with a field 'prompt' ({error}). Mend or remove the line."
+                f"{path}, line {number}: no JSON object with a field 'prompt' (a text) or 'template' (a list of texts "
+                f"and of numbers of positions to write), and perhaps 'label' (a number): {error}. Mend or remove the line."
             ) from error
     return prompts
+
+
+def prompt_of(entry: Any) -> Prompt:
+    """One entry of a prompts file. Raises KeyError, TypeError or ValueError where it is none."""
+    label = entry.get("label") if isinstance(entry, dict) else None
+    if label is not None and (type(label) is not int or label < 0):
+        raise ValueError(f"label {label!r}")
+    if "template" not in entry:
+        return Prompt(0, str(entry["prompt"]), label)
+    template = tuple(entry["template"])
+    if not all(isinstance(p, str) or (type(p) is int and p > 0) for p in template):
+        raise ValueError(f"template {template!r}")
+    return Prompt(0, "", label, template)
 
 
 def generate(
@@ -85,14 +106,17 @@ def generate(
 ) -> Iterator[str]:
     """Make the samples and yield what to print. The same call resumes; a different one is refused."""
     config, allowed = sampler_of(sampler, overrides)
-    from components.api import check_fit
     from components.models.weights import load_model
-    from components.samplers.shard import Prompt, SampleShard
+    from components.samplers.shard import SampleShard
 
     load_model(model)
     info = json.loads((model / "config.json").read_text(encoding="utf-8"))
     check_fit(config, info, allowed)
-    asked = [Prompt(i, text) for text in read_prompts(prompts) for i in range(num_samples)]
+    asked = [dataclasses.replace(prompt, index=i) for prompt in read_prompts(prompts) for i in range(num_samples)]
+    classes = int(info.get("num_classes", 0))
+    wrong = next((p.label for p in asked if p.label is not None and p.label >= classes), None)
+    if wrong is not None:
+        raise DataError(f"A prompt has the label {wrong}, and the model knows {classes} classes, counted from 0.")
     length = length or int(info["length"])
     job = {
         "model": str(model.absolute()),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 from components.data import CORPORA
 from components.errors import Problem
 from components.models.config import MODEL_PRESETS
-from components.objectives import OBJECTIVES, SUPERVISES_VISIBLE
-from components.samplers import needs
+from components.objectives import objective_name, supervises_visible
+from components.samplers.fit import missing
+from components.scorers import SCORERS
 from components.training.config import TrainConfig
 from pipelines.schema import RunConfig, SamplingConfig, budgets
 
@@ -135,21 +137,18 @@ def judge_sampling(run: RunConfig, name: str, sampling: SamplingConfig) -> list[
     for budget in budgets(sampling):
         found += budget.problems(f"{path}.sampler")
     objective = run.train[sampling.model].objective
-    taught = getattr(objective, "corrector_weight", 1.0) > 0
-    trained = next(n for n, p in OBJECTIVES.items() if p.config is type(objective))
-    if (
-        "visible_supervision" in needs(sampling.sampler)
-        and not (taught and trained in SUPERVISES_VISIBLE)
-        and not sampling.allow_untrained
-    ):
-        found.append(
-            Problem(
-                f"{path}.sampler.corrector", type(sampling.sampler.corrector).__name__,
-                f"a corrector that replaces tokens needs a model that was trained at visible positions; "
-                f"{sampling.model!r} was trained with {trained}",
-                f"sample a model trained with {' or '.join(sorted(SUPERVISES_VISIBLE))}, or set allow_untrained=true for a control",
-            )
-        )  # fmt: skip
+    info = dataclasses.asdict(run.model) | {"visible_supervision": supervises_visible(objective)}
+    for need in missing(sampling.sampler, info, sampling.allow_untrained):
+        trained = f"{sampling.model!r}, trained with {objective_name(objective)},"
+        rule = f"it {need.what}, and {trained} {need.lack}"
+        found.append(Problem(f"{path}.sampler", sampling.sampler.preset, rule, need.remedy))
+    reward = getattr(sampling.sampler.search, "reward", "")
+    if reward and reward not in SCORERS:
+        rule = f"empty or one of {', '.join(SCORERS)}"
+        found.append(Problem(f"{path}.sampler.search.reward", reward, rule, "name a scorer"))
+    if reward == "judge" and "judge" not in run.scorers:
+        rule = "a reward by the judge needs it among the run's scorers"
+        found.append(Problem(f"{path}.sampler.search.reward", reward, rule, "add judge to scorers"))
     return found
 
 

@@ -71,16 +71,6 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
-METRICS: dict[str, tuple[str, bool]] = {
-    "validity": ("valid", True),
-    "judge": ("judge_nll", False),
-    "nelbo": ("nelbo", False),
-    "entropy": ("entropy", True),
-    "distinct": ("distinct_2", True),
-}
-"""Main column of each scorer, and whether larger is better."""
-
-
 def budgets(sampling: SamplingConfig) -> list[SamplerConfig]:
     """The sampler once for each of its budgets."""
     if not sampling.steps:

@@ -14,7 +14,7 @@ from components.data import CORPORA
 from components.errors import Problem
 from components.objectives import OBJECTIVES
 from components.plugins import Plugin
-from components.samplers import PARTS, PRESETS, SamplerConfig
+from components.samplers import PARTS, PRESETS, SamplerConfig, configured, part_name
 from components.scorers import SCORERS
 
 
@@ -117,21 +117,24 @@ def sampler(value: Any, path: str, problems: list[Problem]) -> SamplerConfig:
         remedy = f"did you mean {near[0]}?" if near else "choose one of them"
         problems.append(Problem(f"{path}.preset", preset, f"one of {', '.join(PRESETS)}", remedy))
         return SamplerConfig()
-    options: dict[str, Any] = {k: dict(v) for k, v in PRESETS[preset].defaults.items()}
-    for name, given in value.items():
-        if name in options and isinstance(given, Mapping):
-            changes_part = "name" in given and given["name"] != options[name]["name"]
-            options[name] = dict(given) if changes_part else options[name] | dict(given)
-        elif name in PARTS and isinstance(given, str):
-            options[name] = {"name": given}
-        else:
-            options[name] = given
-    found: dict[str, Any] = {"preset": preset}
-    for family in PARTS:
-        found[family] = plugin(PARTS[family], options.pop(family), f"{path}.{family}", problems)
-    options.pop("preset", None)
-    rest = typed(SamplerConfig, options, path, problems)
-    return dataclasses.replace(rest, **found)
+    base = configured(preset, dict(PRESETS[preset].defaults))
+    options = {k: dict(v) if isinstance(v, Mapping) else v for k, v in PRESETS[preset].defaults.items()}
+    given: dict[str, Any] = {}
+    for name, change in value.items():
+        published = options.get(name)
+        if name in PARTS:
+            change = {"name": change} if isinstance(change, str) else change
+            published = published or {"name": part_name(str(name), getattr(base, str(name)))}
+            if isinstance(change, Mapping) and change.get("name", published["name"]) == published["name"]:
+                change = {**published, **change}
+        elif isinstance(published, Mapping) and isinstance(change, Mapping):
+            change = {**published, **change}
+        given[str(name)] = change
+    found = {f: plugin(PARTS[f], given.pop(f), f"{path}.{f}", problems) for f in PARTS if f in given}
+    given.pop("preset", None)
+    rest = typed(SamplerConfig, given, path, problems)
+    found |= {name: getattr(rest, name) for name in given if hasattr(rest, name)}
+    return dataclasses.replace(base, **found)
 
 
 def scorers(value: Any, path: str, problems: list[Problem]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is sampling noise.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,16 +22,38 @@ class Oracle:
     p(x_i | all other visible), which is what a perfect corrector would know.
     """
 
-    def __init__(self, num_tokens: int = 3, length: int = 3, seed: int = 0, concentration: float = 0.5):
+    def __init__(
+        self,
+        num_tokens: int = 3,
+        length: int = 3,
+        seed: int = 0,
+        concentration: float = 0.5,
+        joint: Callable[[Tensor], Tensor] | None = None,
+    ):
+        """``joint`` gives weights [O] of outcomes [O, L]; without it they are random."""
         generator = torch.Generator().manual_seed(seed)
         self.num_tokens, self.length, self.mask_id = num_tokens, length, num_tokens
         self.outcomes = torch.tensor(list(itertools.product(range(num_tokens), repeat=length)))
         weights = torch.rand(len(self.outcomes), generator=generator, dtype=torch.float64) ** (1 / concentration)
+        if joint is not None:
+            weights = joint(self.outcomes).double()
         self.joint = weights / weights.sum()
         self.calls = 0
+        directions = torch.randn(num_tokens + 1, 4, generator=generator, dtype=torch.float64)
+        self.embedding = torch.nn.functional.normalize(directions, dim=-1)
+        """[V + 1, 4]: unit-norm rows for noisy inputs; the mask's is never used."""
 
-    def __call__(self, tokens: Tensor, *, select=None, label=None, time=None) -> Prediction:
+    def __call__(
+        self, tokens: Tensor, *, select=None, label=None, time=None, soft=None, dense=None, heads=()
+    ) -> Prediction:  # fmt: skip
         self.calls += len(tokens)
+        if dense is not None:
+            return self.localized(dense, select)
+        if soft is not None:
+            # A mixture is read as its heaviest token: soft samplers run, and hard ones are unchanged.
+            ids, weights = soft
+            mass = torch.zeros(*tokens.shape, self.num_tokens + 1, dtype=weights.dtype).scatter_add(-1, ids, weights)
+            tokens = mass.argmax(-1)
         agrees = (self.outcomes[None] == tokens[:, None]) | (tokens[:, None] == self.mask_id)  # [B, O, L]
         mismatches = (~agrees).sum(-1, keepdim=True)  # [B, O, 1]
         # Outcomes that agree with everything visible but perhaps position i itself.
@@ -39,7 +62,18 @@ class Oracle:
         weights = torch.einsum("bol,olv->blv", fits, one_hot)
         logits = torch.log(weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)).clamp(min=-700)
         wanted = logits if select is None else logits.flatten(0, 1)[select]
-        return Prediction(wanted, logits)
+        own = tokens.clamp(max=self.num_tokens - 1)[..., None]
+        quality = logits.gather(-1, own)[..., 0].exp()
+        return Prediction(wanted, logits, dict.fromkeys(heads, quality))
+
+    def localized(self, z: Tensor, select: Tensor | None) -> Prediction:
+        """Marginals of the posterior given z = gamma e + sqrt(gamma) noise at every position [B, L, D]."""
+        match = z.double() @ self.embedding[: self.num_tokens].T  # [B, L, V]
+        evidence = torch.stack([match[:, i, self.outcomes[:, i]] for i in range(self.length)], -1).sum(-1)  # [B, O]
+        posterior = torch.softmax(evidence + self.joint.log(), -1)
+        one_hot = torch.nn.functional.one_hot(self.outcomes, self.num_tokens + 1).double()
+        logits = torch.einsum("bo,olv->blv", posterior, one_hot).clamp(min=1e-300).log()
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
 
     def index(self, tokens: Tensor) -> Tensor:
         """Place of full rows among the outcomes."""

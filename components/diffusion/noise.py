@@ -29,6 +29,15 @@ class Stream(enum.IntEnum):
     CORRUPT = 6
     CORRUPT_DRAFT = 7
     SCORE = 9
+    REMASK = 10
+    REMASK_COUNT = 11
+    POLICY = 12
+    GUESS = 13
+    RESAMPLE = 14
+    PICK = 15
+    BROWNIAN = 16
+    CHOICE = 17
+    CONTROL = 18
 
 
 def _mulhilo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,3 +99,8 @@ def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions
         (keys[:, :1], keys[:, 1:]),
     )
     return ((words[0] >> 5) * 67108864 + (words[1] >> 6) + 0.5) / 9007199254740992.0
+
+
+def normal(keys: Tensor, tick: Tensor | int, num_positions: int, stream: Stream) -> Tensor:
+    """Standard normals, float64 [B, num_positions], by the inverse distribution function."""
+    return torch.special.ndtri(uniform(keys, tick, 0, num_positions, stream))

@@ -26,6 +26,7 @@ svg .axis { font-size: 12px; fill: var(--ink) } svg .grid { stroke: var(--line);
 .frames { display: flex; flex-wrap: wrap; gap: .8rem } .cells { display: grid; grid-template-columns: repeat(var(--columns), auto); gap: 1px; width: max-content }
 .cells b { min-width: 1.15em; height: 1.35em; line-height: 1.35em; text-align: center; font: 13px/1.4 ui-monospace, monospace; background: color-mix(in srgb, var(--line) 45%, transparent) }
 b.revealed { background: #56b4e9 !important; color: #000 } b.replaced { background: #e69f00 !important; color: #000 }
+b.remasked { background: #cc79a7 !important; color: #000 }
 b.prompt { color: var(--quiet) } .running pre { white-space: pre-wrap; font-size: 12px; border-left: 3px solid var(--line); padding-left: .6rem; margin: .2rem 0 }
 .running b { font-weight: 400 } .key b { padding: 0 .4em; font-weight: 400 }
 details pre { font-size: 12px; overflow: auto }

@@ -24,19 +24,21 @@ class Frame:
     tokens: tuple[int, ...]
     revealed: frozenset[int]
     replaced: frozenset[int]
+    remasked: frozenset[int]
 
 
-def frames(final: Sequence[int], num_prompt: int, trace: Sequence[Mapping[str, Any]], mask_id: int) -> list[Frame]:
-    """Replay a trace from the empty canvas. The last frame equals ``final``."""
-    tokens = [*final[:num_prompt], *[mask_id] * (len(final) - num_prompt)]
-    found = [Frame(0, tuple(tokens), frozenset(), frozenset())]
+def frames(final: Sequence[int], trace: Sequence[Mapping[str, Any]]) -> list[Frame]:
+    """Replay a trace from the canvas as it was given. The last frame equals ``final``."""
+    tokens = [*final]
+    for e in reversed(trace):
+        tokens[e["position"]] = e["old"]
+    found = [Frame(0, tuple(tokens), frozenset(), frozenset(), frozenset())]
     for call in sorted({e["call"] for e in trace}):
         edits = [e for e in trace if e["call"] == call]
         for e in edits:
             tokens[e["position"]] = e["new"]
-        revealed = frozenset(e["position"] for e in edits if e["reason"] == "reveal")
-        replaced = frozenset(e["position"] for e in edits if e["reason"] == "replace")
-        found.append(Frame(call, tuple(tokens), revealed, replaced))
+        did = [frozenset(e["position"] for e in edits if e["reason"] == r) for r in ("reveal", "replace", "remask")]
+        found.append(Frame(call, tuple(tokens), *did))
     return found
 
 
@@ -64,7 +66,7 @@ def grid(frame: Frame, show: Callable[[int], str], columns: int, num_prompt: int
 def running(frame: Frame, show: Callable[[int], str]) -> str:
     parts = "".join(
         f'<b class="{kind(frame, i, 0)}">{html.escape(show(t))}</b>'
-        if i in frame.revealed | frame.replaced
+        if i in frame.revealed | frame.replaced | frame.remasked
         else html.escape(show(t))
         for i, t in enumerate(frame.tokens)
     )
@@ -77,4 +79,6 @@ def kind(frame: Frame, position: int, num_prompt: int) -> str:
         return "replaced"
     if position in frame.revealed:
         return "revealed"
+    if position in frame.remasked:
+        return "remasked"
     return "prompt" if position < num_prompt else ""

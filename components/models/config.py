@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class ModelConfig:
     """Feed the time of the row to every block. The corrector pass gets the same time as the
     predictor pass it follows, in training and in sampling alike."""
     tie_embeddings: bool = False
+    encoder: Literal["tokens", "dsl"] = "tokens"
+    """What is read: a table of token embeddings, or DSL's noisy unit-norm embeddings."""
+    noise_dim: int = 32
+    """Width of those."""
+    mask_id: int = 0
+    """The mask's place in the vocabulary; that encoder shows it as no evidence at all."""
+    gamma_max: float = 100.0
+    """Signal-to-noise ratio at which DSL's encoder sees a written token."""
+    quality_layers: int = -1
+    """Blocks of the head that says how good each token is; 0 is a norm and a line, -1 is no head."""
 
     def resolved(self) -> ModelConfig:
         """The same with every size filled in from the preset."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +17,8 @@ class Prediction:
     """[B, L, V], or [N, V] for the N selected positions."""
     hidden: Tensor
     """[B, L, D], after the last norm."""
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    """[B, L] for each head that was asked for; quality is in [0, 1], larger is better."""
 
 
 class Denoiser(Protocol):
@@ -29,12 +31,18 @@ class Denoiser(Protocol):
         select: Tensor | None = None,
         label: Tensor | None = None,
         time: Tensor | None = None,
+        soft: tuple[Tensor, Tensor] | None = None,
+        dense: Tensor | None = None,
+        heads: tuple[str, ...] = (),
     ) -> Prediction:
         """Predict.
 
         Args:
             tokens: [B, L] int64, masks included.
             select: flat positions (row * L + position) [N] whose logits are wanted; None wants all.
-            label: class of each row [B], ``num_classes`` for none.
+            label: class of each row [B], negative for none.
             time: [B] in [0, 1]; read by time-conditioned networks only.
+            soft: (ids [B, L, K], weights [B, L, K]): mixtures of embeddings seen instead of the tokens.
+            dense: [B, L, D]: noisy embeddings seen instead, for networks with an encoder for them.
+            heads: names of the heads whose outputs are wanted.
         """

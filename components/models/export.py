@@ -13,7 +13,7 @@ from torch import Tensor
 from components.data.tokenizer import END, MASK, PAD, UNKNOWN, Tokenizer
 from components.models.config import ModelConfig
 from components.models.weights import save_weights
-from components.objectives import OBJECTIVES, SUPERVISES_VISIBLE
+from components.objectives import OBJECTIVES
 from components.store.files import publish_text, publishing
 
 HF = Path(__file__).parent / "hf"
@@ -26,6 +26,7 @@ def write_export(
     tokenizer: Tokenizer,
     length: int,
     trained_with: str,
+    visible_supervision: bool,
     numbers: Mapping[str, float],
 ) -> None:
     """Write all files of an exported model into ``folder``."""
@@ -43,7 +44,7 @@ def write_export(
         "pad_token_id": tokenizer.pad_id,
         "eos_token_id": tokenizer.end_id,
         "trained_with": trained_with,
-        "visible_supervision": trained_with in SUPERVISES_VISIBLE,
+        "visible_supervision": visible_supervision,
     }
     special = {"mask_token": MASK, "pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
     with publishing(folder / "model.safetensors") as private:

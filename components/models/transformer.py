@@ -27,6 +27,7 @@ class Transformer(nn.Module):
         self.vocab_size = vocab_size
         self.activation_checkpointing = False
         self.embed = nn.Embedding(vocab_size, config.dim)
+        self.encoder = NoisyEncoder(config, vocab_size) if config.encoder == "dsl" else None
         self.position_embed = nn.Embedding(config.num_positions, config.dim) if config.num_positions else None
         conditioned = config.time_conditioning or config.num_classes > 0
         self.label_embed = nn.Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
@@ -34,6 +35,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.head = nn.Linear(config.dim, vocab_size, bias=False)
+        self.quality = QualityHead(config) if config.quality_layers >= 0 else None
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
         self.init_weights()
@@ -58,8 +60,11 @@ class Transformer(nn.Module):
         select: Tensor | None = None,
         label: Tensor | None = None,
         time: Tensor | None = None,
+        soft: tuple[Tensor, Tensor] | None = None,
+        dense: Tensor | None = None,
+        heads: tuple[str, ...] = (),
     ) -> Prediction:
-        x = self.embed(tokens)
+        x = self.see(tokens, soft, dense)
         if self.position_embed is not None:
             x = x + self.position_embed(torch.arange(tokens.shape[1], device=tokens.device))
         condition = self.condition(tokens, label, time)
@@ -71,15 +76,33 @@ class Transformer(nn.Module):
                 x = block(x, rope, condition)
         hidden = self.norm(x)
         wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
-        return Prediction(self.head(wanted), hidden)
+        outputs = {}
+        for name in heads:
+            if name != "quality" or self.quality is None:
+                raise ValueError(f"this network has no head {name!r}")
+            outputs[name] = self.quality(x, rope)
+        return Prediction(self.head(wanted), hidden, outputs)
+
+    def see(self, tokens: Tensor, soft: tuple[Tensor, Tensor] | None, dense: Tensor | None) -> Tensor:
+        """Embeddings [B, L, D] of tokens, of mixtures, or of noisy embeddings."""
+        if self.encoder is not None:
+            z = self.encoder.written(tokens) if dense is None else dense
+            return self.encoder(z, self.embed.weight)
+        if dense is not None:
+            raise ValueError("this network has no encoder for noisy embeddings")
+        if soft is None:
+            embedded: Tensor = self.embed(tokens)
+            return embedded
+        ids, weights = soft
+        return (self.embed(ids) * weights[..., None].to(self.embed.weight.dtype)).sum(-2)
 
     def condition(self, tokens: Tensor, label: Tensor | None, time: Tensor | None) -> Tensor | None:
         """The conditioning vector [B, D], or None for an unconditional network."""
         parts = []
         if self.label_embed is not None:
             if label is None:
-                label = tokens.new_full((tokens.shape[0],), self.config.num_classes)
-            parts.append(self.label_embed(label))
+                label = tokens.new_full((tokens.shape[0],), -1)
+            parts.append(self.label_embed(torch.where(label < 0, self.config.num_classes, label)))
         if self.time_embed is not None:
             if time is None:
                 raise ValueError("this network is conditioned on time, and no time was given")
@@ -158,6 +181,61 @@ class TimeEmbedding(nn.Module):
         dtype = next(self.layers.parameters()).dtype
         projected: Tensor = self.layers(waves.to(dtype))
         return projected
+
+
+class QualityHead(nn.Module):
+    """How likely each token of the row is to be right, given the others (PRISM, arXiv 2510.01384): blocks, then
+    a line to one logit. It starts at 1/2 everywhere."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, conditioned=False) for _ in range(config.quality_layers))
+        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.modulation = nn.Linear(config.dim, 1)  # named so that it starts at zero
+
+    def logits(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, L], of the trunk's last features [B, L, D]."""
+        for block in self.blocks:
+            x = block(x, rope, None)
+        found: Tensor = self.modulation(self.norm(x))[..., 0]
+        return found
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.sigmoid(self.logits(x, rope).float())
+
+
+class NoisyEncoder(nn.Module):
+    """DSL's input (arXiv 2602.16169): a posterior over the vocabulary from a noisy unit-norm embedding z,
+    and the expected token embedding under it.
+
+        P = softmax(z K^T / sqrt(d) + b),  K unit-norm rows, the mask's row 0;  input = P E
+
+    With unit norms z alone decides, whatever its signal-to-noise ratio is. At z = 0 the mask has
+    99% of the posterior: b_mask = log(99 (V - 1)).
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int):
+        super().__init__()
+        self.gamma_max, self.mask_id = config.gamma_max, config.mask_id
+        self.directions_embed = nn.Parameter(torch.randn(vocab_size, config.noise_dim))
+
+    def table(self) -> Tensor:
+        """[V, d]: unit rows, the mask's zero."""
+        table = nn.functional.normalize(self.directions_embed, dim=-1)
+        return table.masked_fill(self.is_mask()[:, None], 0)
+
+    def is_mask(self) -> Tensor:
+        return torch.arange(len(self.directions_embed), device=self.directions_embed.device) == self.mask_id
+
+    def written(self, tokens: Tensor) -> Tensor:
+        """z [B, L, d] of tokens at the largest ratio, of masks at 0."""
+        return self.gamma_max * self.table()[tokens]
+
+    def forward(self, z: Tensor, embeddings: Tensor) -> Tensor:
+        size, width = self.directions_embed.shape
+        bias = self.is_mask() * math.log(99 * (size - 1))
+        logits = z.float() @ self.table().float().T / math.sqrt(width) + bias
+        return torch.softmax(logits, dim=-1).to(embeddings.dtype) @ embeddings
 
 
 def rotary_table(length: int, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:

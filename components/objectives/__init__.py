@@ -1,5 +1,7 @@
 """Ways to train. One file a paper; this dict names them all."""
 
+from typing import Any
+
 from components.objectives.config import MdlmConfig, ProsecoConfig
 from components.plugins import Plugin
 
@@ -22,4 +24,15 @@ SUPERVISES_VISIBLE = frozenset({"proseco"})
 """Objectives that teach the network what to say at visible positions. A corrector that replaces
 tokens does harm on a model that never was taught it, so the checkpoint records this."""
 
-__all__ = ["OBJECTIVES", "SUPERVISES_VISIBLE", "MdlmConfig", "ProsecoConfig"]
+
+def objective_name(config: Any) -> str:
+    """The name under which an objective's config is listed."""
+    return next(name for name, plugin in OBJECTIVES.items() if plugin.config is type(config))
+
+
+def supervises_visible(config: Any) -> bool:
+    """Does a training with this objective teach visible positions?"""
+    return objective_name(config) in SUPERVISES_VISIBLE and getattr(config, "corrector_weight", 1.0) > 0
+
+
+__all__ = ["OBJECTIVES", "SUPERVISES_VISIBLE", "MdlmConfig", "ProsecoConfig", "objective_name", "supervises_visible"]

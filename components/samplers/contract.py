@@ -6,7 +6,8 @@ the network and counts the cost; the sampler is told what came back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -16,7 +17,11 @@ from components.samplers.state import Record, State
 
 @dataclass(frozen=True)
 class Query:
-    """Q network inputs, none, one or several for each row of the state."""
+    """Q network inputs: none, one or several for each row of the state.
+
+    Inputs come in planes of R: the rows themselves, then, where a score or guidance needs them, the
+    same rows seen otherwise. A row's answers arrive together.
+    """
 
     row: Tensor
     """[Q]: the row of the state that each input belongs to."""
@@ -31,6 +36,17 @@ class Query:
     drawn: Tensor
     """[Q, L] bool, inside ``wanted``: positions at which a token will be drawn. Elsewhere the best
     token is enough, so no distribution is made there."""
+    unlabelled: Tensor | None = None
+    """[Q] bool: inputs that must not see the row's class label."""
+    soft: tuple[Tensor, Tensor] | None = None
+    """(ids [Q, L, K], weights [Q, L, K]): mixtures that the network sees instead of the tokens."""
+    dense: Tensor | None = None
+    """[Q, L, D]: noisy embeddings that it sees instead."""
+    heads: tuple[str, ...] = ()
+    """Heads whose outputs are wanted."""
+    judged: Tensor | None = None
+    """[R] bool: rows whose ``candidates`` [R, P, L] want a reward."""
+    candidates: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -43,22 +59,50 @@ class Answer:
     """[N, V] float32, raw."""
     draw: Tensor
     """[M]: places in ``select`` of the positions to draw at."""
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    """[Q, L] each; quality is in [0, 1], larger is better."""
+    rewards: Tensor | None = None
+    """[R, P] float64, larger is better; 0 where none was wanted."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Finished rows."""
+    """Finished rows, one for each group."""
 
     ids: Tensor
     tokens: Tensor
     edits: Tensor
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids with a meaning."""
+
+    mask_id: int
+    never: tuple[int, ...] = ()
+    """Ids, besides the mask, that must not be written."""
+    end_id: int | None = None
+    """The token after which a row's text ends."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Weights that parts need besides the network's own outputs."""
+
+    policy: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """(confidence [R, L], masked [R, L] bool, time [R]) -> reveal logits [R, L]."""
+    embedding: Tensor | None = None
+    """[V, D]: unit-norm token embeddings of a network with a noisy-embedding encoder."""
+
+
 class Sampler(Protocol):
     """See the module's first paragraph. ``advance`` is batched, without a loop over rows."""
 
+    width: int
+    """Rows of the state that make one sample; they are contiguous."""
+
     def start(self, canvas: Tensor, fixed: Tensor, ids: Tensor, seed: int) -> State:
-        """Rows at the start. ``canvas`` [R, L] holds masks where something is to be written."""
+        """Rows at the start, ``width`` for each canvas [B, L], which holds masks where something is to be written."""
 
     def query(self, state: State) -> Query: ...
 

@@ -10,20 +10,19 @@ from torch import Tensor
 
 from components.samplers.config import NoCorrectorConfig
 from components.samplers.state import State
+from components.samplers.view import View
 
 
 @dataclass(frozen=True)
-class View:
-    """One step's answer, spread over the canvas. R rows, L positions."""
+class Wants:
+    """What a corrector will read of the next answer. [R, L] bool each."""
 
-    masked: Tensor
-    """[R, L] bool: masks of the canvas."""
     best: Tensor
-    """[R, L]: the most probable token where logits were wanted, the input elsewhere."""
-    margin: Tensor
-    """[R, L]: log-probability of ``best`` there."""
+    """Where the most probable token."""
     sampled: Tensor
-    """[R, L]: a token drawn for the draft, where one was wanted."""
+    """Where a token drawn for the draft."""
+    current: Tensor
+    """Where the probability of the token that is there."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,19 @@ class Verdict:
     commits: Tensor
     """[R] bool: the tick ends with this answer; masked tokens are drawn from it."""
     draft: Tensor
-    """[R, L]: what to look at next, and on commit what visible tokens become."""
+    """[R, L]: what to look at next."""
     inner: Tensor
     """[R]: the next corrector pass; 0 on commit."""
+    replace: Tensor
+    """[R, L] bool: visible tokens to overwrite on commit,"""
+    replacement: Tensor
+    """[R, L]: by these,"""
+    probability: Tensor
+    """[R, L]: which have this probability."""
+    remask: Tensor
+    """[R, L] bool: visible tokens to mask again on commit."""
+    urgency: Tensor
+    """[R, L]: which changes come first where a limit allows only some."""
     parts: dict[str, Tensor]
 
 
@@ -44,41 +53,110 @@ class Corrector(Protocol):
 
     num_passes: int
     """Most corrector calls in a tick."""
+    extra_calls: int
+    """Most calls after the last tick."""
+    calls: bool
+    """It decides from an answer, so ticks that are due need a call."""
+    compensates: bool
+    """The schedule reveals as many more as it masks."""
+    heads: tuple[str, ...]
+    """Heads that it reads."""
+    leaves_one_out: bool
+    """It reads ``View.left_out``."""
 
-    def start(self, keys: Tensor, length: int) -> dict[str, Tensor]: ...
+    def pace(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """(masked share at each of T + 1 times, sigma that the reveal probability makes up for at each tick [T])."""
 
-    def due(self, tick: Tensor) -> Tensor:
-        """[R] bool: does the corrector run at these ticks?"""
+    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
+        """Fields to register. times: the grid [T + 1] from 1 down."""
 
-    def next_due(self, tick: Tensor, steps: int) -> Tensor:
-        """[R]: the first tick at or after ``tick`` at which it runs; beyond T if none."""
+    def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        """[R] bool: does it decide something at these ticks?"""
 
-    def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """[R, L] bool each: where the best token, and where a drawn draft token, will be read, at ticks that are due."""
+    def next_due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        """[R]: the first tick at or after the row's at which it acts without an event of the schedule; T + 1 if none."""
 
-    def judge(self, state: State, view: View, steps: int) -> Verdict: ...
+    def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        """[R] bool: it wants another call although the row is full or its ticks are over."""
+
+    def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
+        """``reach`` [R, L] bool: positions up to the end of the active block."""
+
+    def judge(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict: ...
+
+    def forget(self, changed: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fields after the tokens at positions [R, L] were masked or overwritten."""
 
 
-class NoCorrector:
-    """A token once written stays."""
+class OnePass:
+    """What correctors without a loop have in common: they decide at once, from the predictor's answer."""
 
     num_passes = 0
+    extra_calls = 0
+    calls = True
+    compensates = False
+    heads: tuple[str, ...] = ()
+    leaves_one_out = False
+
+    def pace(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        return times, torch.zeros_like(times[1:])
+
+    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        return state.tick <= steps
+
+    def next_due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        return torch.full_like(state.tick, steps + 1)
+
+    def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        return torch.zeros_like(state.active)
+
+    def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
+        nowhere = torch.zeros_like(masked)
+        return Wants(nowhere, nowhere, nowhere)
+
+    def forget(self, changed: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+
+def verdict(
+    state: State,
+    *,
+    remask: Tensor | None = None,
+    replace: Tensor | None = None,
+    replacement: Tensor | None = None,
+    probability: Tensor | None = None,
+    urgency: Tensor | None = None,
+    parts: dict[str, Tensor] | None = None,
+) -> Verdict:
+    """Decisions of one pass; what is left out changes nothing."""
+    nowhere = torch.zeros_like(state.fixed)
+    nothing = torch.zeros_like(state.confidence)
+    return Verdict(
+        commits=torch.ones_like(state.active),
+        draft=state.tokens,
+        inner=torch.zeros_like(state.inner),
+        replace=nowhere if replace is None else replace,
+        replacement=state.tokens if replacement is None else replacement,
+        probability=nothing if probability is None else probability,
+        remask=nowhere if remask is None else remask,
+        urgency=nothing if urgency is None else urgency,
+        parts=parts or {},
+    )
+
+
+class NoCorrector(OnePass):
+    """A token once written stays."""
+
+    calls = False
 
     def __init__(self, config: NoCorrectorConfig):
         del config
 
-    def start(self, keys: Tensor, length: int) -> dict[str, Tensor]:
-        return {}
+    def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        return torch.zeros_like(state.active)
 
-    def due(self, tick: Tensor) -> Tensor:
-        return torch.zeros_like(tick, dtype=torch.bool)
-
-    def next_due(self, tick: Tensor, steps: int) -> Tensor:
-        return torch.full_like(tick, steps + 1)
-
-    def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
-        nowhere = torch.zeros_like(masked)
-        return nowhere, nowhere
-
-    def judge(self, state: State, view: View, steps: int) -> Verdict:
-        return Verdict(torch.ones_like(state.active), state.tokens, torch.zeros_like(state.inner), {})
+    def judge(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        return verdict(state)

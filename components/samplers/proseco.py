@@ -13,74 +13,94 @@ draft of an all-mask row is the same for every sample and collapses diversity.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from components.diffusion import select
 from components.samplers.config import ProsecoCorrectorConfig
-from components.samplers.corrector import Verdict, View
+from components.samplers.corrector import OnePass, Verdict, Wants, verdict
 from components.samplers.state import State
+from components.samplers.view import View
 
 
-class ProsecoCorrector:
+class ProsecoCorrector(OnePass):
     """See ``components.samplers.corrector.Corrector``."""
 
     def __init__(self, config: ProsecoCorrectorConfig):
         self.config = config
         self.num_passes = config.passes
 
-    def start(self, keys: Tensor, length: int) -> dict[str, Tensor]:
+    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
         return {"draft_hashes": torch.zeros(len(keys), self.num_passes + 1, dtype=torch.int64, device=keys.device)}
 
-    def due(self, tick: Tensor) -> Tensor:
-        return (tick % self.config.every == 0) & (tick >= self.config.start)
+    def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        tick = state.tick
+        return (tick % self.config.every == 0) & (tick >= self.config.start) & (tick <= steps)
 
-    def next_due(self, tick: Tensor, steps: int) -> Tensor:
+    def next_due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         every = self.config.every
-        first = (tick.clamp(min=self.config.start) + every - 1) // every * every
+        first = (state.tick.clamp(min=self.config.start) + every - 1) // every * every
         return torch.where(first <= steps, first, steps + 1)
 
-    def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
-        drafting = (state.inner == 0)[:, None]
-        everywhere = ~state.fixed
-        drafted = everywhere if self.config.draft_positions == "all" else masked
-        best = torch.where(drafting, drafted, everywhere)
-        if self.config.draft == "sample":
-            sampled = drafting & drafted
-        else:
-            sampled = torch.zeros_like(masked)
+    def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
+        drafting, looping = (due & (state.inner == 0))[:, None], (state.inner > 0)[:, None]
+        rewritten = looping & self.region(state, reach)
+        drafted = drafting & (~state.fixed if self.config.draft_positions == "all" else masked)
+        sampled = drafted if self.config.draft == "sample" else torch.zeros_like(masked)
         if self.config.inner == "sample":
-            sampled = sampled | (~drafting & everywhere)
-        return best, sampled
+            sampled = sampled | rewritten
+        return Wants(drafted | rewritten, sampled, torch.zeros_like(masked))
 
-    def judge(self, state: State, view: View, steps: int) -> Verdict:
+    def region(self, state: State, reach: Tensor) -> Tensor:
+        return ~state.fixed & reach if self.config.region == "generated" else ~state.fixed
+
+    def judge(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         drafting = state.inner == 0
-        runs = torch.where(drafting, self.due(state.tick) & (state.tick <= steps), True)
-        draft = torch.where(drafting[:, None], self.first_draft(state, view), self.rewrite(state, view))
+        runs = torch.where(drafting, due & ~self.needless(view), True)
+        changes, word, probability = self.rewrite(state, view, reach)
+        rewritten = torch.where(changes, word, state.draft)
+        draft = torch.where(drafting[:, None], self.first_draft(state, view), rewritten)
         hashes = state.parts["draft_hashes"]
         digest = row_hash(draft)
         last = ~drafting & ((state.inner >= self.num_passes) | self.settled(state, draft, digest))
         commits = ~runs | last
         at = torch.arange(hashes.shape[1], device=hashes.device)[None, :] == state.inner[:, None]
         hashes = torch.where(at & runs[:, None], digest[:, None], hashes)
-        inner = torch.where(commits, 0, state.inner + 1)
         # A row whose tick has no corrector commits with its canvas as it is.
         draft = torch.where(runs[:, None], draft, state.tokens)
-        return Verdict(commits, draft, inner, {"draft_hashes": hashes})
+        return replace(
+            verdict(state, replacement=draft, probability=probability, parts={"draft_hashes": hashes}),
+            commits=commits,
+            draft=draft,
+            inner=torch.where(commits, 0, state.inner + 1),
+            replace=(~drafting & commits)[:, None].expand_as(view.masked),
+            urgency=probability,
+        )
+
+    def needless(self, view: View) -> Tensor:
+        """[R] bool: the network is so sure of all that it would draft that a loop would change nothing."""
+        if self.config.skip_above >= 1:
+            return torch.zeros_like(view.called)
+        least = torch.where(view.masked, view.margin, 0).amin(-1)
+        return least.exp() >= self.config.skip_above
 
     def first_draft(self, state: State, view: View) -> Tensor:
         word = view.sampled if self.config.draft == "sample" else view.best
         where = ~state.fixed if self.config.draft_positions == "all" else view.masked
         return torch.where(where, word, state.tokens)
 
-    def rewrite(self, state: State, view: View) -> Tensor:
-        """y <- decode(c), everywhere but at fixed positions."""
-        word = view.sampled if self.config.inner == "sample" else view.best
-        change = ~state.fixed & (word != state.draft)
+    def rewrite(self, state: State, view: View, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y <- decode(c): (where, token, its probability), everywhere in the region but at fixed positions."""
+        by_sample = self.config.inner == "sample"
+        word = view.sampled if by_sample else view.best
+        probability = view.sampled_probability if by_sample else view.margin.exp()
+        change = self.region(state, reach) & (word != state.draft)
         if self.config.inner == "top_k":
             budget = torch.full_like(state.tick, self.config.inner_top_k)
             change = select.best(view.margin, change, budget)
-        return torch.where(change, word, state.draft)
+        return change, word, torch.where(change, probability, view.current)
 
     def settled(self, state: State, draft: Tensor, digest: Tensor) -> Tensor:
         """[R] bool: S passes would end on this very draft and these very logits.

@@ -1,8 +1,8 @@
-"""The sampler that every preset is an instance of: a schedule, an order, a draw and a corrector."""
+"""The sampler that every preset is an instance of: a schedule, an order, a draw, a corrector, inputs."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,42 +10,99 @@ from torch import Tensor
 
 from components.diffusion import categorical, noise, select
 from components.diffusion.noise import Stream
-from components.samplers import PARTS, SamplerConfig, part_name
-from components.samplers.contract import Answer, Query, Samples
-from components.samplers.corrector import Corrector, View
+from components.samplers import guidance
+from components.samplers.catalogue import PARTS, part_name
+from components.samplers.config import SamplerConfig
+from components.samplers.contract import Answer, Extras, Query, Samples, Vocabulary
+from components.samplers.corrector import Corrector, Verdict
+from components.samplers.inputs import Inputs
+from components.samplers.learned import Learned
+from components.samplers.rules import ends_itself
 from components.samplers.schedule import Schedule
-from components.samplers.state import Record, State, write
+from components.samplers.state import Record, State, Written, choose_rows, write
+from components.samplers.unmask import Order
+from components.samplers.view import View
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """At some ticks a call is made in any case, and completions of the row as it then is are kept."""
+
+    every: int
+    """At ticks that this divides."""
+    guesses: int
+    """Completions, in the field ``guess`` [R, guesses, L]."""
+    drawn: bool
+    """Drawn, else all of them the argmax."""
 
 
 class RowSampler:
     """See ``components.samplers.contract.Sampler``.
 
     A tick is: ask the predictor; if the corrector is due, let it look at drafts until it is content;
-    then reveal this tick's positions from the last answer and go to the next tick that has an event.
-    Rows do this each at a pace of their own.
+    then reveal this tick's positions from the last answer, mask or overwrite what the corrector says,
+    and go to the next tick that has an event. Rows do this each at a pace of their own.
     """
 
-    def __init__(self, config: SamplerConfig, mask_id: int, never: tuple[int, ...] = ()):
-        """``never``: vocabulary ids, besides the mask, that must not be written."""
+    width = 1
+
+    def __init__(
+        self,
+        config: SamplerConfig,
+        vocabulary: Vocabulary,
+        extras: Extras = NO_EXTRAS,
+        survey: Survey | None = None,
+    ):
         self.config = config
-        self.steps = config.steps
-        self.mask_id = mask_id
-        self.suppressed = (mask_id, *never)
+        self.mask_id = vocabulary.mask_id
+        self.end_id = vocabulary.end_id
+        self.suppressed = (vocabulary.mask_id, *vocabulary.never)
+        self.survey = survey
 
         def part(family: str) -> tuple[Any, Any]:
             section = getattr(config, family)
             return PARTS[family][part_name(family, section)].load(), section
 
-        build, section = part("schedule")
-        self.schedule: Schedule = build(section)
         build, section = part("corrector")
         self.corrector: Corrector = build(section)
-        self.order, _ = part("unmask")
+        build, section = part("schedule")
+        more = (extras,) if build is Learned else ()
+        self.schedule: Schedule = build(section, self.corrector, *more)
+        build, section = part("unmask")
+        self.order: Order = build(section)
+        build, section = part("inputs")
+        self.inputs: Inputs = build(section, extras)
+        reads = self.order.reads | self.schedule.reads
+        self.reads_shape = bool(reads & {"entropy", "gap"}) or self.inputs.top_k > 0
+        self.picks_ahead = self.schedule.counts and not self.order.reads and not self.corrector.compensates
+        self.endless = ends_itself(config)
+
+    def ticks(self, length: int) -> int:
+        """T for rows of this length."""
+        return self.config.steps or (2 * length if self.endless else length)
+
+    # --- start ------------------------------------------------------------------------------------
 
     def start(self, canvas: Tensor, fixed: Tensor, ids: Tensor, seed: int) -> State:
-        keys = noise.row_keys(seed, ids)
+        return self.begin(canvas, fixed, ids, noise.row_keys(seed, ids))
+
+    def begin(self, canvas: Tensor, fixed: Tensor, ids: Tensor, keys: Tensor) -> State:
+        """Rows at the start, with random keys of their own [R, 2]."""
         masked = (canvas == self.mask_id) & ~fixed
         zeros = torch.zeros_like(ids)
+        steps = self.ticks(canvas.shape[1])
+        times = self.schedule.times(steps, canvas.device)
+        parts = self.schedule.start(masked, keys, steps) | self.corrector.start(masked, keys, times)
+        parts |= self.inputs.start(canvas, fixed) | {"block": zeros - 1}
+        guard = self.config.guard
+        if guard.edits_per_position:
+            parts["num_changes"] = torch.zeros_like(canvas)
+        if guard.cooldown:
+            parts["written_at"] = torch.zeros_like(canvas)
+        if self.survey:
+            parts["guess"] = canvas[:, None].expand(-1, self.survey.guesses, -1).contiguous()
         state = State(
             tokens=canvas,
             fixed=fixed,
@@ -55,107 +112,335 @@ class RowSampler:
             inner=zeros,
             active=torch.ones_like(ids, dtype=torch.bool),
             draft=canvas,
+            confidence=(~masked).float(),
             edits=zeros,
-            parts=self.schedule.start(masked, keys, self.steps) | self.corrector.start(keys, canvas.shape[1]),
+            parts=parts,
         )
         return self.settle(state)
 
-    def settle(self, state: State) -> State:
-        """Move rows that stand before a predictor pass to their next tick with an event; end those that have none."""
-        masked = self.masked(state)
-        corrector_tick = self.corrector.next_due(state.tick, self.steps)
-        if self.schedule.ends_when_full:
-            corrector_tick = torch.where(masked.any(-1), corrector_tick, self.steps + 1)
-        following = torch.minimum(self.schedule.next_event(state, masked, self.steps), corrector_tick)
-        tick = torch.where(state.inner == 0, following, state.tick)
-        finished = (tick > self.steps) & ~masked.any(-1)
-        return replace(state, tick=tick, active=state.active & ~finished)
+    # --- where a row stands -----------------------------------------------------------------------
 
     def masked(self, state: State) -> Tensor:
         return (state.tokens == self.mask_id) & ~state.fixed
 
-    def candidates(self, state: State, masked: Tensor) -> Tensor:
+    def block_of(self, state: State) -> Tensor:
+        """Block of each position [R, L], counted from the first writable one; all 0 without blocks."""
+        length = state.tokens.shape[1]
+        place = torch.arange(length, device=state.tokens.device)
+        if not self.config.blocks.length:
+            return torch.zeros_like(state.tokens)
+        first = (~state.fixed).long().argmax(-1, keepdim=True)
+        return (place - first).clamp(min=0) // self.config.blocks.length
+
+    def scope(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(window: masks of the active block; reach: positions up to its end [R, L]; its number [R])."""
+        block = self.block_of(state)
+        last = block[:, -1]
+        active = torch.where(masked, block, last[:, None] + 1).amin(-1)
+        return masked & (block == active[:, None]), block <= active[:, None], active
+
+    def settle(self, state: State) -> State:
+        """Begin blocks, move rows that stand before a predictor pass to their next tick with an event, and
+        end those that have none."""
+        masked = self.masked(state)
+        window, _, active = self.scope(state, masked)
+        steps = self.ticks(state.tokens.shape[1])
+        entering = (active != state.parts["block"]) & window.any(-1)
+        left = self.schedule.enter(state, window, steps, self.block_of(state)[:, -1] + 1)
+        fields = {n: torch.where(entering, value, state.parts[n]) for n, value in left.items()}
+        fields["block"] = torch.where(entering, active, state.parts["block"])
+        state = replace(state, parts=state.parts | fields)
+        full = ~masked.any(-1)
+        own = self.corrector.next_due(state, masked, steps)
+        if self.survey:
+            own = torch.minimum(own, -(-state.tick // self.survey.every) * self.survey.every)
+        if self.inputs.every_tick:
+            own = state.tick
+        if self.schedule.ends_when_full:
+            own = torch.where(full, steps + 1, own)
+        following = torch.minimum(self.schedule.next_event(state, window, steps), own).clamp(max=steps + 1)
+        lingers = self.corrector.lingers(state, masked, steps)
+        tick = torch.where((state.inner == 0) & ~lingers, torch.maximum(following, state.tick), state.tick)
+        finished = (tick > steps) & full & ~lingers & (state.inner == 0)
+        return replace(state, tick=tick, active=state.active & ~finished)
+
+    def surveys(self, state: State) -> Tensor:
+        """[R] bool."""
+        if not self.survey:
+            return torch.zeros_like(state.active)
+        return (state.tick % self.survey.every == 0) & (state.tick <= self.ticks(state.tokens.shape[1]))
+
+    def candidates(self, state: State, masked: Tensor, window: Tensor, due: Tensor) -> Tensor:
         """Masked positions that this tick may reveal; all of them in the last fill. [R, L] bool."""
-        filling = (state.tick > self.steps)[:, None]
-        return torch.where(filling, masked, self.schedule.positions(state, masked))
+        steps = self.ticks(state.tokens.shape[1])
+        found = self.schedule.positions(state, window, steps)
+        if self.schedule.counts:
+            quota = self.schedule.quota(state, window, steps)
+            if self.picks_ahead:
+                found = select.best(self.order.score(state, None, steps), found, quota)
+            else:
+                found = found & ((quota > 0) | (due & self.corrector.calls))[:, None]
+        return torch.where((state.tick > steps)[:, None], masked, found)
+
+    # --- ask --------------------------------------------------------------------------------------
 
     def query(self, state: State) -> Query:
         masked = self.masked(state)
-        runs = (state.inner > 0) | (self.corrector.due(state.tick) & (state.tick <= self.steps))
-        best, sampled = self.corrector.wants(state, masked)
-        drawn = self.candidates(state, masked) & ~(runs & (state.inner == 0))[:, None]
-        sampled = sampled & runs[:, None]
-        wanted = drawn | sampled | (best & runs[:, None])
-        return Query(
-            row=torch.arange(len(state.ids), device=state.ids.device),
-            active=state.active,
-            tokens=torch.where((state.inner > 0)[:, None], state.draft, state.tokens),
-            time=(1 - (state.tick - 1) / self.steps).clamp(min=0).float(),
-            wanted=wanted & state.active[:, None],
-            drawn=(drawn | sampled) & state.active[:, None],
+        steps = self.ticks(state.tokens.shape[1])
+        window, reach, _ = self.scope(state, masked)
+        due = self.corrector.due(state, masked, steps)
+        looping = state.inner > 0
+        candidates = self.candidates(state, masked, window, due)
+        surveyed = (self.surveys(state) & ~looping)[:, None] & masked
+        asks = looping | candidates.any(-1) | (due & self.corrector.calls) | surveyed.any(-1)
+        if self.inputs.every_tick:
+            asks = asks | masked.any(-1)
+        active = state.active & asks
+        wants = self.corrector.wants(state, masked, due, reach)
+        seen, mixed = self.inputs.wants(state, masked)
+        # A loop that is about to begin draws from its last pass; only one that may be skipped draws here, too.
+        begins = due & ~looping & (self.corrector.num_passes > 0) & (not self.may_skip())
+        drawn = ((candidates & ~begins[:, None]) | wants.sampled | mixed | surveyed) & active[:, None]
+        wanted = drawn | ((wants.best | wants.current | seen) & active[:, None])
+        looked_at = torch.where(looping[:, None], state.draft, state.tokens)
+        soft, dense = self.inputs.encode(state, looked_at, steps)
+        row = torch.arange(len(state.ids), device=state.ids.device)
+        time = self.schedule.time(state, masked, steps)
+        query = Query(
+            row, active, looked_at, time, wanted, drawn, soft=soft, dense=dense, heads=self.corrector.heads
+        )  # fmt: skip
+        fixed = state.fixed
+        if self.corrector.leaves_one_out:
+            query = self.leave_one_out(query, state, masked, active & due & ~looping)
+            fixed = fixed.repeat(len(query.row) // len(row), 1)
+        if self.config.guidance.gamma:
+            query = guidance.doubled(query, fixed, self.config.guidance, self.mask_id)
+        return query
+
+    def may_skip(self) -> bool:
+        return getattr(self.config.corrector, "skip_above", 1.0) < 1
+
+    def leave_one_out(self, query: Query, state: State, masked: Tensor, due: Tensor) -> Query:
+        """The query with L more planes: each row with one visible token masked, where its probability is wanted."""
+        rows, length = state.tokens.shape
+        at = torch.eye(length, dtype=torch.bool, device=masked.device)[:, None].expand(-1, rows, -1)
+        wanted = (at & (~masked & ~state.fixed & due[:, None])[None]).flatten(0, 1)
+        tokens = state.tokens.expand(length, -1, -1).masked_fill(at, self.mask_id).flatten(0, 1)
+
+        def planes(x: Tensor) -> Tensor:
+            return x.repeat(length, *[1] * (x.dim() - 1))
+
+        soft = query.soft
+        if soft is not None:
+            ids = torch.cat([tokens[..., None], planes(soft[0])[..., 1:]], dim=-1)
+            alone = torch.nn.functional.one_hot(torch.zeros_like(tokens), ids.shape[-1]).to(soft[1])
+            weights = torch.where(at.flatten(0, 1)[..., None], alone, planes(soft[1]))
+            soft = torch.cat([soft[0], ids]), torch.cat([soft[1], weights])
+        return replace(
+            query,
+            soft=soft,
+            row=torch.cat([query.row, planes(query.row)]),
+            active=torch.cat([query.active, wanted.any(-1)]),
+            tokens=torch.cat([query.tokens, tokens]),
+            time=torch.cat([query.time, planes(query.time)]),
+            wanted=torch.cat([query.wanted, wanted]),
+            drawn=torch.cat([query.drawn, torch.zeros_like(wanted)]),
         )
+
+    # --- tell -------------------------------------------------------------------------------------
 
     def advance(self, state: State, answer: Answer) -> tuple[State, Record]:
         masked = self.masked(state)
+        steps = self.ticks(state.tokens.shape[1])
+        window, reach, _ = self.scope(state, masked)
+        due = self.corrector.due(state, masked, steps)
         looked_at = torch.where((state.inner > 0)[:, None], state.draft, state.tokens)
+        if self.config.guidance.gamma:
+            answer = guidance.combined(answer, self.config.guidance.gamma)
         logits = categorical.suppress(answer.logits, self.suppressed)
-        token, confidence, view = self.read(state, answer, logits, masked, looked_at)
-        verdict = self.corrector.judge(state, view, self.steps)
+        view = self.read(state, answer, logits, masked, window, looked_at)
+        verdict = self.guarded(state, self.corrector.judge(state, view, due, reach, steps), view)
+        commits = (verdict.commits & state.active)[:, None]
+        reveal, learned = self.choose(state, view, verdict, due)
+        written = write(
+            state, reveal & commits, view.token, verdict.replace & commits, verdict.replacement,
+            verdict.remask & commits, self.mask_id,
+        )  # fmt: skip
+        record = Record(
+            state.tokens, written.tokens, torch.where(written.revealed, view.confidence, verdict.probability),
+            written.revealed, written.replaced, written.remasked, state.tick, state.inner, learned,
+        )  # fmt: skip
+        after, filled = self.end_early(self.after(state, view, verdict, written, masked, steps))
+        return self.settle(after), replace(record, after=after.tokens, revealed=record.revealed | filled)
+
+    def after(
+        self, state: State, view: View, verdict: Verdict, written: Written, masked: Tensor, steps: int
+    ) -> State:  # fmt: skip
+        """The state with everything written that this step decided."""
         commits = verdict.commits & state.active
-        reveal = self.choose(state, masked, confidence) & commits[:, None]
-        replace_at = commits[:, None].expand_as(masked)
-        tokens, revealed, replaced = write(state, reveal, token, replace_at, verdict.draft, self.mask_id)
-        record = Record(state.tokens, tokens, confidence, revealed, replaced, state.tick, state.inner)
-        going = state.active
-        state = replace(
+        changed = written.replaced | written.remasked
+        parts = state.parts | {n: choose_rows(state.active, v, state.parts[n]) for n, v in verdict.parts.items()}
+        parts |= self.corrector.forget(changed, parts)
+        parts |= self.schedule.forget(state, masked, written.remasked, steps)
+        updated = self.inputs.update(state, written, view, steps)
+        parts |= {n: choose_rows(commits, v, parts[n]) for n, v in updated.items()}
+        confidence = torch.where(written.revealed, view.confidence, state.confidence)
+        judged = verdict.replace & (commits[:, None] & ~masked & ~state.fixed)
+        confidence = torch.where(judged, verdict.probability, confidence).masked_fill(written.remasked, 0)
+        if "num_changes" in parts:
+            parts["num_changes"] = parts["num_changes"] + changed
+        if "written_at" in parts:
+            fresh = written.revealed | written.replaced
+            parts["written_at"] = torch.where(fresh, state.tick[:, None], parts["written_at"])
+        if self.survey:
+            surveyed = self.surveys(state) & commits
+            parts["guess"] = choose_rows(surveyed, self.guess(state, view, self.survey), parts["guess"])
+        return replace(
             state,
-            tokens=tokens,
-            draft=torch.where(going[:, None], verdict.draft, state.draft),
-            inner=torch.where(going, verdict.inner, state.inner),
+            tokens=written.tokens,
+            confidence=confidence,
+            draft=torch.where(state.active[:, None], verdict.draft, state.draft),
+            inner=torch.where(state.active, verdict.inner, state.inner),
             tick=state.tick + commits.long(),
-            edits=state.edits + replaced.sum(-1),
-            parts=state.parts | verdict.parts,
+            edits=state.edits + changed.sum(-1),
+            parts=parts,
         )
-        return self.settle(state), record
 
     def read(
-        self, state: State, answer: Answer, logits: Tensor, masked: Tensor, looked_at: Tensor
-    ) -> tuple[Tensor, Tensor, View]:
-        """Spread the flat answer over the canvas: (token [R, L], its probability [R, L], view for the corrector)."""
-        length = looked_at.shape[1]
+        self, state: State, answer: Answer, logits: Tensor, masked: Tensor, window: Tensor, looked_at: Tensor
+    ) -> View:  # fmt: skip
+        """Spread the flat answer over the canvas."""
+        rows, length = looked_at.shape
+        size = rows * length
         draw_at = answer.select[answer.draw]
         draw_logits = logits[answer.draw]
+        nothing = torch.zeros(size, dtype=torch.float32, device=looked_at.device)
 
-        def spread(values: Tensor, at: Tensor, background: Tensor) -> Tensor:
-            return background.flatten().index_copy(0, at, values.to(background.dtype)).view_as(background)
+        def spread(values: Tensor, background: Tensor) -> Tensor:
+            """At drawn positions, which are all in the first plane."""
+            return background.flatten().index_copy(0, draw_at, values.to(background.dtype)).view(rows, length)
 
         u = noise.uniform(state.keys, state.tick, 0, length, Stream.TOKEN).flatten()[draw_at]
         drawn, probability = categorical.draw(draw_logits, u, self.config.draw)
-        nothing = torch.zeros(looked_at.shape, dtype=torch.float32, device=looked_at.device)
-        token = spread(drawn, draw_at, looked_at)
-        confidence = spread(probability, draw_at, nothing)
-        if not self.corrector.num_passes:
-            return token, confidence, View(masked, looked_at, nothing, looked_at)
-        top, best = logits.max(-1)
-        margin = spread(top - torch.logsumexp(logits, -1), answer.select, nothing)
-        u = noise.uniform(state.keys, state.tick, state.inner, length, Stream.DRAFT).flatten()[draw_at]
-        sampled, _ = categorical.draw(draw_logits, u, self.config.draw)
-        return (
-            token,
-            confidence,
-            View(masked, spread(best, answer.select, looked_at), margin, spread(sampled, draw_at, looked_at)),
-        )
+        best = sampled = looked_at
+        zeros = nothing.view(rows, length)
+        margin = current = left_out = sampled_probability = entropy = gap = zeros
+        if self.corrector.calls:
+            normalizer = torch.logsumexp(logits, -1)
+            top, top_id = logits.max(-1)
+            shown = looked_at.flatten()[answer.select % size]
+            own = (logits.gather(-1, shown[:, None])[:, 0] - normalizer).exp()
+            inside = answer.select < size
+            first = torch.where(inside, answer.select, size)  # other planes go to a place that is cut off
 
-    def choose(self, state: State, masked: Tensor, confidence: Tensor) -> Tensor:
-        """[R, L] bool: what this tick reveals."""
-        candidates = self.candidates(state, masked)
-        if self.schedule.picks_positions:
-            return candidates
-        count = torch.where(state.tick > self.steps, state.tokens.shape[1], self.schedule.count(state))
-        return select.best(self.order(state, confidence), candidates, count)
+            def plane(values: Tensor, background: Tensor) -> Tensor:
+                longer = torch.cat([background.flatten(), background.flatten()[:1]])
+                return longer.index_copy(0, first, values.to(background.dtype))[:size].view(rows, length)
+
+            best, margin = plane(top_id, looked_at), plane(top - normalizer, zeros)
+            current = plane(own, zeros)
+            if self.corrector.leaves_one_out:
+                # Each position is wanted in at most one of the other planes.
+                hidden = torch.where(inside, 0, own).to(zeros)
+                left_out = nothing.index_add(0, answer.select % size, hidden).view(rows, length)
+            if self.corrector.num_passes:
+                u = noise.uniform(state.keys, state.tick, state.inner, length, Stream.DRAFT).flatten()[draw_at]
+                word, p = categorical.draw(draw_logits, u, self.config.draw)
+                sampled, sampled_probability = spread(word, looked_at), spread(p, zeros)
+        top_ids = top_probabilities = torch.zeros(rows, length, 0, device=looked_at.device)
+        if self.reads_shape:
+            p = torch.softmax(draw_logits.double(), -1)
+            entropy = spread(-torch.special.xlogy(p, p).sum(-1), zeros)
+            two = p.topk(min(2, p.shape[-1]), -1).values
+            gap = spread(two[..., 0] - two[..., -1], zeros)
+            if k := self.inputs.top_k:
+                values, ids = p.topk(min(k, p.shape[-1]), -1)
+                pad = (0, k - values.shape[-1])
+                values, ids = (torch.nn.functional.pad(x, pad) for x in (values, ids))
+                top_ids = torch.zeros(size, k, dtype=torch.int64, device=ids.device).index_copy(0, draw_at, ids)
+                kept = torch.zeros(size, k, dtype=p.dtype, device=p.device).index_copy(0, draw_at, values)
+                top_ids, top_probabilities = top_ids.view(rows, length, k), kept.view(rows, length, k)
+        asked = nothing.index_fill(0, answer.select % size, 1).view(rows, length).any(-1)
+        steps = self.ticks(length)
+        return View(
+            called=asked, masked=masked, window=window, changeable=self.changeable(state, masked), quota=self.schedule.quota(state, window, steps),
+            token=spread(drawn, looked_at), confidence=spread(probability, zeros), best=best, margin=margin,
+            current=current, sampled=sampled, sampled_probability=sampled_probability, entropy=entropy, gap=gap,
+            left_out=left_out, heads={n: h[:rows] for n, h in answer.heads.items()}, top_ids=top_ids,
+            top_probabilities=top_probabilities, logits=logits, select=answer.select,
+        )  # fmt: skip
+
+    def guess(self, state: State, view: View, survey: Survey) -> Tensor:
+        """Completions [R, P, L] of the canvas, each position from its own prediction."""
+        size = view.masked.numel()
+        at = torch.where(view.select < size, view.select, size)
+        found = []
+        for number in range(survey.guesses):
+            if survey.drawn:
+                u = noise.uniform(state.keys, state.tick, number, view.masked.shape[1], Stream.GUESS)
+                words = categorical.inverse_cdf(torch.softmax(view.logits, -1), u.flatten()[view.select % size])
+            else:
+                words = view.logits.argmax(-1)
+            longer = torch.cat([state.tokens.flatten(), state.tokens.flatten()[:1]])
+            spread = longer.index_copy(0, at, words)[:size].view_as(state.tokens)
+            found.append(torch.where(view.masked, spread, state.tokens))
+        return torch.stack(found, dim=1)
+
+    def changeable(self, state: State, masked: Tensor) -> Tensor:
+        """Visible tokens that may be changed now [R, L] bool."""
+        guard = self.config.guard
+        found = ~masked & ~state.fixed
+        if guard.edits_per_position:
+            found = found & (state.parts["num_changes"] < guard.edits_per_position)
+        if guard.cooldown:
+            found = found & (state.tick[:, None] - state.parts["written_at"] > guard.cooldown)
+        return found
+
+    def guarded(self, state: State, verdict: Verdict, view: View) -> Verdict:
+        """The verdict within the limits that hold for every corrector."""
+        differs = verdict.remask | (verdict.replace & (verdict.replacement != state.tokens))
+        changes = view.changeable & differs
+        if share := self.config.guard.edit_share:
+            budget = ((~state.fixed).sum(-1) * share).long().clamp(min=1)
+            changes = select.best(verdict.urgency, changes, budget)
+        return replace(verdict, remask=verdict.remask & changes, replace=verdict.replace & (changes | ~differs))
+
+    def choose(self, state: State, view: View, verdict: Verdict, due: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What this tick reveals [R, L] bool, and what a policy learns from."""
+        steps = self.ticks(view.masked.shape[1])
+        candidates = self.candidates(state, view.masked, view.window, due)
+        if self.picks_ahead:
+            return candidates, {}
+        learned = {}
+        if isinstance(self.schedule, Learned):
+            learned = self.schedule.decide(state, candidates, view)
+            chosen = learned["u"].bool()
+        else:
+            count = view.quota + (verdict.remask.sum(-1) if self.corrector.compensates else 0)
+            chosen = self.schedule.reveal(state, candidates, self.order.score(state, view, steps), view, count)
+        return torch.where((state.tick > steps)[:, None], candidates, chosen), learned
+
+    def end_early(self, state: State) -> tuple[State, Tensor]:
+        """Fill what follows an end token with nothing masked before it; says where [R, L]."""
+        none = torch.zeros_like(state.fixed)
+        if self.end_id is None or not (self.config.blocks.length and self.config.blocks.early_end):
+            return state, none
+        masked = self.masked(state)
+        decided = masked.cumsum(-1) == 0
+        ends = (state.tokens == self.end_id) & ~state.fixed & decided
+        fill = masked & ends.any(-1, keepdim=True) & ((state.inner == 0) & state.active)[:, None]
+        word = torch.full_like(state.tokens, self.end_id)
+        written = write(state, fill, word, none, state.tokens, none, self.mask_id)
+        confidence = state.confidence.masked_fill(written.revealed, 1)
+        return replace(state, tokens=written.tokens, confidence=confidence), written.revealed
+
+    # --- end --------------------------------------------------------------------------------------
 
     def finish(self, state: State) -> Samples:
         return Samples(state.ids, state.tokens, state.edits)
 
     def max_calls(self, length: int) -> int:
-        return self.steps * (1 + self.corrector.num_passes) + 1
+        planes = 1 + (length if self.corrector.leaves_one_out else 0)
+        halves = 2 if self.config.guidance.gamma else 1
+        ticks = self.ticks(length)
+        return halves * planes * (ticks * (1 + self.corrector.num_passes) + 1 + self.corrector.extra_calls)

@@ -29,4 +29,13 @@ SCORERS: dict[str, Plugin] = {
     ),
 }  # fmt: skip
 
-__all__ = ["SCORERS"]
+METRICS: dict[str, tuple[str, bool]] = {
+    "validity": ("valid", True),
+    "judge": ("judge_nll", False),
+    "nelbo": ("nelbo", False),
+    "entropy": ("entropy", True),
+    "distinct": ("distinct_2", True),
+}
+"""Main column of each scorer, and whether larger is better."""
+
+__all__ = ["METRICS", "SCORERS"]

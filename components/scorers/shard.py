@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from components.data.tokenizer import load_tokenizer
-from components.samplers.shard import model_of
+from components.samplers.shard import loaded
 from components.scorers import SCORERS
 from components.scorers.base import ScoredRow, ScorerSetting
 from components.store.samples import publish_shard, read_shard
@@ -40,7 +40,7 @@ def score_shard(shard: ScoreShard) -> dict[str, Any]:
     setting = ScorerSetting(
         tokenizer=tokenizer,
         source=shard.source,
-        model=model_of(shard.model, "cpu")[0] if needs_model else None,
+        model=loaded(shard.model, "cpu").network if needs_model else None,
         judge=shard.judge,
     )
     columns = table.select(["sample_id", "seed", "index"]).to_pydict()

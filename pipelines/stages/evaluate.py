@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from components.evaluation.frontier import summarise
+from components.scorers import METRICS
 from components.store.files import publish_text
 from components.store.samples import read_shards
-from pipelines.schema import METRICS
 from pipelines.stage import Context
 from pipelines.workflows.main_job import EvaluatePart
 

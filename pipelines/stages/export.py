@@ -19,5 +19,8 @@ def run(config: ExportPart, context: Context) -> Mapping[str, Any]:
     weights = {name: tensor for _, name, tensor in checkpoint.read(last, (kind,))}
     tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
     numbers = {k: v for k, v in context.infos["train"].items() if isinstance(v, int | float)}
-    write_export(context.folder, config.model, weights, tokenizer, config.length, config.trained_with, numbers)
+    write_export(
+        context.folder, config.model, weights, tokenizer, config.length, config.trained_with,
+        config.visible_supervision, numbers,
+    )  # fmt: skip
     return {"parameters": sum(w.numel() for w in weights.values())}

@@ -9,7 +9,8 @@ from typing import Any
 from components.data.rows import TokenRows
 from components.data.tokenizer import load_tokenizer
 from components.errors import DataError
-from components.samplers.shard import Prompt, SampleShard
+from components.samplers.prompt import Prompt
+from components.samplers.shard import SampleShard
 from components.store.samples import shard_is_done
 from pipelines.stage import Context
 from pipelines.workflows.main_job import GeneratePart
@@ -49,6 +50,8 @@ def plan_shards(config: GeneratePart, context: Context) -> list[SampleShard]:
                     deterministic=g.deterministic,
                     num_traced=g.num_traced if not shards else 0,
                     device="cuda" if context.runtime.gpus else "cpu",
+                    source=config.source,
+                    judge=context.inputs["judge"].absolute() if "judge" in context.inputs else None,
                 )
             )
     return shards

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.models.config import ModelConfig
-from components.objectives import OBJECTIVES
+from components.objectives import objective_name, supervises_visible
 from components.samplers import SamplerConfig
 from components.scorers.config import JudgeConfig
 from components.store.fingerprint import canonical
@@ -42,6 +42,7 @@ class ExportPart:
     model: ModelConfig
     length: int
     trained_with: str
+    visible_supervision: bool
     averaged: bool
 
 
@@ -50,6 +51,8 @@ class GeneratePart:
     sampler: SamplerConfig
     generate: GenerateConfig
     length: int
+    source: Any = None
+    """Config of the corpus whose rules a reward reads; only where the sampler asks for one."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,11 @@ def build(run: RunConfig) -> dict[str, Stage]:
             made = {"model": model}
             if run.generate.prompts != "none":
                 made |= {"rows": next(iter(rows.values()))}
-            samples = add("generate", f"generate/{label}", GeneratePart(sampler, run.generate, run.rows.length), made)
+            reward = getattr(sampler.search, "reward", "")
+            if reward == "judge" and judge:
+                made |= {"judge": judge}
+            part = GeneratePart(sampler, run.generate, run.rows.length, source if reward else None)
+            samples = add("generate", f"generate/{label}", part, made)
             needed = {"samples": samples, "model": model} | ({"judge": judge} if judge else {})
             scores = add("score", f"score/{label}", ScorePart(run.scorers, source), needed)
             role = f"{len(compared):03d}"
@@ -170,8 +177,10 @@ def build(run: RunConfig) -> dict[str, Stage]:
 
 def export(run: RunConfig, name: str, stages: dict[str, Stage], add: Any) -> Stage:
     train = run.train[name]
-    trained_with = next(n for n, p in OBJECTIVES.items() if p.config is type(train.objective))
-    part = ExportPart(run.model.resolved(), run.rows.length, trained_with, train.ema_decay > 0)
+    part = ExportPart(
+        run.model.resolved(), run.rows.length, objective_name(train.objective), supervises_visible(train.objective),
+        train.ema_decay > 0,
+    )  # fmt: skip
     made: Stage = add(
         "export", f"export/{name}", part, {"train": stages[f"train/{name}"], "tokenizer": stages["tokenizer"]}
     )

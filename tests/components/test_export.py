@@ -31,7 +31,9 @@ def exported(folder, config=MODELS["plain"], trained_with="proseco"):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     folder.mkdir()
-    write_export(folder, config, model.state_dict(), tokenizer, 9, trained_with, {"steps": 3})
+    write_export(
+        folder, config, model.state_dict(), tokenizer, 9, trained_with, trained_with == "proseco", {"steps": 3}
+    )
     return model.eval()
 
 

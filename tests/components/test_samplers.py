@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.models.denoiser import Prediction
-from components.samplers import PARTS, PRESETS, SamplerConfig
+from components.samplers import SamplerConfig
 from components.samplers.config import (
     AncestralConfig,
     ConfidenceConfig,
@@ -18,9 +18,10 @@ from components.samplers.config import (
     ProsecoCorrectorConfig,
     RandomConfig,
 )
+from components.samplers.contract import Vocabulary
 from components.samplers.engine import Engine, Row
 from components.samplers.proseco import row_hash
-from components.samplers.sampler import RowSampler
+from components.samplers.search import build
 from tests.oracle import Oracle, chi_square
 
 COUNTED = {"schedule": FixedCountConfig(), "unmask": ConfidenceConfig()}
@@ -61,7 +62,7 @@ def rows_of(oracle: Oracle, count: int, prompt: int | None = None) -> list[Row]:
 
 
 def run(oracle, config, rows, lanes=32, seed=0, deterministic=True):
-    engine = Engine(oracle, RowSampler(config, oracle.mask_id), lanes, seed, deterministic)
+    engine = Engine(oracle, build(config, Vocabulary(oracle.mask_id)), lanes, seed, deterministic)
     return {s.id: s for s in engine.run(rows)}
 
 
@@ -72,7 +73,7 @@ def test_contract_of_every_combination(config):
     rows = rows_of(oracle, 12, prompt=1)
     crowd = run(oracle, config, rows, lanes=5)
     assert set(crowd) == {r.id for r in rows}
-    bound = RowSampler(config, oracle.mask_id).max_calls(oracle.length)
+    bound = build(config, Vocabulary(oracle.mask_id)).max_calls(oracle.length)
     for sample in crowd.values():
         assert sample.tokens[0] == 1
         assert oracle.mask_id not in sample.tokens
@@ -116,7 +117,7 @@ def test_exact_samplers_reproduce_the_joint(config):
 def test_reveal_ticks_follow_the_schedule():
     """The share still masked after tick k is 1 - k/T; 4 standard deviations, false alarm 6e-5 per tick, seeded."""
     steps, rows, length = 10, 4000, 5
-    sampler = RowSampler(SamplerConfig(steps=steps), mask_id=9)
+    sampler = build(SamplerConfig(steps=steps), Vocabulary(9))
     canvas = torch.full((rows, length), 9)
     state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(rows), 5)
     ticks = state.parts["reveal_tick"]
@@ -150,7 +151,7 @@ MASK = 9
 
 def scripted(answer, config, length=4, rows=1):
     denoiser = Scripted(MASK + 1, answer)
-    engine = Engine(denoiser, RowSampler(config, MASK), rows)
+    engine = Engine(denoiser, build(config, Vocabulary(MASK)), rows)
     canvas = (MASK,) * length
     samples = list(engine.run([Row(i, canvas, (False,) * length) for i in range(rows)]))
     kinds = ["predict" if bool((t[0] == MASK).any()) else "correct" for t in denoiser.seen]
@@ -224,8 +225,8 @@ def test_fixed_points_are_exact_and_each_rows_own():
         corrector=ProsecoCorrectorConfig(passes=5, draft="argmax"), **COUNTED,
     )  # fmt: skip
     rows = [Row(0, (7, mask, mask), (True, False, False)), Row(1, (6, mask, mask), (True, False, False))]
-    together = {s.id: s for s in Engine(Neighbour(), RowSampler(config, mask), 2).run(rows)}
-    alone = {r.id: next(Engine(Neighbour(), RowSampler(config, mask), 1).run([r])) for r in rows}
+    together = {s.id: s for s in Engine(Neighbour(), build(config, Vocabulary(mask)), 2).run(rows)}
+    alone = {r.id: next(Engine(Neighbour(), build(config, Vocabulary(mask)), 1).run([r])) for r in rows}
     assert together == alone
     assert together[1].calls == 2, "a fixed point needs one pass to be seen"
     assert together[1].tokens == (6, low, low)
@@ -266,7 +267,9 @@ def test_the_mask_is_never_written():
             logits[..., MASK] = 50
             return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
 
-    for sample in Engine(Mad(), RowSampler(config, MASK), 4).run([Row(i, (MASK,) * 5, (False,) * 5) for i in range(8)]):
+    for sample in Engine(Mad(), build(config, Vocabulary(MASK)), 4).run(
+        [Row(i, (MASK,) * 5, (False,) * 5) for i in range(8)]
+    ):
         assert MASK not in sample.tokens
 
 
@@ -287,7 +290,7 @@ def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
     unique = {}
     for draft in ("argmax", "sample"):
         config = SamplerConfig(steps=1, corrector=ProsecoCorrectorConfig(passes=2, draft=draft), **COUNTED)
-        samples = Engine(Copies(), RowSampler(config, oracle.mask_id), 64).run(rows_of(oracle, 256))
+        samples = Engine(Copies(), build(config, Vocabulary(oracle.mask_id)), 64).run(rows_of(oracle, 256))
         unique[draft] = len({s.tokens for s in samples})
     assert unique["argmax"] == 1
     assert unique["sample"] > 50
@@ -301,25 +304,9 @@ def test_traces_replay_to_the_sample():
     rows = [dataclasses.replace(r, trace=True) for r in rows_of(oracle, 10, prompt=2)]
     for sample in run(oracle, config, rows).values():
         trace = [dataclasses.asdict(e) for e in sample.trace]
-        assert frames(sample.tokens, 1, trace, oracle.mask_id)[-1].tokens == sample.tokens
+        assert frames(sample.tokens, trace)[-1].tokens == sample.tokens
         assert sum(e["reason"] == "replace" for e in trace) == sample.edits
         assert all(e["old"] == oracle.mask_id for e in trace if e["reason"] == "reveal")
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_runs(name):
-    from components.api import preset
-
-    oracle = Oracle(num_tokens=3, length=5, seed=4)
-    config = preset(name, steps=4)
-    samples = run(oracle, config, rows_of(oracle, 6))
-    assert all(oracle.mask_id not in s.tokens for s in samples.values())
-
-
-def test_every_part_is_used_by_a_preset_or_chosen_by_name():
-    for family, plugins in PARTS.items():
-        for name, plugin in plugins.items():
-            assert plugin.load() is not None, (family, name)
 
 
 def test_a_row_has_the_same_logits_bit_for_bit_in_every_lane():

@@ -71,7 +71,7 @@ def test_all_problems_are_told_at_once_with_a_remedy():
         ("train.base.objective.name=prosecco", "did you mean proseco?"),
         ("samplers.mdlm_ancestral.sampler.preset=mdlmm", "did you mean mdlm?"),
         ("samplers.mdlm_ancestral.sampler.corrector=proseco", "allow_untrained=true"),
-        ("samplers.mdlm_ancestral.sampler.unmask=confidence", "the ancestral schedule draws positions itself"),
+        ("samplers.mdlm_ancestral.sampler.unmask=confidence", "the schedule ancestral names the positions itself"),
         ("train.proseco.init_from=nobody", "another training"),
         ("train.base.init_from=mdlm", "break the circle"),
         ("train.proseco.objective.every=3", "divides the micro-batch"),
@@ -139,3 +139,32 @@ def test_an_empty_run_lists_what_it_lacks():
 
     paths = {p.path for p in judge(RunConfig())}
     assert {"corpora", "name"} <= paths
+
+
+SAMPLER_FILES = sorted(Path(__file__).parents[2].glob("configs/samplers/*.yaml"))
+
+
+def test_every_published_system_has_a_file_of_published_settings():
+    from components.samplers import PRESETS
+    from pipelines.config import read_yaml
+
+    ours = {"confidence", "proseco_confidence"}  # baselines without settings of their own
+    assert {read_yaml(path)["preset"] for path in SAMPLER_FILES} == set(PRESETS) - ours
+
+
+@pytest.mark.parametrize("path", SAMPLER_FILES, ids=lambda p: p.stem)
+def test_every_sampler_file_is_a_valid_sampler(path):
+    from pipelines.jobs import sampler_of
+
+    config, allowed = sampler_of(str(path), ["draw.top_k=5"])
+    assert config.draw.top_k == 5
+    assert not allowed
+
+
+def test_a_run_may_name_a_sampler_by_its_file(tmp_path):
+    run = tmp_path / "run.yaml"
+    (tmp_path / "mine.yaml").write_text("preset: remdm_cap\nsteps: 77\ncorrector: {eta: 0.5}\n")
+    run.write_text(DEMO.read_text() + "\n")
+    loaded = load_run(run, ["samplers.mdlm_ancestral.sampler=mine.yaml", "samplers.mdlm_ancestral.steps=[]"])
+    sampler = loaded.samplers["mdlm_ancestral"].sampler
+    assert (sampler.preset, sampler.steps, sampler.corrector.eta) == ("remdm_cap", 77, 0.5)

@@ -1,0 +1,402 @@
+"""Search: groups of chains that survive by their weights.
+
+A group is ``width`` contiguous rows with one canvas. Its chains run by themselves to a resampling point and
+wait there for each other; waiting costs nothing. Then they are weighted, and where the weights have become
+uneven, ancestors are drawn and every field of a chain follows its ancestor in one index_select. Ids and
+random keys belong to the slot and stay, and what a schedule had drawn ahead is drawn anew, so copies part.
+
+Self-rewarding SMC ("Self-Rewarding Sequential Monte Carlo for Masked Diffusion Language Models", arXiv
+2602.01849): log w grows by lambda times the change of sum_i log f_i(x_i) over the tokens that a chain holds
+NOW, so remasking or overwriting a token takes its share back. (The released code adds what was committed and
+never subtracts.) The probabilities are untempered and from before nucleus and top-k. For an exact kernel,
+lambda = 1 and a pick by weight the law is p squared.
+
+FK steering (arXiv 2501.06848) and particle Gibbs ("Inference-Time Scaling of Diffusion Language Models via
+Trajectory Refinement", arXiv 2507.08390): log w grows by (rhat_new - rhat_old) / beta, with rhat(x) =
+beta log mean exp(r / beta) over completions of x from the very call that a step is drawn from, so no call is
+made for it; the last increment uses the true reward. The differences telescope to r(x_0) / beta, so a biased
+rhat leaves the target p exp(r / beta) alone. Chains are weighted after the step that rhat preceded, which is
+proper weighting too. In later sweeps of particle Gibbs slot 0 replays the reference from stored states at the
+resampling points: it needs no call and is never overwritten. The next reference is drawn by weight; taking
+the best instead is an optimiser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from components.diffusion import noise
+from components.diffusion.noise import Stream
+from components.samplers.catalogue import PARTS, part_name
+from components.samplers.config import BestOfConfig, RewardSearchConfig, SamplerConfig
+from components.samplers.contract import Answer, Extras, Query, Sampler, Samples, Vocabulary
+from components.samplers.sampler import NO_EXTRAS, RowSampler, Survey
+from components.samplers.state import Record, State, choose_rows
+
+SLOT = frozenset({"ids", "keys", "parts.sweep_keys", "parts.pinned"})
+"""Fields that stay where they are when chains follow their ancestors."""
+
+
+def build(config: SamplerConfig, vocabulary: Vocabulary, extras: Extras = NO_EXTRAS) -> Sampler:
+    """The sampler of a config."""
+    sampler: Sampler = PARTS["search"][part_name("search", config.search)].load()(config, vocabulary, extras)
+    return sampler
+
+
+class Group:
+    """What searches share. See ``components.samplers.contract.Sampler``."""
+
+    barriers = True
+    """Chains wait for each other at resampling points."""
+    rewarded = False
+    """Weights need rewards."""
+    num_guesses = 1
+
+    def __init__(self, config: SamplerConfig, vocabulary: Vocabulary, extras: Extras, survey: Survey | None = None):
+        self.search = config.search
+        self.width: int = config.search.particles
+        self.every: int = getattr(config.search, "every", 0)
+        self.sweeps: int = getattr(config.search, "sweeps", 1)
+        self.base = RowSampler(config, vocabulary, extras, survey)
+
+    # --- start ------------------------------------------------------------------------------------
+
+    def start(self, canvas: Tensor, fixed: Tensor, ids: Tensor, seed: int) -> State:
+        canvas, fixed, ids = (x.repeat_interleave(self.width, 0) for x in (canvas, fixed, ids))
+        particle = torch.arange(len(ids), device=ids.device) % self.width
+        keys = torch.stack([noise.row_keys(seed, ids, particle, sweep) for sweep in range(self.sweeps)], dim=1)
+        state = self.base.begin(canvas, fixed, ids, keys[:, 0])
+        rows = len(ids)
+        nothing = torch.zeros(rows, dtype=torch.float64, device=ids.device)
+        parts = state.parts | {
+            "alive": state.active,
+            "pinned": torch.zeros_like(state.active),
+            "judging": torch.zeros_like(state.active),
+            "log_weight": nothing,
+            "estimate": nothing,
+            "barrier": torch.full_like(ids, self.every or 2**62),
+            "sweep": torch.zeros_like(ids),
+            "sweep_keys": keys,
+            "canvas": canvas,
+        }
+        return replace(state, parts=parts)
+
+    # --- ask --------------------------------------------------------------------------------------
+
+    def running(self, state: State) -> Tensor:
+        """[R] bool: chains that go on by themselves."""
+        alive, waiting = state.parts["alive"], (state.tick > state.parts["barrier"]) & (state.inner == 0)
+        return state.active & alive & ~waiting & ~state.parts["pinned"]
+
+    def query(self, state: State) -> Query:
+        query = self.base.query(replace(state, active=self.running(state)))
+        judging = state.parts["judging"]
+        if not self.rewarded:
+            return query
+        done = ~state.parts["alive"]
+        final = state.tokens[:, None].expand(-1, self.num_guesses, -1)
+        guess = state.parts.get("guess", final)
+        candidates = torch.where(done[:, None, None], final, guess)
+        first = torch.arange(self.num_guesses, device=done.device) == 0  # a full row is judged once
+        judged = (judging & ~state.parts["pinned"] & (~done | self.all_done(state)))[:, None] & (~done[:, None] | first)
+        return replace(query, judged=judged, candidates=candidates)
+
+    # --- tell -------------------------------------------------------------------------------------
+
+    def advance(self, state: State, answer: Answer) -> tuple[State, Record]:
+        running = self.running(state)
+        judged = state.parts["judging"]
+        moved, record = self.base.advance(replace(state, active=running), answer)
+        alive = torch.where(running, moved.active, state.parts["alive"])
+        state = replace(moved, active=state.active, parts=moved.parts | {"alive": alive})
+        if self.rewarded:
+            assert answer.rewards is not None
+            state = self.weighed(state, judged, answer.rewards)
+        arrived = self.group_all(~self.running(state)) & state.active & ~judged
+        if self.rewarded:
+            return replace(state, parts=state.parts | {"judging": arrived}), record
+        return self.weighed(state, arrived, torch.zeros(len(arrived), 1, device=arrived.device)), record
+
+    def weighed(self, state: State, arrived: Tensor, rewards: Tensor) -> State:
+        """Groups that have arrived [R] bool, weighted, resampled and sent on; the others as they are."""
+        finished = self.all_done(state)
+        after = self.weigh(state, finished, rewards)
+        between = self.resample(after)
+        barrier = self.next_barrier(between)
+        between = replace(between, parts=between.parts | {"barrier": barrier})
+        return self.ended(after).where(arrived & finished, between).where(arrived, state)
+
+    def next_barrier(self, state: State) -> Tensor:
+        """[R]: the resampling point before which every living chain still has a tick."""
+        if not self.every:
+            return state.parts["barrier"]
+        living = state.parts["alive"] & ~state.parts["pinned"]
+        first = torch.where(living, state.tick, 2**62).view(-1, self.width).amin(-1)
+        following = (-(-first // self.every) * self.every).repeat_interleave(self.width)
+        return torch.maximum(following, state.parts["barrier"] + self.every).clamp(max=2**62)
+
+    def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
+        """New log-weights. finished [R] bool: the group's chains have all ended. rewards: [R, P]."""
+        return state
+
+    def ended(self, state: State) -> State:
+        """What happens to a group whose chains have all ended."""
+        return replace(state, active=torch.zeros_like(state.active))
+
+    def resample(self, state: State) -> State:
+        """Chains replaced by copies of their ancestors, in groups with uneven weights."""
+        if not self.barriers:
+            return state
+        log_weight = state.parts["log_weight"].view(-1, self.width)
+        weight = torch.softmax(log_weight, -1)
+        uneven = 1 / (weight**2).sum(-1) < self.search.ess * self.width - 1e-9
+        if self.search.ess >= 1:
+            uneven = torch.ones_like(uneven)
+        uneven = uneven.repeat_interleave(self.width)
+        chosen = self.ancestors(state, weight)
+        offset = torch.arange(len(chosen), device=chosen.device) // self.width * self.width
+        chosen = torch.where(state.parts["pinned"], 0, chosen) + offset
+        own = state.fields()
+        copied = state.map(lambda x: x.index_select(0, chosen)).rebuild({n: v for n, v in own.items() if n in SLOT})
+        copied = replace(copied, parts=copied.parts | {"log_weight": torch.zeros_like(state.parts["log_weight"])})
+        return self.parted(copied).where(uneven, state)
+
+    def parted(self, state: State) -> State:
+        """Copies with draws of their own: what was drawn ahead is drawn again, from the resampling point on."""
+        masked = self.base.masked(state)
+        steps = self.base.ticks(state.tokens.shape[1])
+        at = replace(state, tick=state.parts["barrier"].clamp(max=steps))
+        fresh = self.base.schedule.forget(at, masked, masked, steps)
+        if not fresh:
+            return state
+        again = replace(state, tick=at.tick + 1, active=state.parts["alive"], parts=state.parts | fresh)
+        again = replace(self.base.settle(again), active=state.active)
+        return again.where(state.parts["alive"], state)
+
+    def ancestors(self, state: State, weight: Tensor) -> Tensor:
+        """[R]: places in the group, by the uniforms of its first slot."""
+        keys = state.keys[:: self.width]
+        barrier = state.parts["barrier"][:: self.width]
+        u = noise.uniform(keys, barrier, 0, self.width, Stream.RESAMPLE)
+        if self.search.resampling == "systematic":
+            u = (torch.arange(self.width, device=u.device) + u[:, :1]) / self.width
+        total = weight.cumsum(-1)
+        return torch.searchsorted(total, u * total[:, -1:], right=True).clamp(max=self.width - 1).flatten()
+
+    def group_all(self, rows: Tensor) -> Tensor:
+        """[R] bool: true for every row of the group."""
+        return rows.view(-1, self.width).all(-1).repeat_interleave(self.width)
+
+    def all_done(self, state: State) -> Tensor:
+        """[R] bool: every chain of the group that runs by itself has ended."""
+        return self.group_all(~state.parts["alive"] | state.parts["pinned"])
+
+    def belief(self, state: State) -> Tensor:
+        """log-probability of the written tokens, each as it was when written [R], float64."""
+        written = ~self.base.masked(state) & ~state.fixed
+        logs = state.confidence.double().clamp(min=1e-300).log()
+        return torch.where(written, logs, 0).sum(-1)
+
+    # --- end --------------------------------------------------------------------------------------
+
+    def pick(self, state: State) -> Tensor:
+        """[G]: the place in its group of the chain that is kept."""
+        raise NotImplementedError
+
+    def by_weight(self, state: State, log_weight: Tensor) -> Tensor:
+        """[G]: one place drawn from weights [R]."""
+        weight = torch.softmax(log_weight.view(-1, self.width), -1).cumsum(-1)
+        sweep = state.parts["sweep"][:: self.width]
+        u = noise.uniform(state.keys[:: self.width], sweep, 0, 1, Stream.PICK)
+        return torch.searchsorted(weight, u * weight[:, -1:], right=True)[:, 0].clamp(max=self.width - 1)
+
+    def finish(self, state: State) -> Samples:
+        rows = torch.arange(0, len(state.ids), self.width, device=state.ids.device) + self.pick(state)
+        return Samples(state.ids[rows], state.tokens[rows], state.edits[rows])
+
+    def max_calls(self, length: int) -> int:
+        surveys = self.base.ticks(length) // self.every + 1 if self.every else 0
+        return self.width * self.sweeps * (self.base.max_calls(length) + surveys)
+
+
+class BestOf(Group):
+    """Independent chains; the largest reward, or the largest log-probability of its tokens, is kept."""
+
+    barriers = False
+
+    def __init__(self, config: SamplerConfig, vocabulary: Vocabulary, extras: Extras):
+        assert isinstance(config.search, BestOfConfig)
+        self.rewarded = bool(config.search.reward)
+        super().__init__(config, vocabulary, extras)
+
+    def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
+        value = rewards[:, 0] if self.rewarded else self.belief(state)
+        return replace(state, parts=state.parts | {"estimate": value.double()})
+
+    def pick(self, state: State) -> Tensor:
+        return state.parts["estimate"].view(-1, self.width).argmax(-1)
+
+
+class SelfRewarding(Group):
+    """Self-rewarding SMC."""
+
+    def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
+        belief = self.belief(state)
+        power = torch.full_like(belief, self.search.exponent)
+        if self.search.ramp:
+            steps = self.base.ticks(state.tokens.shape[1])
+            power = power * ((state.tick - 1) / steps).clamp(max=1)
+        gain = power * (belief - state.parts["estimate"])
+        parts = {"log_weight": state.parts["log_weight"] + gain, "estimate": belief}
+        return replace(state, parts=state.parts | parts)
+
+    def pick(self, state: State) -> Tensor:
+        if self.search.pick == "weight":
+            return self.by_weight(state, state.parts["log_weight"])
+        if self.search.pick == "best":
+            return state.parts["estimate"].view(-1, self.width).argmax(-1)
+        return torch.zeros(len(state.ids) // self.width, dtype=torch.int64, device=state.ids.device)
+
+
+class RewardSearch(Group):
+    """FK steering in one sweep, particle Gibbs in several."""
+
+    rewarded = True
+
+    def __init__(self, config: SamplerConfig, vocabulary: Vocabulary, extras: Extras):
+        search = config.search
+        assert isinstance(search, RewardSearchConfig)
+        self.num_guesses = search.guesses
+        survey = Survey(search.every, search.guesses, search.guess == "sample")
+        super().__init__(config, vocabulary, extras, survey)
+
+    def start(self, canvas: Tensor, fixed: Tensor, ids: Tensor, seed: int) -> State:
+        state = super().start(canvas, fixed, ids, seed)
+        parts = {
+            "place": torch.zeros_like(state.ids),
+            "best_reward": torch.full_like(state.parts["estimate"], float("-inf")),
+            "best_tokens": state.tokens,
+            "kept_tokens": state.tokens,
+        }
+        state = replace(state, parts=state.parts | parts)
+        if self.sweeps == 1:
+            return state
+        places = -(-self.base.ticks(canvas.shape[1]) // self.every) + 1
+        trail = {
+            f"trail.{name}": state.fields()[name][:, None].expand(-1, places, *[-1] * (state.fields()[name].dim() - 1))
+            for name in self.lineage(state)
+        }
+        trail = {name: value.contiguous() for name, value in trail.items()}
+        reference = {name.replace("trail.", "reference."): value.clone() for name, value in trail.items()}
+        return replace(state, parts=state.parts | trail | reference)
+
+    def lineage(self, state: State) -> list[str]:
+        """Fields of a chain that are kept for the reference."""
+        ours = (
+            "sweep",
+            "canvas",
+            "barrier",
+            "judging",
+            "log_weight",
+            "place",
+            "best_",
+            "kept_",
+            "trail.",
+            "reference.",
+        )
+        fields = [n for n in state.fields() if n not in SLOT and n not in ("fixed", "active")]
+        return [n for n in fields if not n.removeprefix("parts.").startswith(ours)]
+
+    def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
+        beta = self.search.beta
+        soft = beta * (torch.logsumexp(rewards.double() / beta, -1) - torch.log(torch.tensor(float(rewards.shape[1]))))
+        old = state.parts["estimate"]
+        alive = state.parts["alive"]
+        value = torch.where(finished, rewards[:, 0].double(), torch.where(alive, soft, old))
+        state = replace(state, parts=state.parts | {"estimate": value})
+        if self.sweeps > 1:
+            state = self.replayed(state, finished)
+        gain = (state.parts["estimate"] - old) / beta
+        state = replace(state, parts=state.parts | {"log_weight": state.parts["log_weight"] + gain})
+        return self.kept(state, finished) if self.sweeps > 1 else state
+
+    def trail_place(self, state: State, finished: Tensor) -> Tensor:
+        """[R]: where the state at this point belongs; the last place is the end."""
+        last = state.parts["trail.tick"].shape[1] - 1
+        return torch.where(finished, last, state.parts["place"].clamp(max=last))
+
+    def replayed(self, state: State, finished: Tensor) -> State:
+        """Slot 0 as the reference was at this point."""
+        at = self.trail_place(state, finished)
+        rows = torch.arange(len(at), device=at.device)
+        stored = {n: state.parts[f"reference.{n}"][rows, at] for n in self.lineage(state)}
+        return state.rebuild(stored).where(state.parts["pinned"], state)
+
+    def kept(self, state: State, finished: Tensor) -> State:
+        """The trail with this point in it, and with the end in all places that were not reached."""
+        at = self.trail_place(state, finished)
+        fields = state.fields()
+        places = torch.arange(state.parts["trail.tick"].shape[1], device=at.device)
+        unreached = finished[:, None] & (places >= state.parts["place"][:, None])
+        here = (places == at[:, None]) | unreached
+        trail = {}
+        for name in self.lineage(state):
+            old = state.parts[f"trail.{name}"]
+            mask = here.view(*here.shape, *[1] * (old.dim() - 2))
+            trail[f"trail.{name}"] = torch.where(mask, fields[name][:, None], old)
+        return replace(state, parts=state.parts | trail | {"place": state.parts["place"] + 1})
+
+    def ended(self, state: State) -> State:
+        """The next reference, and the next sweep where there is one."""
+        reward = state.parts["estimate"]
+        groups = reward.view(-1, self.width)
+        best = groups.argmax(-1)
+        offset = torch.arange(0, len(reward), self.width, device=reward.device)
+        chosen = best if self.search.reference == "best" else self.by_weight(state, state.parts["log_weight"])
+        top, kept = ((offset + x).repeat_interleave(self.width) for x in (best, chosen))
+        better = reward[top] > state.parts["best_reward"]
+        parts = state.parts | {
+            "best_reward": torch.where(better, reward[top], state.parts["best_reward"]),
+            "best_tokens": choose_rows(better, state.tokens[top], state.parts["best_tokens"]),
+            "kept_tokens": state.tokens[kept],
+        }
+        state = replace(state, parts=parts)
+        over = state.parts["sweep"] + 1 >= self.sweeps
+        if self.search.stop_above is not None:
+            over = over | (reward[kept] >= self.search.stop_above)
+        closed = replace(state, active=torch.zeros_like(state.active))
+        if self.sweeps == 1:
+            return closed
+        return closed.where(over, self.next_sweep(state, kept))
+
+    def next_sweep(self, state: State, kept: Tensor) -> State:
+        """All slots from the start with the keys of the next sweep, slot 0 pinned to the reference."""
+        sweep = (state.parts["sweep"] + 1).clamp(max=self.sweeps - 1)
+        rows = torch.arange(len(sweep), device=sweep.device)
+        keys = state.parts["sweep_keys"][rows, sweep]
+        fresh = self.base.begin(state.parts["canvas"], state.fixed, state.ids, keys)
+        nothing = torch.zeros_like(state.parts["estimate"])
+        reference = {f"reference.{n}": state.parts[f"trail.{n}"][kept] for n in self.lineage(state)}
+        parts = state.parts | fresh.parts | reference
+        parts |= {
+            "alive": fresh.active,
+            "pinned": rows % self.width == 0,
+            "log_weight": nothing,
+            "estimate": nothing,
+            "barrier": torch.full_like(sweep, self.every),
+            "place": torch.zeros_like(sweep),
+            "sweep": sweep,
+        }
+        return replace(fresh, active=torch.ones_like(fresh.active), parts=parts)
+
+    def finish(self, state: State) -> Samples:
+        if self.search.pick == "first":
+            return super().finish(state)
+        kept = state.parts["best_tokens" if self.search.pick == "best" else "kept_tokens"]
+        return Samples(state.ids[:: self.width], kept[:: self.width], state.edits[:: self.width])
+
+    def pick(self, state: State) -> Tensor:
+        return torch.zeros(len(state.ids) // self.width, dtype=torch.int64, device=state.ids.device)

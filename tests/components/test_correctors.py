@@ -1,0 +1,377 @@
+"""Each corrector and schedule on its own terms: what its paper promises, and what released code gets wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from components.models.denoiser import Prediction
+from components.samplers import PRESETS, SamplerConfig, configured
+from components.samplers import config as c
+from components.samplers.contract import Vocabulary
+from components.samplers.dsc import push
+from components.samplers.engine import Engine, Row
+from components.samplers.search import build
+from tests.decoding import drive, rows_of, run, sampler_of
+from tests.oracle import Oracle
+
+GREEDY = replace(SamplerConfig().draw, temperature=0.0)
+
+
+def alike(outcomes: torch.Tensor) -> torch.Tensor:
+    """A joint in which tokens of a row agree: a Potts model, 1.2 nats for each pair."""
+    agree = outcomes[:, :, None] == outcomes[:, None, :]
+    return torch.exp(0.6 * agree.sum((1, 2)).double())
+
+
+def planted(oracle: Oracle, count: int = 20) -> list[Row]:
+    """Rows of ones with a two at the first position, free to be changed, and two masks at the end."""
+    canvas = (2, *[1] * (oracle.length - 3), oracle.mask_id, oracle.mask_id)
+    return [Row(i, canvas, (False,) * oracle.length) for i in range(count)]
+
+
+def preset(name: str, **changes) -> SamplerConfig:
+    return replace(configured(name, dict(PRESETS[name].defaults)), **changes)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        preset("prism", steps=2, corrector=c.PrismConfig(start=0.0)),
+        preset("prism", steps=2, corrector=c.PrismConfig(start=0.0, score="loo")),
+        preset("dsc"),
+        preset("dsc", corrector=c.DscConfig(score="visible")),
+        preset("free_correction", steps=3, corrector=c.FreeCorrectionConfig(score="loo", starts=(0.0,), shares=(0.3,))),
+        preset("free_correction", steps=3, corrector=c.FreeCorrectionConfig(starts=(0.0,), shares=(0.3,))),
+        preset("token_edit"),
+        preset("token_edit", corrector=c.TokenEditConfig(action="remask")),
+        preset("smart", steps=4),
+        preset("proseco", steps=4),
+    ],
+    ids=lambda config: f"{config.preset} {config.corrector}",
+)
+def test_a_planted_wrong_token_is_found_and_mended(config):
+    """All tokens of a row agree, and one does not: it is the first to be changed, and all end alike."""
+    oracle = Oracle(num_tokens=3, length=7, joint=alike)
+    config = replace(config, draw=GREEDY)
+    steps = list(drive(oracle, sampler_of(oracle, config), planted(oracle)))
+    changed = next(r.remasked | r.replaced for _, _, r in steps if bool((r.remasked | r.replaced).any()))
+    assert bool(changed[:, 0].all())
+    if config.preset != "smart":  # which always masks its n least confident, right or wrong
+        assert int(changed.sum()) == len(changed)
+    assert bool((steps[-1][1].tokens == 1).all())
+
+
+def test_plain_samplers_keep_the_wrong_token():
+    oracle = Oracle(num_tokens=3, length=6, joint=alike)
+    assert all(s.tokens[0] == 2 for s in run(oracle, preset("mdlm"), planted(oracle)).values())
+
+
+@pytest.mark.parametrize("steps", [5, 10, 16, 64])
+@pytest.mark.parametrize("name", ["free_correction", "random_swap", "mask_predict", "smart", "maskgit", "prism"])
+def test_the_masks_after_every_tick_are_the_schedules(name, steps):
+    """Swapping changes no count, at the tick where a phase begins either (released code reveals too many there)."""
+    oracle = Oracle(num_tokens=2, length=8, seed=1)
+    config = preset(name, steps=steps)
+    total, swapped = 8, 0
+    for before, after, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
+        tick = int(before.tick[before.active][0])
+        progress = tick / steps
+        planned = {
+            "c": math.floor(total * math.cos(math.pi / 2 * progress) + 1e-9),
+            "l": math.floor(total * (1 - progress) + 1e-9),
+        }
+        if name == "prism":
+            per = [total // steps + (k < total % steps) for k in range(steps)]
+            expected = total - sum(per[:tick])
+        else:
+            expected = planned["l" if name in ("mask_predict", "smart") else "c"]
+            expected = 0 if tick >= steps else max(1, expected)
+        masks = (after.tokens == oracle.mask_id).sum(-1)
+        assert bool((masks == expected).all()), (tick, masks, expected)
+        swapped += int(record.remasked.sum())
+    if name not in ("maskgit", "prism") and steps <= 16:
+        assert swapped > 0
+
+
+def test_mask_predict_keeps_the_confidence_of_what_it_keeps_and_smart_refreshes_it():
+    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    refreshed = 0
+    for name in ("mask_predict", "smart"):
+        for before, after, record in drive(oracle, sampler_of(oracle, preset(name, steps=5)), rows_of(oracle, 20)):
+            kept = (before.tokens != oracle.mask_id) & ~record.remasked
+            same = after.confidence[kept] == before.confidence[kept]
+            if name == "mask_predict":
+                assert bool(same.all())
+            else:
+                refreshed += int((~same).sum())
+    assert refreshed > 0
+
+
+def test_every_pass_of_mask_predict_masks_the_least_confident_of_all():
+    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    for before, after, record in drive(
+        oracle, sampler_of(oracle, preset("mask_predict", steps=4)), rows_of(oracle, 30)
+    ):
+        combined = torch.where(before.tokens == oracle.mask_id, record.confidence, before.confidence)
+        masked = after.tokens == oracle.mask_id
+        revealed_or_kept = torch.where(masked, float("inf"), after.confidence).amin(-1)
+        remasked = torch.where(record.remasked, combined, 0).amax(-1)
+        assert bool((remasked <= revealed_or_kept + 1e-6).all())
+
+
+def test_the_running_mean_forgets_what_is_masked():
+    oracle = Oracle(num_tokens=3, length=8, seed=2)
+    config = preset("free_correction", steps=8)
+    for _, after, _ in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
+        masked = after.tokens == oracle.mask_id
+        assert bool((after.parts["score_count"][masked] == 0).all())
+        mean = after.parts["score_sum"] / after.parts["score_count"].clamp(min=1)
+        assert bool((mean <= 1 + 1e-6).all())
+
+
+def test_a_listed_position_is_not_masked_again_for_as_many_pushes_as_the_list_is_long():
+    """tau = -1 calls everything wrong; the loop ends under the cap on steps all the same."""
+    oracle = Oracle(num_tokens=3, length=8, seed=2)
+    config = preset("dsc", steps=20, corrector=c.DscConfig(threshold=-1.0, queue=4, num_remasked=1))
+    history: list[list[int]] = [[] for _ in range(10)]
+    steps = list(drive(oracle, sampler_of(oracle, config), rows_of(oracle, 10)))
+    for _, _, record in steps:
+        for row, position in record.remasked.nonzero().tolist():
+            assert position not in history[row][-4:]
+            history[row].append(position)
+    assert max(len(h) for h in history) > 4
+    assert not bool((steps[-1][1].tokens == oracle.mask_id).any())
+
+
+def test_the_block_list_takes_the_worst_first_and_drops_the_oldest():
+    listed = torch.tensor([[4, 2, -1]])
+    chosen = torch.tensor([[True, False, False, True, False]])
+    error = torch.tensor([[0.6, 0.0, 0.0, 0.9, 0.0]])
+    assert push(listed, chosen, error).tolist() == [[3, 0, 4]]
+    assert push(listed, torch.zeros_like(chosen), error).tolist() == [[4, 2, -1]]
+
+
+def test_the_confidence_threshold_reveals_at_least_one_and_all_that_pass():
+    oracle = Oracle(num_tokens=3, length=6, joint=alike)
+    config = preset("threshold", draw=GREEDY, schedule=c.ThresholdConfig(0.6))
+    several = 0
+    for before, _, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30, prompt=1)):
+        masked = (before.tokens == oracle.mask_id) & before.active[:, None]
+        number = record.revealed.sum(-1)
+        assert bool((number[masked.any(-1)] >= 1).all())
+        passed = masked & (record.confidence > 0.6)
+        assert bool((record.revealed | ~passed).all())
+        several += int((number > 1).sum())
+    assert several > 0
+    assert config.draw.temperature == 0
+
+
+def test_the_factor_rule_is_the_largest_n_that_keeps_it():
+    """Fast-dLLM: (n + 1)(1 - c_n) < f with c_n the n-th largest confidence."""
+    from components.samplers.schedule import Factor
+
+    confidence = torch.tensor([[0.99, 0.6, 0.95, 0.9], [0.3, 0.2, 0.1, 0.4], [1.0, 1.0, 1.0, 1.0]])
+    candidates = torch.tensor([[True] * 4, [True] * 4, [True, True, False, False]])
+    blank = sampler_of(Oracle(2, 4), SamplerConfig())
+    canvas = torch.full((3, 4), 2)
+    state = blank.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(3), 0)
+
+    class Sees:
+        pass
+
+    view = Sees()
+    view.confidence = confidence
+    chosen = Factor(c.FactorConfig(0.3), None).reveal(state, candidates, confidence, view, torch.zeros(3))
+    # n = 1: 2 x 0.01; n = 2: 3 x 0.05; n = 3: 4 x 0.1 = 0.4 is too much. None passes in row 2: one all the same.
+    assert chosen.tolist() == [[True, False, True, False], [False, False, False, True], [True, True, False, False]]
+
+
+def test_the_entropy_bound_grows_what_a_call_reveals():
+    oracle = Oracle(num_tokens=3, length=7, seed=2)
+    calls = []
+    for gamma in (0.0, 0.5, 2.0, 20.0):
+        config = preset("entropy_bound", schedule=c.EntropyBoundConfig(gamma))
+        samples = run(oracle, config, rows_of(oracle, 40))
+        calls.append(sum(s.calls for s in samples.values()) / 40)
+    assert calls[0] == 7
+    assert calls[-1] == 1
+    assert calls == sorted(calls, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "schedule", [c.FixedCountConfig(), c.ThresholdConfig(0.8), c.FactorConfig(), c.EntropyBoundConfig(0.3)]
+)
+def test_blocks_are_written_from_left_to_right(schedule):
+    oracle = Oracle(num_tokens=2, length=8, seed=1)
+    unmask = c.EntropyConfig() if isinstance(schedule, c.EntropyBoundConfig) else c.ConfidenceConfig()
+    config = SamplerConfig(steps=6, schedule=schedule, unmask=unmask, blocks=c.BlocksConfig(length=3))
+    for _, after, _ in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 20, prompt=1)):
+        masked = after.tokens == oracle.mask_id
+        for block in (range(1, 4), range(4, 7)):
+            later = masked[:, block.stop :]
+            begun = (~later).any(-1)
+            assert not bool((masked[:, block.start : block.stop].any(-1) & begun).any())
+
+
+def test_the_ticks_of_a_row_are_divided_over_its_blocks():
+    """8 positions in 2 blocks and 4 ticks: 2 a call, as LLaDA's steps per block."""
+    oracle = Oracle(num_tokens=2, length=8, seed=1)
+    config = SamplerConfig(
+        steps=4, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=4)
+    )
+    assert {s.calls for s in run(oracle, config, rows_of(oracle, 9)).values()} == {4}
+
+
+def test_text_ends_early_row_by_row():
+    """Token 0 ends a text: what follows is filled without calls, once nothing before it is masked."""
+    oracle = Oracle(num_tokens=3, length=8, seed=1)
+    config = SamplerConfig(
+        steps=8, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=2)
+    )
+    samples = run(oracle, config, rows_of(oracle, 60), end_id=0).values()
+    assert len({s.calls for s in samples}) > 2
+    for s in samples:
+        if 0 in s.tokens:
+            first = s.tokens.index(0)
+            assert s.tokens[first + 1 + (first + 1) % 2 :].count(0) == len(s.tokens) - (first + 1 + (first + 1) % 2)
+    keeps = replace(config, blocks=c.BlocksConfig(length=2, early_end=False))
+    assert {s.calls for s in run(oracle, keeps, rows_of(oracle, 60), end_id=0).values()} == {8}
+
+
+def test_an_end_token_in_the_prompt_ends_nothing():
+    oracle = Oracle(num_tokens=3, length=6, seed=1)
+    config = SamplerConfig(
+        steps=5, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=5)
+    )
+    samples = run(oracle, config, rows_of(oracle, 30, prompt=0), end_id=0).values()
+    assert any(set(s.tokens[1:]) - {0} for s in samples)
+
+
+MASK = 9
+
+
+class Flips:
+    """Says 5 at masks; at visible positions always another token than the one there."""
+
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, tokens, *, select=None, label=None, time=None, soft=None, dense=None, heads=()):
+        self.shown.append(tokens.clone())
+        best = torch.where(tokens == MASK, 5, (tokens + 1) % 8)
+        logits = torch.zeros(*tokens.shape, MASK + 1).scatter(-1, best[..., None], 20.0)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+
+
+def flipped(config: SamplerConfig, length: int = 4, denoiser=None):
+    row = Row(0, (MASK,) * length, (False,) * length)
+    return next(Engine(denoiser or Flips(), build(config, Vocabulary(MASK)), 1).run([row]))
+
+
+def test_editing_stops_after_its_rounds_and_at_a_canvas_that_it_has_seen():
+    base = preset("token_edit", guard=c.GuardConfig())
+    for rounds in (0, 1, 5):
+        sample = flipped(replace(base, corrector=c.TokenEditConfig(rounds=rounds)))
+        assert sample.calls == 1 + rounds
+        assert sample.tokens == ((5 + rounds) % 8,) * 4
+    # The flips have a period of 8: the ninth round would show the canvas of the first.
+    assert flipped(replace(base, corrector=c.TokenEditConfig(rounds=30))).calls == 1 + 9
+
+
+def test_a_content_network_needs_one_round():
+    class Content(Flips):
+        def __call__(self, tokens, **kwargs):
+            best = torch.where(tokens == MASK, 5, tokens)
+            logits = torch.zeros(*tokens.shape, MASK + 1).scatter(-1, best[..., None], 20.0)
+            select = kwargs.get("select")
+            return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+
+    assert flipped(preset("token_edit"), denoiser=Content()).calls == 2
+
+
+@pytest.mark.parametrize(
+    ("guard", "edits"),
+    [
+        (c.GuardConfig(), 5 * 4),
+        (c.GuardConfig(edits_per_position=2), 2 * 4),
+        (c.GuardConfig(edit_share=0.25), 5),
+    ],
+    ids=str,
+)
+def test_every_corrector_obeys_the_guard(guard, edits):
+    config = preset("token_edit", guard=guard, corrector=c.TokenEditConfig(rounds=5))
+    assert flipped(config).edits == edits
+
+
+def test_a_cooldown_leaves_fresh_tokens_alone():
+    oracle = Oracle(num_tokens=3, length=8, seed=2)
+    config = preset("prism", steps=8, corrector=c.PrismConfig(start=0.0), guard=c.GuardConfig(cooldown=2))
+    remasked = 0
+    for before, _, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
+        age = before.tick[:, None] - before.parts["written_at"]
+        assert bool((age[record.remasked] > 2).all())
+        remasked += int(record.remasked.sum())
+    assert remasked > 0
+
+
+def test_a_confident_network_skips_the_loop():
+    """skip_above: no loop where every drafted token is at least so probable; the draws are from the first pass."""
+    sure = Flips()
+    config = preset("proseco_confidence", steps=2, corrector=c.ProsecoCorrectorConfig(passes=3, skip_above=0.9))
+    assert flipped(config, denoiser=sure).calls == 2
+    unsure = preset("proseco_confidence", steps=2, corrector=c.ProsecoCorrectorConfig(passes=3, skip_above=1.0))
+    assert flipped(unsure).calls == 2 * 4
+
+
+def test_with_a_region_later_blocks_are_a_frozen_draft():
+    """The corrector sees a draft everywhere and rewrites up to the end of the active block."""
+    shown = Flips()
+    config = SamplerConfig(
+        steps=2, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=2),
+        draw=GREEDY, corrector=c.ProsecoCorrectorConfig(passes=2, draft="argmax", region="generated"),
+    )  # fmt: skip
+    sample = flipped(config, denoiser=shown)
+    drafts = [t[0].tolist() for t in shown.shown if MASK not in t[0].tolist()]
+    assert drafts[:2] == [[5, 5, 5, 5], [6, 6, 5, 5]]
+    assert MASK not in sample.tokens
+
+
+def test_scores_are_one_family():
+    """Every score ranks a planted error lowest where it can know of it; commit-time confidence cannot."""
+    from components.samplers.scores import SCORES
+
+    oracle = Oracle(num_tokens=3, length=7, joint=alike)
+    for name in sorted(SCORES):
+        config = preset(
+            "free_correction", steps=4, corrector=c.FreeCorrectionConfig(score=name, starts=(0.0,), shares=(0.3,))
+        )
+        assert not config.problems("s")
+        first = next(drive(oracle, sampler_of(oracle, config), planted(oracle)))[2]
+        found = first.remasked[:, 0].double().mean()
+        if name in ("visible", "mean", "drop", "loo", "quality"):
+            assert found == 1, name
+        assert bool((first.remasked.sum(-1) == 1).all()), name
+
+
+def test_leave_one_out_costs_a_call_for_every_visible_token():
+    oracle = Oracle(num_tokens=2, length=6, seed=1)
+    base = preset("prism", steps=3)
+    plain = run(oracle, replace(base, corrector=c.PrismConfig(score="quality", start=0.0)), rows_of(oracle, 5))
+    loo = run(oracle, replace(base, corrector=c.PrismConfig(score="loo", start=0.0)), rows_of(oracle, 5))
+    assert {s.calls for s in plain.values()} == {3}
+    assert {s.calls for s in loo.values()} == {3 + 0 + 2 + 4}
+
+
+def test_raw_rows_at_visible_positions_are_not_one_hot():
+    """A carried-over row would make every score of it 1."""
+    oracle = Oracle(num_tokens=3, length=6, seed=1)
+    config = preset("free_correction", steps=6, corrector=c.FreeCorrectionConfig(score="visible"))
+    spread = []
+    for _, after, _ in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
+        spread.append(after)
+    answer = oracle(spread[-1].tokens).logits.softmax(-1).gather(-1, spread[-1].tokens[..., None])
+    assert float(answer.var()) > 1e-3
