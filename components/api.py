@@ -9,7 +9,6 @@ numbers = score(model, rows, ["nelbo", "entropy"])
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from components.data.prompts import canvas, num_leading
+from components.errors import ConfigError
 from components.plugins import lookup
-from components.samplers import PRESETS, SamplerConfig, configured
+from components.samplers import PRESETS, SamplerConfig, changed, configured
 from components.samplers.engine import Sample
 from components.samplers.fit import check_fit
 from components.samplers.shard import Loaded, sample_rows
@@ -54,13 +54,18 @@ def load(folder: str | Path) -> Model:
 
 
 def preset(name: str, **options: Any) -> SamplerConfig:
-    """A sampler preset as published; ``options`` are fields of SamplerConfig such as ``steps``.
+    """A sampler preset as published, with options of one's own, nested as in a run's YAML:
+    ``preset("proseco", steps=6, corrector={"passes": 2})``.
 
     Raises:
-        ConfigError: there is no preset of this name.
+        ConfigError: there is no such preset, or the options do not fit together.
+        TypeError: there is no such option.
     """
-    defaults = dict(lookup(PRESETS, name, "sampler preset").defaults)
-    return dataclasses.replace(configured(name, defaults), **options)
+    lookup(PRESETS, name, "sampler preset")
+    config = configured(name, changed(name, options))
+    if problems := config.problems("sampler"):
+        raise ConfigError(problems)
+    return config
 
 
 def sample(
@@ -88,7 +93,7 @@ def sample(
         label: class of every row, for a network with classes.
         template: instead of a prompt, texts and numbers of positions to write, in order.
         source, judge: config of a corpus and folder of a judge, for searches that such a reward steers.
-        options: fields of SamplerConfig that the preset should have otherwise, e.g. ``steps=6``.
+        options: what the preset should have otherwise, e.g. ``steps=6``; see ``preset``.
     Raises:
         SamplingError: the model was not trained for the sampler.
     """

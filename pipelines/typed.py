@@ -14,7 +14,7 @@ from components.data import CORPORA
 from components.errors import Problem
 from components.objectives import OBJECTIVES
 from components.plugins import Plugin
-from components.samplers import PARTS, PRESETS, SamplerConfig, configured, part_name
+from components.samplers import PARTS, PRESETS, SamplerConfig, changed, configured
 from components.scorers import SCORERS
 
 
@@ -118,20 +118,8 @@ def sampler(value: Any, path: str, problems: list[Problem]) -> SamplerConfig:
         problems.append(Problem(f"{path}.preset", preset, f"one of {', '.join(PRESETS)}", remedy))
         return SamplerConfig()
     base = configured(preset, dict(PRESETS[preset].defaults))
-    options = {k: dict(v) if isinstance(v, Mapping) else v for k, v in PRESETS[preset].defaults.items()}
-    given: dict[str, Any] = {}
-    for name, change in value.items():
-        published = options.get(name)
-        if name in PARTS:
-            change = {"name": change} if isinstance(change, str) else change
-            published = published or {"name": part_name(str(name), getattr(base, str(name)))}
-            if isinstance(change, Mapping) and change.get("name", published["name"]) == published["name"]:
-                change = {**published, **change}
-        elif isinstance(published, Mapping) and isinstance(change, Mapping):
-            change = {**published, **change}
-        given[str(name)] = change
+    given = changed(preset, {str(k): v for k, v in value.items() if k != "preset"})
     found = {f: plugin(PARTS[f], given.pop(f), f"{path}.{f}", problems) for f in PARTS if f in given}
-    given.pop("preset", None)
     rest = typed(SamplerConfig, given, path, problems)
     found |= {name: getattr(rest, name) for name in given if hasattr(rest, name)}
     return dataclasses.replace(base, **found)

@@ -2,6 +2,6 @@
 
 from components.samplers.catalogue import PARTS, needs, part_name
 from components.samplers.config import SamplerConfig
-from components.samplers.presets import PRESETS, configured
+from components.samplers.presets import PRESETS, changed, configured
 
-__all__ = ["PARTS", "PRESETS", "SamplerConfig", "configured", "needs", "part_name"]
+__all__ = ["PARTS", "PRESETS", "SamplerConfig", "changed", "configured", "needs", "part_name"]

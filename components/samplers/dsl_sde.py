@@ -51,11 +51,11 @@ class DslSde:
 
     def update(self, state: State, written: Written, view: View, steps: int) -> dict[str, Tensor]:
         z = state.parts["z"]
-        rows, length, width = z.shape
+        _, length, width = z.shape
         expected = torch.softmax(view.logits, dim=-1).to(z) @ self.embedding
-        own = (view.select < rows * length).to(z)[:, None]  # other planes add nothing
-        flat = torch.zeros(rows * length, width, dtype=z.dtype, device=z.device)
-        xhat = flat.index_add(0, view.select % len(flat), expected * own).view_as(z)
+        own = (view.at.select < view.at.size).to(z)[:, None]  # other planes add nothing
+        flat = torch.zeros(view.at.size, width, dtype=z.dtype, device=z.device)
+        xhat = flat.index_add(0, view.at.position, expected * own).view_as(z)
         step = self.gamma_max / steps
         eps = noise.normal(state.keys, state.tick, length * width, Stream.BROWNIAN).view_as(z).to(z)
         moved = z + xhat * step + math.sqrt(step) * eps

@@ -32,11 +32,10 @@ class Learned(Base):
         self.config = config
         self.policy = extras.policy
 
-    def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
-        return self.decide(state, candidates, view)["u"].bool()
-
-    def decide(self, state: State, candidates: Tensor, view: View) -> dict[str, Tensor]:
-        """The policy's inputs, its action and log-probability: c, m, u [R, L], t, logpi [R]."""
+    def decide(
+        self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is revealed, and c, m, u [R, L], t, logpi [R]: inputs, action, log-probability."""
         assert self.policy is not None, "the policy was asked for before the sampler was given one"
         confidence = torch.where(candidates, view.confidence, 0)
         time = ((state.tick - 1) / candidates.shape[1]).clamp(max=1).float()
@@ -47,7 +46,7 @@ class Learned(Base):
         first = select.best(b, candidates, torch.ones_like(state.tick))
         action = torch.where(action.any(-1, keepdim=True), action, first)
         logpi = log_probability(b, candidates, action, self.config.temperature, self.config.scale)
-        return {"c": confidence, "m": candidates, "t": time, "u": action.float(), "logpi": logpi}
+        return action, {"c": confidence, "m": candidates, "t": time, "u": action.float(), "logpi": logpi}
 
 
 def log_probability(b: Tensor, candidates: Tensor, action: Tensor, temperature: float, scale: float) -> Tensor:

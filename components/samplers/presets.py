@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any
 
 from components.plugins import Plugin
 from components.samplers import catalogue as paper
-from components.samplers.catalogue import PARTS, needs
+from components.samplers.catalogue import PARTS, needs, part_name
 from components.samplers.config import SamplerConfig
 
 PRESETS: dict[str, Plugin] = {}
@@ -33,6 +34,23 @@ def configured(name: str, options: dict[str, Any]) -> SamplerConfig:
             own = getattr(base, key)
             found[key] = replace(own, **value) if is_dataclass(own) and not isinstance(own, type) else value
     return replace(base, **found)
+
+
+def changed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's nested options with others over them. A part named anew starts from that part's own defaults."""
+    defaults = PRESETS[name].defaults
+    base = configured(name, dict(defaults))
+    found = {k: dict(v) if isinstance(v, Mapping) else v for k, v in defaults.items()}
+    for key, change in options.items():
+        if key not in PARTS:
+            both = isinstance(found.get(key), Mapping) and isinstance(change, Mapping)
+            found[key] = {**found[key], **change} if both else change
+            continue
+        change = {"name": change} if isinstance(change, str) else change
+        published = found.get(key, {"name": part_name(key, getattr(base, key))})
+        same = isinstance(change, Mapping) and change.get("name", published["name"]) == published["name"]
+        found[key] = {**published, **change} if same else change
+    return found
 
 
 BY_CONFIDENCE = {"schedule": "fixed_count", "unmask": "confidence"}

@@ -16,12 +16,11 @@ from components.samplers.config import SamplerConfig
 from components.samplers.contract import Answer, Extras, Query, Samples, Vocabulary
 from components.samplers.corrector import Corrector, Verdict
 from components.samplers.inputs import Inputs
-from components.samplers.learned import Learned
 from components.samplers.rules import ends_itself
 from components.samplers.schedule import Schedule
 from components.samplers.state import Record, State, Written, choose_rows, write
 from components.samplers.unmask import Order
-from components.samplers.view import View
+from components.samplers.view import Spread, View, opinions, shapes
 
 NO_EXTRAS = Extras()
 
@@ -68,8 +67,7 @@ class RowSampler:
         build, section = part("corrector")
         self.corrector: Corrector = build(section)
         build, section = part("schedule")
-        more = (extras,) if build is Learned else ()
-        self.schedule: Schedule = build(section, self.corrector, *more)
+        self.schedule: Schedule = build(section, self.corrector, extras)
         build, section = part("unmask")
         self.order: Order = build(section)
         build, section = part("inputs")
@@ -308,82 +306,56 @@ class RowSampler:
 
     def read(
         self, state: State, answer: Answer, logits: Tensor, masked: Tensor, window: Tensor, looked_at: Tensor
-    ) -> View:  # fmt: skip
-        """Spread the flat answer over the canvas."""
-        rows, length = looked_at.shape
-        size = rows * length
-        draw_at = answer.select[answer.draw]
+    ) -> View:
+        """The flat answer as parts read it."""
+        at = Spread.of(answer, looked_at)
+        length = at.length
         draw_logits = logits[answer.draw]
-        nothing = torch.zeros(size, dtype=torch.float32, device=looked_at.device)
+        nothing = torch.zeros(looked_at.shape, device=looked_at.device)
+        none = torch.zeros(*looked_at.shape, 0, device=looked_at.device)
 
-        def spread(values: Tensor, background: Tensor) -> Tensor:
-            """At drawn positions, which are all in the first plane."""
-            return background.flatten().index_copy(0, draw_at, values.to(background.dtype)).view(rows, length)
+        def drawn(tick_step: Tensor | int, stream: Stream) -> tuple[Tensor, Tensor]:
+            u = noise.uniform(state.keys, state.tick, tick_step, length, stream).flatten()[at.drawn]
+            words, probability = categorical.draw(draw_logits, u, self.config.draw)
+            return at.draws(words, looked_at), at.draws(probability, nothing)
 
-        u = noise.uniform(state.keys, state.tick, 0, length, Stream.TOKEN).flatten()[draw_at]
-        drawn, probability = categorical.draw(draw_logits, u, self.config.draw)
-        best = sampled = looked_at
-        zeros = nothing.view(rows, length)
-        margin = current = left_out = sampled_probability = entropy = gap = zeros
+        token, confidence = drawn(0, Stream.TOKEN)
+        sampled, sampled_probability = looked_at, nothing
+        if self.corrector.num_passes:
+            sampled, sampled_probability = drawn(state.inner, Stream.DRAFT)
+        said = {"best": looked_at, "margin": nothing, "current": nothing, "left_out": nothing}
         if self.corrector.calls:
-            normalizer = torch.logsumexp(logits, -1)
-            top, top_id = logits.max(-1)
-            shown = looked_at.flatten()[answer.select % size]
-            own = (logits.gather(-1, shown[:, None])[:, 0] - normalizer).exp()
-            inside = answer.select < size
-            first = torch.where(inside, answer.select, size)  # other planes go to a place that is cut off
-
-            def plane(values: Tensor, background: Tensor) -> Tensor:
-                longer = torch.cat([background.flatten(), background.flatten()[:1]])
-                return longer.index_copy(0, first, values.to(background.dtype))[:size].view(rows, length)
-
-            best, margin = plane(top_id, looked_at), plane(top - normalizer, zeros)
-            current = plane(own, zeros)
-            if self.corrector.leaves_one_out:
-                # Each position is wanted in at most one of the other planes.
-                hidden = torch.where(inside, 0, own).to(zeros)
-                left_out = nothing.index_add(0, answer.select % size, hidden).view(rows, length)
-            if self.corrector.num_passes:
-                u = noise.uniform(state.keys, state.tick, state.inner, length, Stream.DRAFT).flatten()[draw_at]
-                word, p = categorical.draw(draw_logits, u, self.config.draw)
-                sampled, sampled_probability = spread(word, looked_at), spread(p, zeros)
-        top_ids = top_probabilities = torch.zeros(rows, length, 0, device=looked_at.device)
+            said = opinions(at, logits, looked_at)
+        form = {"entropy": nothing, "gap": nothing, "top_ids": none, "top_probabilities": none}
         if self.reads_shape:
-            p = torch.softmax(draw_logits.double(), -1)
-            entropy = spread(-torch.special.xlogy(p, p).sum(-1), zeros)
-            two = p.topk(min(2, p.shape[-1]), -1).values
-            gap = spread(two[..., 0] - two[..., -1], zeros)
-            if k := self.inputs.top_k:
-                values, ids = p.topk(min(k, p.shape[-1]), -1)
-                pad = (0, k - values.shape[-1])
-                values, ids = (torch.nn.functional.pad(x, pad) for x in (values, ids))
-                top_ids = torch.zeros(size, k, dtype=torch.int64, device=ids.device).index_copy(0, draw_at, ids)
-                kept = torch.zeros(size, k, dtype=p.dtype, device=p.device).index_copy(0, draw_at, values)
-                top_ids, top_probabilities = top_ids.view(rows, length, k), kept.view(rows, length, k)
-        asked = nothing.index_fill(0, answer.select % size, 1).view(rows, length).any(-1)
-        steps = self.ticks(length)
+            form = shapes(at, draw_logits, self.inputs.top_k)
         return View(
-            called=asked, masked=masked, window=window, changeable=self.changeable(state, masked), quota=self.schedule.quota(state, window, steps),
-            token=spread(drawn, looked_at), confidence=spread(probability, zeros), best=best, margin=margin,
-            current=current, sampled=sampled, sampled_probability=sampled_probability, entropy=entropy, gap=gap,
-            left_out=left_out, heads={n: h[:rows] for n, h in answer.heads.items()}, top_ids=top_ids,
-            top_probabilities=top_probabilities, logits=logits, select=answer.select,
-        )  # fmt: skip
+            called=at.called(),
+            masked=masked,
+            window=window,
+            changeable=self.changeable(state, masked),
+            quota=self.schedule.quota(state, window, self.ticks(length)),
+            token=token,
+            confidence=confidence,
+            sampled=sampled,
+            sampled_probability=sampled_probability,
+            heads={name: head[: at.rows] for name, head in answer.heads.items()},
+            logits=logits,
+            at=at,
+            **said,
+            **form,
+        )
 
     def guess(self, state: State, view: View, survey: Survey) -> Tensor:
         """Completions [R, P, L] of the canvas, each position from its own prediction."""
-        size = view.masked.numel()
-        at = torch.where(view.select < size, view.select, size)
         found = []
         for number in range(survey.guesses):
             if survey.drawn:
-                u = noise.uniform(state.keys, state.tick, number, view.masked.shape[1], Stream.GUESS)
-                words = categorical.inverse_cdf(torch.softmax(view.logits, -1), u.flatten()[view.select % size])
+                u = noise.uniform(state.keys, state.tick, number, view.at.length, Stream.GUESS)
+                words = categorical.inverse_cdf(torch.softmax(view.logits, -1), u.flatten()[view.at.position])
             else:
                 words = view.logits.argmax(-1)
-            longer = torch.cat([state.tokens.flatten(), state.tokens.flatten()[:1]])
-            spread = longer.index_copy(0, at, words)[:size].view_as(state.tokens)
-            found.append(torch.where(view.masked, spread, state.tokens))
+            found.append(torch.where(view.masked, view.at.wanted(words, state.tokens), state.tokens))
         return torch.stack(found, dim=1)
 
     def changeable(self, state: State, masked: Tensor) -> Tensor:
@@ -411,13 +383,9 @@ class RowSampler:
         candidates = self.candidates(state, view.masked, view.window, due)
         if self.picks_ahead:
             return candidates, {}
-        learned = {}
-        if isinstance(self.schedule, Learned):
-            learned = self.schedule.decide(state, candidates, view)
-            chosen = learned["u"].bool()
-        else:
-            count = view.quota + (verdict.remask.sum(-1) if self.corrector.compensates else 0)
-            chosen = self.schedule.reveal(state, candidates, self.order.score(state, view, steps), view, count)
+        count = view.quota + (verdict.remask.sum(-1) if self.corrector.compensates else 0)
+        score = self.order.score(state, view, steps)
+        chosen, learned = self.schedule.decide(state, candidates, score, view, count)
         return torch.where((state.tick > steps)[:, None], candidates, chosen), learned
 
     def end_early(self, state: State) -> tuple[State, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from components.diffusion import noise, select
 from components.diffusion.noise import Stream
 from components.samplers import config as options
+from components.samplers.contract import Extras
 from components.samplers.corrector import Corrector
 from components.samplers.state import State
 from components.samplers.view import View
@@ -44,6 +45,11 @@ class Schedule(Protocol):
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
         """[R, L] bool: those that are. ``count`` [R] is the quota and what the corrector took back."""
 
+    def decide(
+        self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same, and what a policy learns from."""
+
     def next_event(self, state: State, window: Tensor, steps: int) -> Tensor:
         """[R]: the first tick at or after the current one at which something may be revealed; T + 1 if none."""
 
@@ -61,8 +67,8 @@ class Base:
     counts = False
     reads: frozenset[str] = frozenset()
 
-    def __init__(self, config: object, corrector: Corrector):
-        del config, corrector
+    def __init__(self, config: object, corrector: Corrector, extras: Extras):
+        del config, corrector, extras
 
     def times(self, steps: int, device: torch.device) -> Tensor:
         return 1 - torch.arange(steps + 1, dtype=torch.float64, device=device) / steps
@@ -81,6 +87,11 @@ class Base:
 
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
         return select.best(score, candidates, count)
+
+    def decide(
+        self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.reveal(state, candidates, score, view, count), {}
 
     def next_event(self, state: State, window: Tensor, steps: int) -> Tensor:
         return torch.where(window.any(-1), state.tick, steps + 1)
@@ -105,7 +116,7 @@ class Ancestral(Base):
 
     ends_when_full = False
 
-    def __init__(self, config: options.AncestralConfig, corrector: Corrector):
+    def __init__(self, config: options.AncestralConfig, corrector: Corrector, extras: Extras):
         self.t_end = config.t_end
         self.corrector = corrector
         self.tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
@@ -159,7 +170,7 @@ class FirstHitting(Base):
     first. The largest of n uniforms below tau is tau u^(1/n), which is how the paper draws it.
     """
 
-    def __init__(self, config: options.FirstHittingConfig, corrector: Corrector):
+    def __init__(self, config: options.FirstHittingConfig, corrector: Corrector, extras: Extras):
         self.per_call = config.per_call
 
     def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
@@ -187,7 +198,7 @@ class FixedCount(Base):
 
     counts = True
 
-    def __init__(self, config: options.FixedCountConfig, corrector: Corrector):
+    def __init__(self, config: options.FixedCountConfig, corrector: Corrector, extras: Extras):
         self.per_call = config.per_call
 
     def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
@@ -244,7 +255,7 @@ class Linear(Remaining):
 class Threshold(Base):
     """Everything more confident than a threshold, and always the first in order (Fast-dLLM, arXiv 2505.22618)."""
 
-    def __init__(self, config: options.ThresholdConfig, corrector: Corrector):
+    def __init__(self, config: options.ThresholdConfig, corrector: Corrector, extras: Extras):
         self.threshold = config.threshold
 
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
@@ -255,7 +266,7 @@ class Threshold(Base):
 class Factor(Base):
     """Fast-dLLM's factor rule (arXiv 2505.22618): n tokens are written together while (n + 1)(1 - c_n) < f."""
 
-    def __init__(self, config: options.FactorConfig, corrector: Corrector):
+    def __init__(self, config: options.FactorConfig, corrector: Corrector, extras: Extras):
         self.factor = config.factor
 
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
@@ -270,7 +281,7 @@ class EntropyBound(Base):
 
     reads = frozenset({"entropy"})
 
-    def __init__(self, config: options.EntropyBoundConfig, corrector: Corrector):
+    def __init__(self, config: options.EntropyBoundConfig, corrector: Corrector, extras: Extras):
         self.gamma = config.gamma
 
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:

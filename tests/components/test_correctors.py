@@ -185,7 +185,7 @@ def test_the_factor_rule_is_the_largest_n_that_keeps_it():
 
     view = Sees()
     view.confidence = confidence
-    chosen = Factor(c.FactorConfig(0.3), None).reveal(state, candidates, confidence, view, torch.zeros(3))
+    chosen = Factor(c.FactorConfig(0.3), None, None).reveal(state, candidates, confidence, view, torch.zeros(3))
     # n = 1: 2 x 0.01; n = 2: 3 x 0.05; n = 3: 4 x 0.1 = 0.4 is too much. None passes in row 2: one all the same.
     assert chosen.tolist() == [[True, False, True, False], [False, False, False, True], [True, True, False, False]]
 

@@ -8,9 +8,11 @@ import random
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from components.samplers import PARTS, PRESETS, configured
 from components.samplers.catalogue import needs
+from components.samplers.contract import Answer
 from tests import decoding
 from tests.decoding import CHOICES, choice_of, covering_array, fits, rows_of, run, sampler_of, valid_choices
 from tests.oracle import Oracle
@@ -158,9 +160,9 @@ def test_the_sets_that_are_written_are_disjoint_and_reset_what_they_must():
         "free_correction",
         "mask_predict",
         "smart",
-        "token_edit",
     ):
         config = configured(name, dict(PRESETS[name].defaults))
+        config = dataclasses.replace(config, steps=config.steps and 6)
         seen = 0
         for before, after, record in decoding.drive(oracle, sampler_of(oracle, config), rows_of(oracle, 40)):
             overlap = (record.revealed & record.remasked) | (record.replaced & record.remasked)
@@ -171,3 +173,27 @@ def test_the_sets_that_are_written_are_disjoint_and_reset_what_they_must():
             assert torch.equal(after.tokens, record.after)
             seen += int(record.remasked.sum() + record.replaced.sum())
         assert seen > 0, f"{name} never corrected anything"
+
+
+def test_no_step_of_a_sampler_waits_for_the_device(combinations):
+    """Tensors without values: whatever would read one on the host raises. Every pair of choices."""
+    oracle = Oracle(num_tokens=3, length=6, seed=3)
+    canvas = torch.tensor([r.canvas for r in rows_of(oracle, 4, prompt=1)])
+    fixed = torch.tensor([r.fixed for r in rows_of(oracle, 4, prompt=1)])
+    for indices in combinations[:-300]:
+        sampler = sampler_of(oracle, decoding.configured(choice_of(indices)))
+        state = sampler.start(canvas, fixed, torch.arange(4), 0)
+        query = sampler.query(state)
+        select = query.wanted.flatten().nonzero()[:, 0]
+        draw = query.drawn.flatten()[select].nonzero()[:, 0]
+        logits = torch.randn(len(select), 4)
+        rewards = None if query.judged is None else torch.zeros(query.judged.shape, dtype=torch.float64)
+        heads = {name: torch.rand(query.tokens.shape) for name in query.heads}
+        answer = Answer(select, logits, draw, heads, rewards)
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            empty = state.map(fake.from_tensor)
+            told = Answer(*(fake.from_tensor(x) for x in (select, logits, draw)), heads, rewards)
+            sampler.query(empty)
+            after, _ = sampler.advance(empty, told)
+        real, _ = sampler.advance(state, answer)
+        assert {n: v.shape for n, v in after.fields().items()} == {n: v.shape for n, v in real.fields().items()}

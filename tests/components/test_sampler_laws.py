@@ -14,6 +14,7 @@ from components.samplers import PRESETS, SamplerConfig, configured
 from components.samplers import config as c
 from components.samplers.engine import Engine, Lanes
 from components.samplers.remdm import Remdm, RemdmLoop
+from components.samplers.sampler import NO_EXTRAS
 from components.samplers.schedule import Ancestral
 from components.samplers.search import SLOT
 from tests.decoding import distance, drive, law, likes_last, rows_of, run, sampler_of, tokens_of
@@ -135,7 +136,7 @@ def test_sigma_never_exceeds_what_the_schedule_can_make_up_for():
         share, used = corrector.pace(times)
         assert bool((used <= (share[1:] / (1 - share[:-1]).clamp(min=1e-300)).clamp(max=1) + 1e-12).all())
     for corrector in (Remdm(c.RemdmConfig(sigma="dfm")), RemdmLoop(c.RemdmLoopConfig())):
-        _, hazard = Ancestral(c.AncestralConfig(), corrector).table(50, torch.device("cpu"))
+        _, hazard = Ancestral(c.AncestralConfig(), corrector, NO_EXTRAS).table(50, torch.device("cpu"))
         assert bool((hazard.diff() >= -1e-12).all())
 
 
