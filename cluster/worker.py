@@ -16,7 +16,7 @@ from cluster.api import TrainLaunch
 from components.errors import ProsecoError
 from components.models.cpu import use_threads
 from components.models.transformer import Transformer
-from components.models.weights import fill
+from components.models.weights import FRESH, fill
 from components.samplers.shard import SampleShard, sample_shard
 from components.scorers.shard import ScoreShard, score_shard
 from components.tracking import JsonlTracker
@@ -60,6 +60,9 @@ def job_of(launch: TrainLaunch, world_size: int) -> Job:
         weights=launch.weights,
         mask_id=launch.mask_id,
         pad_id=launch.pad_id,
+        vocab_size=launch.vocab_size,
+        source=launch.source,
+        tokenizer=launch.tokenizer,
         micro_batch=micro_batch(launch, world_size),
         keep=launch.runtime.keep_checkpoints,
     )
@@ -70,7 +73,7 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     torch.manual_seed(launch.config.seed)
     model = Transformer(launch.model, launch.vocab_size)
     if launch.init is not None:
-        fill(model, checkpoint.averaged_weights(launch.init), str(launch.init))
+        fill(model, checkpoint.averaged_weights(launch.init), str(launch.init), fresh=FRESH)
     model.activation_checkpointing = launch.runtime.activation_checkpointing
     device = "cpu"
     if torch.cuda.is_available():

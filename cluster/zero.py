@@ -116,6 +116,10 @@ class ZeroEngine:
         if self.stage == 0:
             return self._step_without_partitions()
         self.engine.step()
+        if self.stage == 3:
+            # The first backward of a step overwrites what it touches and later ones add. A parameter that
+            # only a later term touches, such as a head, would be added to the gradient of the step before.
+            self.engine.optimizer.grad_partitions_flat_buffer.zero_()
         return float(self.engine.get_global_grad_norm())
 
     def _step_without_partitions(self) -> float:

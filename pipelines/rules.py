@@ -9,11 +9,11 @@ from pathlib import Path
 from components.data import CORPORA
 from components.errors import Problem
 from components.models.config import MODEL_PRESETS
-from components.objectives import objective_name, supervises_visible
+from components.objectives import objective_name, trains_heads_only
 from components.samplers.fit import missing
 from components.scorers import SCORERS
 from components.training.config import TrainConfig
-from pipelines.schema import RunConfig, SamplingConfig, budgets
+from pipelines.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible
 
 
 def judge(run: RunConfig) -> list[Problem]:
@@ -110,6 +110,13 @@ def judge_training(run: RunConfig, name: str, train: TrainConfig) -> list[Proble
             break
         seen.add(at)
         at = run.train[at].init_from
+    heads_only = trains_heads_only(train.objective)
+    if heads_only and not train.init_from:
+        rule = "it trains a head on a frozen network, so it needs a trained one"
+        found.append(Problem(f"{path}.init_from", "", rule, "name another training, e.g. one by mdlm"))
+    if heads_only and train.optimizer.weight_decay:
+        rule = "0, or the frozen network would decay"
+        found.append(Problem(f"{path}.optimizer.weight_decay", train.optimizer.weight_decay, rule, "set it to 0"))
     every = getattr(train.objective, "every", 1)
     workers = max(1, run.runtime.workers)  # zero of them is told elsewhere
     micro = run.runtime.micro_batch or -(-train.batch_rows // workers)
@@ -137,7 +144,9 @@ def judge_sampling(run: RunConfig, name: str, sampling: SamplingConfig) -> list[
     for budget in budgets(sampling):
         found += budget.problems(f"{path}.sampler")
     objective = run.train[sampling.model].objective
-    info = dataclasses.asdict(run.model) | {"visible_supervision": supervises_visible(objective)}
+    info = dataclasses.asdict(model_of(run, sampling.model)) | {
+        "visible_supervision": taught_visible(run, sampling.model)
+    }
     for need in missing(sampling.sampler, info, sampling.allow_untrained):
         trained = f"{sampling.model!r}, trained with {objective_name(objective)},"
         rule = f"it {need.what}, and {trained} {need.lack}"

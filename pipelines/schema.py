@@ -10,6 +10,7 @@ from cluster.config import RuntimeConfig
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.errors import Problem
 from components.models.config import ModelConfig
+from components.objectives import supervises_visible, trains_heads_only
 from components.samplers import SamplerConfig
 from components.training.config import TrainConfig
 
@@ -76,3 +77,26 @@ def budgets(sampling: SamplingConfig) -> list[SamplerConfig]:
     if not sampling.steps:
         return [sampling.sampler]
     return [dataclasses.replace(sampling.sampler, steps=steps) for steps in sampling.steps]
+
+
+def lineage(run: RunConfig, name: str) -> list[TrainConfig]:
+    """A training and those that it started from, the first one first."""
+    found: list[TrainConfig] = []
+    while name and name in run.train and run.train[name] not in found:
+        found.insert(0, run.train[name])
+        name = run.train[name].init_from
+    return found
+
+
+def model_of(run: RunConfig, name: str) -> ModelConfig:
+    """The run's model with the heads and the encoder that a training's objectives brought along."""
+    changes: dict[str, Any] = {}
+    for train in lineage(run, name):
+        changes |= getattr(train.objective, "model_changes", {})
+    return dataclasses.replace(run.model, **changes)
+
+
+def taught_visible(run: RunConfig, name: str) -> bool:
+    """Was the trunk that a training ends with taught what to say at visible positions?"""
+    trunk = [t for t in lineage(run, name) if not trains_heads_only(t.objective)]
+    return bool(trunk) and supervises_visible(trunk[-1].objective)

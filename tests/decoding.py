@@ -12,7 +12,7 @@ import torch
 from components.samplers import PARTS, SamplerConfig
 from components.samplers import config as c
 from components.samplers.contract import Extras, Sampler, Vocabulary
-from components.samplers.engine import Engine, Lanes, Row, Sample
+from components.samplers.engine import Engine, Row, Sample, play
 from components.samplers.search import build
 from components.samplers.state import Record, State
 from tests.oracle import Oracle
@@ -144,14 +144,7 @@ def part_families() -> set[str]:
 def drive(denoiser: Any, sampler: Sampler, rows: list[Row], seed: int = 0) -> Iterator[tuple[State, State, Record]]:
     """Every step of all rows at once: the state before, the state after, the record."""
     canvas, fixed = torch.tensor([r.canvas for r in rows]), torch.tensor([r.fixed for r in rows])
-    state = sampler.start(canvas, fixed, torch.tensor([r.id for r in rows]), seed)
-    engine = Engine(denoiser, sampler, len(rows) * sampler.width)
-    lanes = Lanes(list(rows))
-    with torch.inference_mode():
-        while bool(state.active.any()):
-            before = state
-            state, record = sampler.advance(state, engine._answer(sampler.query(state), lanes))
-            yield before, state, record
+    yield from play(denoiser, sampler, sampler.start(canvas, fixed, torch.tensor([r.id for r in rows]), seed))
 
 
 def law(oracle: Oracle, tokens: torch.Tensor) -> torch.Tensor:

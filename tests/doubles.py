@@ -45,4 +45,4 @@ def train_config(**changes) -> TrainConfig:
 
 
 def job(folder: Path, rows: Path, micro_batch: int = 2, **changes) -> Job:
-    return Job(train_config(**changes), folder, (rows,), (1.0,), MASK, PAD, micro_batch, keep=9)
+    return Job(train_config(**changes), folder, (rows,), (1.0,), MASK, PAD, micro_batch, VOCAB, keep=9)

@@ -9,6 +9,7 @@ from components.data.config import (
     JsonlConfig,
     LatinSquareConfig,
     ParquetConfig,
+    PatchesConfig,
     StdlibConfig,
     SudokuConfig,
     TextConfig,
@@ -22,6 +23,7 @@ CORPORA: dict[str, Plugin] = {
         CodingConfig, "components.data.puzzles:Coding", "groups of permuted copies of a symbol, generated"
     ),
     "addition": Plugin(AdditionConfig, "components.data.puzzles:Addition", "long addition, generated"),
+    "patches": Plugin(PatchesConfig, "components.data.images:Patches", "images of blobs as visual tokens, generated"),
     "stdlib": Plugin(
         StdlibConfig, "components.data.files:Stdlib", "source and documentation of the Python standard library"
     ),

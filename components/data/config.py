@@ -40,6 +40,16 @@ class CodingConfig:
 
 
 @dataclass(frozen=True)
+class PatchesConfig:
+    """Images as tokens: smooth blobs on a grid of side x side patches, each one of so many grey levels."""
+
+    side: int = 8
+    levels: int = 6
+    num_documents: int = 20000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class AdditionConfig:
     """``a+b=`` as prompt, the sum as text, least significant digit last."""
 

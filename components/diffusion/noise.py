@@ -38,6 +38,14 @@ class Stream(enum.IntEnum):
     BROWNIAN = 16
     CHOICE = 17
     CONTROL = 18
+    PAIR = 19
+    FILL = 20
+    SECOND_MASK = 21
+    MIX = 22
+    RANDOM_TOKEN = 23
+    ORDER_OF_PREDICTION = 24
+    EVIDENCE = 25
+    EVIDENCE_NOISE = 26
 
 
 def _mulhilo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:

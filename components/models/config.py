@@ -38,6 +38,11 @@ class ModelConfig:
     """Signal-to-noise ratio at which DSL's encoder sees a written token."""
     quality_layers: int = -1
     """Blocks of the head that says how good each token is; 0 is a norm and a line, -1 is no head."""
+    policy: bool = False
+    """A network that decides what to unmask, beside the trunk."""
+    norm_eps: float = 1e-6
+    shift_logits: bool = False
+    """Read the logits of a position from the row before it, as networks that began as causal ones do."""
 
     def resolved(self) -> ModelConfig:
         """The same with every size filled in from the preset."""

@@ -39,18 +39,22 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Put tensors into a model, all of them and nothing else.
+FRESH = ("quality.", "policy.", "encoder.")
+"""Parts that a training may add to a network that was trained without them."""
+
+
+def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str, fresh: tuple[str, ...] = ()) -> None:
+    """Put tensors into a model, all of them and nothing else; parts named in ``fresh`` may be missing and stay as they are.
 
     Raises:
         ModelError: names or shapes differ; the message lists the first of each kind.
     """
     own = model.state_dict()
-    missing = sorted(set(own) - set(tensors))
+    missing = sorted(name for name in set(own) - set(tensors) if not name.startswith(fresh))
     surplus = sorted(set(tensors) - set(own))
     other = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
     if not (missing or surplus or other):
-        model.load_state_dict(dict(tensors))
+        model.load_state_dict({**own, **tensors})
         return
     parts = []
     if missing:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from components.diffusion import noise
 from components.diffusion.noise import Stream
 from components.diffusion.schedule import Schedule, stratified_times
-from components.models.denoiser import Denoiser
+from components.models.denoiser import Prediction
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,16 @@ class Batch:
     label: Tensor | None = None
 
 
+class Network(Protocol):
+    """What is trained: a denoiser that also takes what only objectives ask for; see ``Transformer.forward``."""
+
+    def __call__(self, tokens: Tensor, **given: Any) -> Prediction: ...
+
+
+Judge = Callable[[Tensor, Tensor], Tensor]
+"""(rollouts [N, L], the clean rows whose prompts they continue [N, L]) -> rewards [N] in [0, 1]."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What an objective needs to know besides its own options."""
@@ -47,6 +57,11 @@ class Setting:
     mask_id: int
     schedule: Schedule
     t_min: float
+    vocab_size: int
+    judge: Judge | None = None
+    """What rollouts are rewarded by."""
+    anyone: Callable[[bool], bool] = bool
+    """Does any process say yes? All of them must ask together."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class Objective:
 
     counts: Callable[[Batch], dict[str, Tensor]]
     """Term name to the count by which its sum will be divided. Names every term that will come."""
-    terms: Callable[[Denoiser, Batch], Iterator[Term]]
+    terms: Callable[[Network, Batch], Iterator[Term]]
 
 
 Build = Callable[[Any, Setting], Objective]
@@ -76,6 +91,16 @@ def draw_times(batch: Batch, t_min: float) -> Tensor:
     """Stratified times [B], float32, the same at any world size."""
     jitter = noise.uniform(batch.keys, batch.step, 0, 1, Stream.TIME)[:, 0]
     return stratified_times(batch.index, batch.num_rows, jitter, t_min).float()
+
+
+def uniforms(batch: Batch, stream: Stream, inner: int = 0) -> Tensor:
+    """Uniforms [B, L] for one purpose."""
+    return noise.uniform(batch.keys, batch.step, inner, batch.tokens.shape[1], stream)
+
+
+def one_uniform(batch: Batch, stream: Stream) -> Tensor:
+    """A uniform for each row [B]."""
+    return noise.uniform(batch.keys, batch.step, 0, 1, stream)[:, 0]
 
 
 def corruption(batch: Batch) -> Tensor:

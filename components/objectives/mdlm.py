@@ -17,8 +17,7 @@ from torch import Tensor
 
 from components.diffusion.categorical import suppress
 from components.diffusion.corrupt import mask_tokens
-from components.models.denoiser import Denoiser
-from components.objectives.base import Batch, Objective, Setting, Term, corruption, draw_times
+from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times
 from components.objectives.config import MdlmConfig
 
 
@@ -28,7 +27,7 @@ def build(config: MdlmConfig, setting: Setting) -> Objective:
     def counts(batch: Batch) -> dict[str, Tensor]:
         return {"mdm": batch.target.sum()}
 
-    def terms(model: Denoiser, batch: Batch) -> Iterator[Term]:
+    def terms(model: Network, batch: Batch) -> Iterator[Term]:
         time, masked, noised = noise_rows(batch, setting)
         select = masked.flatten().nonzero()[:, 0]
         logits = suppress(model(noised, select=select, label=batch.label, time=time).logits, (setting.mask_id,))

@@ -7,6 +7,9 @@ One network, one time a row, both passes on the same noise. Departures from the 
 weights are 1 by default (there they are 0, so that nothing trains); the draft never holds a mask or
 overwrites a prompt; neither pass changes its batch in place; because y is a constant the two terms
 are yielded one after the other, which gives the same gradient at half the activation memory.
+
+Ours beyond the paper: drafts may be rolled out (the corrector's own passes over them, as a sampler with several
+passes meets them) and mixed with random tokens.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from torch import Tensor
 
 from components.diffusion import noise
 from components.diffusion.categorical import inverse_cdf, suppress
+from components.diffusion.corrupt import random_tokens
 from components.diffusion.noise import Stream
-from components.models.denoiser import Denoiser
-from components.objectives.base import Batch, Objective, Setting, Term
+from components.objectives.base import Batch, Network, Objective, Setting, Term
 from components.objectives.config import ProsecoConfig
 from components.objectives.mdlm import noise_rows, unmasking_term
 
@@ -36,18 +39,20 @@ def build(config: ProsecoConfig, setting: Setting) -> Objective:
         num_targets = batch.target.sum()
         return {"mdm": num_targets, "correct": num_targets} if corrects(batch) else {"mdm": num_targets}
 
-    def terms(model: Denoiser, batch: Batch) -> Iterator[Term]:
+    def terms(model: Network, batch: Batch) -> Iterator[Term]:
         time, masked, noised = noise_rows(batch, setting)
         term, draft = unmask_and_draft(model, batch, time, masked, noised, config, setting, corrects(batch))
         yield term
         if draft is not None:
+            with torch.no_grad():
+                draft = worn(model, batch, time, draft, config, setting)
             yield correcting_term(model, batch, time, draft, config, setting)
 
     return Objective(counts, terms)
 
 
 def unmask_and_draft(
-    model: Denoiser,
+    model: Network,
     batch: Batch,
     time: Tensor,
     masked: Tensor,
@@ -77,6 +82,19 @@ def unmask_and_draft(
     return term, draft.view_as(batch.tokens)
 
 
+def worn(model: Network, batch: Batch, time: Tensor, draft: Tensor, config: ProsecoConfig, setting: Setting) -> Tensor:
+    """The draft after ``rollout`` corrector passes and with a share of random tokens."""
+    flat = batch.maskable.flatten().nonzero()[:, 0]
+    for _ in range(config.rollout):
+        logits = suppress(model(draft, select=flat, label=batch.label, time=time).logits, (setting.mask_id,))
+        draft = draft.flatten().index_copy(0, flat, logits.argmax(-1)).view_as(draft)
+    if not config.random_share:
+        return draft
+    return random_tokens(
+        draft, batch.maskable, config.random_share, batch.keys, batch.step, setting.vocab_size, setting.mask_id
+    )
+
+
 def draft_tokens(logits: Tensor, flat: Tensor, batch: Batch, config: ProsecoConfig) -> Tensor:
     """The network's own word at flat positions. logits [N, V] -> [N]."""
     if config.draft_token == "argmax":
@@ -86,7 +104,7 @@ def draft_tokens(logits: Tensor, flat: Tensor, batch: Batch, config: ProsecoConf
 
 
 def correcting_term(
-    model: Denoiser, batch: Batch, time: Tensor, draft: Tensor, config: ProsecoConfig, setting: Setting
+    model: Network, batch: Batch, time: Tensor, draft: Tensor, config: ProsecoConfig, setting: Setting
 ) -> Term:
     """Second pass: what the network makes of its own draft, at every target position."""
     rows = correcting_rows(batch, config.every)

@@ -276,3 +276,21 @@ class Engine:
                             reason=reason,
                         )
                     )
+
+
+def play(
+    denoiser: Denoiser, sampler: Sampler, state: State, anyone: Callable[[bool], bool] = bool
+) -> Iterator[tuple[State, State, Record]]:
+    """Every step of all rows at once, until none is active: the state before, the state after, the record.
+
+    For objectives that learn from rollouts; nothing is counted or refilled. Every step is one forward of all
+    rows, active or not, and ``anyone`` may ask other processes whether they still have some: a network that is
+    sharded over processes must be called equally often by each.
+    """
+    engine = Engine(denoiser, sampler, len(state.ids), device=str(state.ids.device))
+    lanes = Lanes([None] * engine.num_groups)
+    with torch.no_grad():
+        while anyone(bool(state.active.any())):
+            before = state
+            state, record = sampler.advance(state, engine._answer(sampler.query(state), lanes))
+            yield before, state, record

@@ -262,6 +262,15 @@ class Threshold(Base):
         first = select.best(score, candidates, torch.ones_like(state.tick))
         return first | (candidates & (view.confidence > self.threshold))
 
+    def decide(
+        self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """With what a policy that imitates it needs: confidence c, masked m, action u [R, L], time t [R]."""
+        action = self.reveal(state, candidates, score, view, count)
+        confidence = torch.where(candidates, view.confidence, 0)
+        time = ((state.tick - 1) / candidates.shape[1]).clamp(max=1).float()
+        return action, {"c": confidence, "m": candidates, "t": time, "u": action.float()}
+
 
 class Factor(Base):
     """Fast-dLLM's factor rule (arXiv 2505.22618): n tokens are written together while (n + 1)(1 - c_n) < f."""

@@ -12,7 +12,6 @@ import pyarrow as pa
 from components import faults
 from components.data.prompts import canvas, num_leading
 from components.data.tokenizer import Tokenizer, load_tokenizer
-from components.models.policy import load_policy
 from components.models.transformer import Transformer
 from components.models.weights import load_model
 from components.samplers.config import SamplerConfig
@@ -58,9 +57,8 @@ class Loaded:
 def load(folder: Path, device: str) -> Loaded:
     """Model, tokenizer and what parts of samplers need besides."""
     network = load_model(folder).to(device)
-    policy = load_policy(folder)
     embedding = None if network.encoder is None else network.encoder.table().detach()
-    extras = Extras(None if policy is None else policy.to(device), embedding)
+    extras = Extras(network.policy, embedding)
     return Loaded(network, load_tokenizer(folder / "tokenizer.json"), extras)
 
 

@@ -96,4 +96,12 @@ class TrainConfig:
             "at least 1",
             "1 corrects every row",
         )
+        inner = getattr(self.objective, "inner_epochs", 1)
+        check(
+            self.checkpoint_every % inner == 0 and self.steps % inner == 0, "checkpoint_every", self.checkpoint_every,
+            f"it and steps are multiples of objective.inner_epochs ({inner}): rollouts are not in a checkpoint",
+            "change one of them",
+        )  # fmt: skip
+        frozen = getattr(self.objective, "frozen", False) and getattr(self.objective, "mdm_weight", 0)
+        check(not frozen, "objective.mdm_weight", frozen, "0 where the network is frozen", "set it to 0")
         return found

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from components.tracking import Tracker
 from components.training import checkpoint
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.engine import TrainEngine
+from components.training.judge import judge_of
 
 VALIDATION_T_MIN = 1e-3
 VALIDATION_SEED = 0x5EED
@@ -45,7 +47,12 @@ class Job:
     mask_id: int
     pad_id: int
     micro_batch: int
+    vocab_size: int
     keep: int = 2
+    tokenizer: Path | None = None
+    """File of the tokenizer, and"""
+    source: Any = None
+    """config of the corpus by whose rules rollouts are judged."""
 
 
 def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
@@ -77,7 +84,13 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
     if start >= config.steps:
         assert newest is not None
         return newest
-    setting = Setting(job.mask_id, SCHEDULES[config.noise_schedule](), config.t_min)
+    schedule = SCHEDULES[config.noise_schedule]()
+
+    def anyone(here: bool) -> bool:
+        return bool(engine.all_reduce(torch.tensor(float(here), device=engine.device)))
+
+    judge = judge_of(job.source, job.tokenizer)
+    setting = Setting(job.mask_id, schedule, config.t_min, job.vocab_size, judge, anyone)
     objective = build_objective(config.objective, setting)
     source = RowSource(job, "train")
     validation = RowSource(job, "validation") if has_rows(job, "validation") else None
@@ -157,7 +170,7 @@ def validate(engine: TrainEngine, job: Job, source: RowSource) -> dict[str, floa
     """
     engine.train(False)
     schedule = SCHEDULES[job.config.noise_schedule]()
-    objective = build_objective(MdlmConfig(), Setting(job.mask_id, schedule, VALIDATION_T_MIN))
+    objective = build_objective(MdlmConfig(), Setting(job.mask_id, schedule, VALIDATION_T_MIN, job.vocab_size))
     meter = Meter(engine)
     for batch in source.batches(0, engine):
         for term in objective.terms(engine.model(), batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ def run(config: ExportPart, context: Context) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
     numbers = {k: v for k, v in context.infos["train"].items() if isinstance(v, int | float)}
     write_export(
-        context.folder, config.model, weights, tokenizer, config.length, config.trained_with,
+        context.folder, dataclasses.replace(config.model, mask_id=tokenizer.mask_id), weights, tokenizer, config.length, config.trained_with,
         config.visible_supervision, numbers,
     )  # fmt: skip
     return {"parameters": sum(w.numel() for w in weights.values())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ def run(config: TrainPart, context: Context) -> Mapping[str, Any]:
     roles = sorted(config.weights)
     launch = TrainLaunch(
         config=config.train,
-        model=config.model,
+        model=dataclasses.replace(config.model, mask_id=tokenizer.mask_id),
         vocab_size=tokenizer.vocab_size,
         folder=context.folder.absolute(),
         rows=tuple(context.inputs[r].absolute() for r in roles),
         weights=tuple(config.weights[r] for r in roles),
         mask_id=tokenizer.mask_id,
         pad_id=tokenizer.pad_id,
+        tokenizer=(context.inputs["tokenizer"] / "tokenizer.json").absolute(),
+        source=config.source,
         init=final(context.inputs["init"]) if "init" in context.inputs else None,
         runtime=context.runtime,
     )

@@ -7,12 +7,12 @@ from typing import Any
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.models.config import ModelConfig
-from components.objectives import objective_name, supervises_visible
+from components.objectives import OBJECTIVES, objective_name
 from components.samplers import SamplerConfig
 from components.scorers.config import JudgeConfig
 from components.store.fingerprint import canonical
 from components.training.config import TrainConfig
-from pipelines.schema import GenerateConfig, RunConfig, budgets
+from pipelines.schema import GenerateConfig, RunConfig, budgets, model_of, taught_visible
 from pipelines.stage import Stage
 
 
@@ -35,6 +35,8 @@ class TrainPart:
     model: ModelConfig
     train: TrainConfig
     weights: dict[str, float]
+    source: Any = None
+    """Config of the corpus that rewards rollouts; only where the objective asks for one."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ def build(run: RunConfig) -> dict[str, Stage]:
         if config.init_from:
             inputs["init"] = train(config.init_from)
         weights = {f"rows_{n}": c.weight for n, c in run.corpora.items()}
-        return add("train", label, TrainPart(run.model.resolved(), config, weights), inputs)
+        rewarded = "reward" in OBJECTIVES[objective_name(config.objective)].needs
+        source = next(iter(run.corpora.values())).source if rewarded else None
+        return add("train", label, TrainPart(model_of(run, name).resolved(), config, weights, source), inputs)
 
     for name in run.train:
         train(name)
@@ -178,7 +182,7 @@ def build(run: RunConfig) -> dict[str, Stage]:
 def export(run: RunConfig, name: str, stages: dict[str, Stage], add: Any) -> Stage:
     train = run.train[name]
     part = ExportPart(
-        run.model.resolved(), run.rows.length, objective_name(train.objective), supervises_visible(train.objective),
+        model_of(run, name).resolved(), run.rows.length, objective_name(train.objective), taught_visible(run, name),
         train.ema_decay > 0,
     )  # fmt: skip
     made: Stage = add(

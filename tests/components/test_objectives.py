@@ -47,7 +47,7 @@ def batch(rows=4, step=3, prompt=0, pads=0, pads_count=False, seed=11, first=0, 
 
 
 def setting(t_min=0.1, schedule=None):
-    return Setting(MASK, schedule or LogLinear(), t_min)
+    return Setting(MASK, schedule or LogLinear(), t_min, VOCAB)
 
 
 def model(seed=0):
@@ -221,7 +221,8 @@ def test_counts_are_targets_not_masks_and_pads_do_not_matter():
 
 def test_defaults_train():
     """Pitfall 9: no silent zero weights."""
-    for name, plugin in OBJECTIVES.items():
+    for name in ("mdlm", "proseco"):
+        plugin = OBJECTIVES[name]
         network = model()
         terms = losses(plugin.config(), batch(), network)
         sum(t.loss_sum for t in terms.values()).backward()

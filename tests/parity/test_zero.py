@@ -14,7 +14,18 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from components.models.transformer import Transformer
-from components.objectives.config import MdlmConfig, ProsecoConfig
+from components.objectives.config import (
+    DscConfig,
+    DslConfig,
+    MapetConfig,
+    MdlmConfig,
+    PolicyGrpoConfig,
+    PolicyImitationConfig,
+    PrismConfig,
+    ProsecoConfig,
+    SmartConfig,
+    SoftMaskConfig,
+)
 from components.tracking import MemoryTracker
 from components.training import checkpoint
 from components.training.engine import TorchEngine
@@ -29,12 +40,23 @@ OBJECTIVES = {
     "proseco late, every second row": ProsecoConfig(
         start_step=2, every=2, draft_token="sample", draft_positions="masked"
     ),
+    "proseco, worn drafts": ProsecoConfig(rollout=1, random_share=0.2),
+    "prism": PrismConfig(num_fills=2, draws=2, head_layers=1),
+    "prism, frozen": PrismConfig(num_fills=2, mdm_weight=0.0, frozen=True),
+    "dsc": DscConfig(step=0.2, head_layers=1),
+    "smart": SmartConfig(random_share=0.1),
+    "dsl": DslConfig(noise_dim=8),
+    "mapet": MapetConfig(),
+    "policy_imitation": PolicyImitationConfig(),
+    "policy_grpo": PolicyGrpoConfig(rollouts=3, expert_thresholds=(0.5,)),
+    "soft_mask": SoftMaskConfig(base="proseco"),
 }
 
 
-def network(seed: int = 0, dropout: float = 0.0) -> Transformer:
+def network(seed: int = 0, dropout: float = 0.0, objective: object = None) -> Transformer:
     torch.manual_seed(seed)
-    return Transformer(dataclasses.replace(TINY, dropout=dropout), VOCAB)
+    changes = getattr(objective, "model_changes", {})
+    return Transformer(dataclasses.replace(TINY, dropout=dropout, **changes), VOCAB)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -59,7 +81,7 @@ def rank_main(rank: int, stage: int, folder: str) -> None:
         fit(made, engine, None)
 
     for name, objective in OBJECTIVES.items():
-        train(f"zero/{name}", network(), objective=objective)
+        train(f"zero/{name}", network(objective=objective), objective=objective)
     # Stopped after step 3 and resumed, with dropout: the random state must follow as well.
     train("whole", network(dropout=0.1))
     train("half", network(dropout=0.1), steps=3)
@@ -81,7 +103,7 @@ def plain(tmp_path_factory):
     rows = token_rows(base / "rows")
     for name, objective in OBJECTIVES.items():
         made = job(base / name, rows, micro_batch=4, objective=objective)
-        fit(made, TorchEngine(network(), made.config.optimizer), MemoryTracker())
+        fit(made, TorchEngine(network(objective=objective), made.config.optimizer), MemoryTracker())
     return base
 
 

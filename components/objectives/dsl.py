@@ -1,0 +1,58 @@
+"""DSL: "Discrete Stochastic Localization", arXiv 2602.16169.
+
+    z_i = gamma_i e(x_i) + sqrt(gamma_i) eps,   |e(v)| = 1;    L = mean over all i of -log f_i(x_i | z)
+
+Plain cross-entropy of the clean token at every position, with no weight over time; the network gets no time. With
+unit norms the posterior depends on z alone, so one network serves every path of signal-to-noise ratios: masks are
+gamma = 0, written tokens gamma_max. A row's gamma is lognormal; in a share of rows ("ROAR") k tokens, k uniform, are
+seen at gamma_max and the rest not at all, as discrete samplers will show them. Prompts are seen without noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.diffusion import noise
+from components.diffusion.categorical import suppress
+from components.diffusion.noise import Stream
+from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times, one_uniform
+from components.objectives.config import DslConfig
+
+
+def build(config: DslConfig, setting: Setting) -> Objective:
+    """The objective with its options bound."""
+
+    def counts(batch: Batch) -> dict[str, Tensor]:
+        return {"clean": batch.target.sum()}
+
+    def terms(model: Network, batch: Batch) -> Iterator[Term]:
+        gamma = ratios(batch, config)
+        length = batch.tokens.shape[1]
+        eps = noise.normal(batch.keys, batch.step, length * config.noise_dim, Stream.EVIDENCE_NOISE)
+        eps = eps.view(-1, length, config.noise_dim).float() * batch.maskable[..., None]
+        select = batch.target.flatten().nonzero()[:, 0]
+        found = model(batch.tokens, select=select, label=batch.label, evidence=(gamma, eps))
+        logits = suppress(found.logits, (setting.mask_id,))
+        nll = F.cross_entropy(logits, batch.tokens.flatten()[select], reduction="none")
+        unseen = (gamma == 0).flatten()[select]
+        metrics = {
+            "clean_ce": (nll.detach().sum(), batch.target.sum()),
+            "unseen_ce": (nll.detach()[unseen].sum(), unseen.sum()),
+        }
+        yield Term("clean", nll.sum(), metrics)
+
+    return Objective(counts, terms)
+
+
+def ratios(batch: Batch, config: DslConfig) -> Tensor:
+    """gamma [B, L] float32."""
+    z = torch.special.ndtri(one_uniform(batch, Stream.EVIDENCE))
+    row = torch.exp(config.log_mean + config.log_std * z).clamp(max=config.gamma_max)
+    seen = corruption(batch) >= draw_times(batch, 0.0)[:, None]
+    discrete = one_uniform(batch, Stream.MIX) < config.roar_share
+    gamma = torch.where(discrete[:, None], torch.where(seen, config.gamma_max, 0.0), row[:, None])
+    return torch.where(batch.maskable, gamma, config.gamma_max).float()
