@@ -57,7 +57,7 @@ def run_arguments(command: Callable[..., None]) -> Callable[..., None]:
 def load(run: Path, overrides: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
     """The typed run and its stages."""
     from pipelines.config import load_run
-    from pipelines.workflows.main_job import build
+    from pipelines.workflows import build
 
     config = load_run(run, list(overrides))
     return config, build(config)
@@ -103,8 +103,9 @@ def run(run: Path, overrides: tuple[str, ...], quiet: bool) -> None:
         if made
         else f"nothing to do: all {len(findings)} stages are fresh"
     )
-    if "report" in stages:
-        click.echo(f"report: {stages['report'].folder(root) / 'report.html'}")
+    last = list(stages.values())[-1]
+    if (last.folder(root) / "report.html").exists():
+        click.echo(f"report: {last.folder(root) / 'report.html'}")
 
 
 @main.command()
@@ -145,9 +146,9 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     root = Path(config.runtime.root)
     findings = make_plan(list(stages.values()), root)
     results: list[dict[str, Any]] = []
-    if "evaluate" in stages:
-        manifest = read_manifest(stages["evaluate"].folder(root))
-        results = list(manifest.info["results"]) if manifest else []
+    for label in ("evaluate", "compare"):
+        if label in stages and (manifest := read_manifest(stages[label].folder(root))):
+            results = list(manifest.info["results"])
     if as_json:
         rows = [
             {
@@ -172,8 +173,9 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     out.print(table)
     if results:
         out.print(results_table(results))
-    if "report" in stages and (stages["report"].folder(root) / "report.html").exists():
-        out.print(f"report: {stages['report'].folder(root) / 'report.html'}")
+    report = list(stages.values())[-1].folder(root) / "report.html"
+    if report.exists():
+        out.print(f"report: {report}")
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:

@@ -7,6 +7,7 @@ other values of the same file.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from components.errors import ConfigError, Problem
 from pipelines.rules import judge
-from pipelines.schema import RunConfig
+from pipelines.schema import Comparison, RunConfig
 from pipelines.typed import typed
 
 
-def load_run(path: Path, overrides: list[str]) -> RunConfig:
+def load_run(path: Path, overrides: list[str]) -> RunConfig | Comparison:
     """Read, type and judge a run.
 
     Raises:
@@ -34,13 +35,37 @@ def load_run(path: Path, overrides: list[str]) -> RunConfig:
         raise ConfigError(f"{path} with overrides {overrides}: {first_line(error)}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no mapping; a run is a mapping of sections such as corpora and train.")
+    plain = {"name": path.stem, **plain}
     problems: list[Problem] = []
-    run = typed(RunConfig, {"name": path.stem, **sampler_files(plain, path.parent)}, "", problems)
-    if not problems:
-        problems += judge(run)
+    run = comparison(plain, path, problems) if "tasks" in plain else one_run(plain, path, problems)
     if problems:
         raise ConfigError(problems)
-    return run  # type: ignore[no-any-return]
+    return run
+
+
+def one_run(plain: dict[Any, Any], path: Path, problems: list[Problem], below: str = "") -> RunConfig:
+    """A run typed and judged; what is wrong goes to ``problems`` under the path ``below``."""
+    found: list[Problem] = []
+    run: RunConfig = typed(RunConfig, sampler_files(plain, path.parent), "", found)
+    found = found or judge(run)
+    problems += [dataclasses.replace(p, path=f"{below}{p.path}") for p in found]
+    return run
+
+
+def comparison(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> Comparison:
+    """Each task is what all have in common with its own sections over it."""
+    own = ("tasks", "seeds", "one_seed")
+    common = {k: v for k, v in plain.items() if k not in own}
+    tasks = {}
+    for name, changes in plain["tasks"].items():
+        tasks[str(name)] = one_run(over(common, changes or {}), path, problems, f"tasks.{name}.")
+    head = {"name": plain["name"], **{k: plain[k] for k in own[1:] if k in plain}, "runtime": plain.get("runtime", {})}
+    made: Comparison = typed(Comparison, head | {"tasks": {}}, "", problems)
+    unknown = [n for n in made.one_seed if any(n not in t.train for t in tasks.values())]
+    if unknown or not tasks or not made.seeds:
+        rule = "trainings of every task; at least one task and one seed"
+        problems.append(Problem("one_seed", unknown, rule, "name trainings, tasks and seeds"))
+    return dataclasses.replace(made, tasks=tasks)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from components.store.lease import Lease
 from pipelines.config import load_run
 from pipelines.runner import damaged_stages
 from pipelines.stage import in_order
-from pipelines.workflows.main_job import build
+from pipelines.workflows import build
 
 
 def collect(root: Path, runs: tuple[Path, ...], corrupt: bool, delete: bool) -> Iterator[str]:

@@ -72,6 +72,19 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The same trainings and samplers on several tasks, each from several training seeds."""
+
+    name: str
+    tasks: dict[str, RunConfig]
+    seeds: tuple[int, ...] = (0,)
+    """Added to the seed of every training."""
+    one_seed: tuple[str, ...] = ()
+    """Trainings that are made from the first seed only."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
 def budgets(sampling: SamplingConfig) -> list[SamplerConfig]:
     """The sampler once for each of its budgets."""
     if not sampling.steps:

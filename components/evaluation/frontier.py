@@ -45,6 +45,23 @@ def summarise(samples: pa.Table, scores: pa.Table, column: str, larger_is_better
     }
 
 
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+"""Two-sided 95% quantiles of Student's t by the number of values."""
+
+
+def over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row for the same sampler on networks of several training seeds: means, and Student's interval of the
+    quality; of a single seed, the interval of its samples."""
+    quality = np.array([r["quality"] for r in rows])
+    merged = dict(rows[0]) | {"num_seeds": len(rows), "num_samples": sum(r["num_samples"] for r in rows)}
+    for name in ("calls", "call_positions", "reward_calls", "quality", "unique", "entropy", "edits"):
+        merged[name] = float(np.mean([r[name] for r in rows]))
+    if len(rows) > 1:
+        half = T95.get(len(rows), Z95) * float(quality.std(ddof=1)) / math.sqrt(len(rows))
+        merged["quality_low"], merged["quality_high"] = merged["quality"] - half, merged["quality"] + half
+    return merged
+
+
 def wilson(hits: NDArray[np.float64]) -> tuple[float, float]:
     """95% interval of a share (Wilson 1927): sane at 0 and 1."""
     n, p = len(hits), float(hits.mean())

@@ -95,9 +95,12 @@ class ReportPart:
 def passes_per_step(train: TrainConfig) -> float:
     """Forward-backwards of one optimiser step, averaged over the training."""
     objective = train.objective
-    if not hasattr(objective, "corrector_weight") or objective.corrector_weight == 0:
+    if hasattr(objective, "passes"):
+        return float(objective.passes)
+    if objective.corrector_weight == 0:
         return 1.0
-    return 1.0 + (train.steps - objective.start_step) / train.steps / objective.every
+    corrected = (train.steps - objective.start_step) / train.steps
+    return float(1.0 + corrected * (1.0 / objective.every + objective.rollout / 3))
 
 
 def total_passes(run: RunConfig, name: str) -> int:

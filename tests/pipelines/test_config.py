@@ -7,7 +7,8 @@ import pytest
 from components.errors import ConfigError
 from pipelines.config import load_run
 from pipelines.plan import plan
-from pipelines.workflows.main_job import build, total_passes
+from pipelines.workflows import build
+from pipelines.workflows.main_job import total_passes
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/runs/*.yaml"))
 DEMO = Path(__file__).parents[2] / "configs/runs/demo.yaml"

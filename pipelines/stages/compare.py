@@ -1,0 +1,56 @@
+"""One table over tasks and training seeds: quality and diversity of every sampler at every budget."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from components.evaluation.chart import Point, Series, line_chart
+from components.evaluation.frontier import over_seeds
+from components.evaluation.page import Section, page, results_table
+from components.store.files import publish_text
+from pipelines.stage import Context
+from pipelines.workflows.compare import ComparePart
+
+
+def run(config: ComparePart, context: Context) -> Mapping[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for task in config.tasks:
+        found = [context.infos[f"{task}.{seed}"]["results"] for seed in config.seeds]
+        names = dict.fromkeys((r["sampler"], r["steps"]) for results in found for r in results)
+        for name, steps in names:
+            same = [r for results in found for r in results if (r["sampler"], r["steps"]) == (name, steps)]
+            rows.append({"task": task} | over_seeds(same))
+    sections = [Section(task, of_task([r for r in rows if r["task"] == task])) for task in config.tasks]
+    subtitle = f"training seeds {', '.join(map(str, config.seeds))}; intervals are over seeds where there are several"
+    publish_text(context.folder / "results.json", json.dumps(rows, indent=1))
+    publish_text(context.folder / "table.md", markdown(rows))
+    publish_text(context.folder / "report.html", page(config.title, subtitle, sections))
+    return {"results": rows, "artifacts": ["results.json", "table.md", "report.html"]}
+
+
+def of_task(rows: list[dict[str, Any]]) -> str:
+    """Chart and table."""
+    series = []
+    for name in dict.fromkeys(r["sampler"] for r in rows):
+        own = sorted((r for r in rows if r["sampler"] == name), key=lambda r: r["calls"])
+        points = tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in own)
+        series.append(Series(name, points))
+    chart = line_chart(series, "mean network calls per sample", html.escape(rows[0]["metric"]))
+    return chart + results_table(rows)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table as text."""
+    lines = [
+        "| task | sampler | training passes | calls | quality | 95% interval | unique | entropy | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in sorted(rows, key=lambda r: (r["task"], round(r["calls"]), -r["quality"])):
+        lines.append(
+            f"| {r['task']} | {r['sampler']} | {r['passes']} | {r['calls']:.1f} | {r['quality']:.3f} | "
+            f"{r['quality_low']:.3f} to {r['quality_high']:.3f} | {r['unique']:.3f} | {r['entropy']:.3f} | {r['num_seeds']} |"
+        )
+    return "\n".join(lines) + "\n"
