@@ -32,7 +32,7 @@ class TrainLaunch:
     source: Any
     """and the config of the corpus whose rules they are judged by."""
     init: Path | None
-    """Checkpoint whose averaged weights to start from."""
+    """Checkpoint whose averaged weights to start from, or a safetensors file."""
     runtime: RuntimeConfig
 
 

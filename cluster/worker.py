@@ -16,7 +16,7 @@ from cluster.api import TrainLaunch
 from components.errors import ProsecoError
 from components.models.cpu import use_threads
 from components.models.transformer import Transformer
-from components.models.weights import FRESH, fill
+from components.models.weights import FRESH, fill, load_weights
 from components.samplers.shard import SampleShard, sample_shard
 from components.scorers.shard import ScoreShard, score_shard
 from components.tracking import JsonlTracker
@@ -73,7 +73,8 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     torch.manual_seed(launch.config.seed)
     model = Transformer(launch.model, launch.vocab_size)
     if launch.init is not None:
-        fill(model, checkpoint.averaged_weights(launch.init), str(launch.init), fresh=FRESH)
+        given = load_weights(launch.init) if launch.init.is_file() else checkpoint.averaged_weights(launch.init)
+        fill(model, given, str(launch.init), fresh=FRESH)
     model.activation_checkpointing = launch.runtime.activation_checkpointing
     device = "cpu"
     if torch.cuda.is_available():

@@ -262,6 +262,24 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
         click.echo(row)
 
 
+@main.command(name="import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json; that of SOURCE where not given.")
+@click.option("--length", default=1024, show_default=True, help="Positions of a row, where nothing else says so.")
+@mended_by_user
+def import_weights(source: Path, **options: Any) -> None:
+    """Make weights of another project a model of ours, and say what did not match.
+
+    SOURCE is a folder with config.json and safetensors: LLaDA, LLaMA-shaped causal models (their causal mask is
+    dropped and their logits shifted), BERT-shaped masked ones, MDLM's DiT. The last two only start a training.
+    """
+    from pipelines.jobs import import_model
+
+    for line in import_model(source, **options):
+        click.echo(line)
+
+
 @main.command()
 @click.argument("samples", type=click.Path(path_type=Path))
 @click.option(

@@ -111,7 +111,10 @@ def judge_training(run: RunConfig, name: str, train: TrainConfig) -> list[Proble
         seen.add(at)
         at = run.train[at].init_from
     heads_only = trains_heads_only(train.objective)
-    if heads_only and not train.init_from:
+    if train.init_folder and not (Path(train.init_folder) / "model.safetensors").is_file():
+        rule = "a folder with model.safetensors, exported or imported"
+        found.append(Problem(f"{path}.init_folder", train.init_folder, rule, "make one with `proseco import`"))
+    if heads_only and not (train.init_from or train.init_folder):
         rule = "it trains a head on a frozen network, so it needs a trained one"
         found.append(Problem(f"{path}.init_from", "", rule, "name another training, e.g. one by mdlm"))
     if heads_only and train.optimizer.weight_decay:

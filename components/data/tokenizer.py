@@ -18,6 +18,13 @@ from components.errors import DataError
 
 MASK, PAD, END, UNKNOWN = "[MASK]", "[PAD]", "[EOS]", "[UNK]"
 SPECIAL = [MASK, PAD, END, UNKNOWN]
+ALIASES = {
+    MASK: ("<|mdm_mask|>", "<|mask|>", "<mask>"),
+    PAD: ("<pad>", "<|pad|>", "[PAD]"),
+    END: ("<|endoftext|>", "</s>", "<|end_of_text|>", "[SEP]"),
+    UNKNOWN: ("<unk>",),
+}
+"""Names that other projects have for them. The end is never the padding here, whatever it was there."""
 
 # One token an atom, bond, ring closure or branch (Schwaller et al., arXiv 1811.02633).
 SMILES = r"\[[^\]]+\]|Br|Cl|%\d{2}|[BCNOSPFIbcnosp]|[=#$/\\\-+().:~@?>*]|\d"
@@ -32,9 +39,11 @@ class Tokenizer:
         self._fast = fast_encoder(inner) if fast else None
 
     def _special(self, token: str) -> int:
-        if self.inner.token_to_id(token) is None:
+        known = (token, *ALIASES[token])
+        found = next((i for i in map(self.inner.token_to_id, known) if i is not None), None)
+        if found is None:
             self.inner.add_special_tokens([token])
-        found = self.inner.token_to_id(token)
+            found = self.inner.token_to_id(token)
         assert found is not None
         return int(found)
 

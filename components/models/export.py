@@ -28,17 +28,14 @@ def write_export(
     trained_with: str,
     visible_supervision: bool,
     numbers: Mapping[str, float],
+    vocab_size: int = 0,
 ) -> None:
-    """Write all files of an exported model into ``folder``."""
+    """Write all files of an exported model into ``folder``. ``vocab_size``: rows of the embedding where they are
+    more than the tokenizer knows."""
     config = asdict(model.resolved()) | {
         "model_type": "proseco",
         "architectures": ["ProsecoForMaskedLM"],
-        "auto_map": {
-            "AutoConfig": "configuration_proseco.ProsecoConfig",
-            "AutoModel": "modeling_proseco.ProsecoForMaskedLM",
-            "AutoModelForMaskedLM": "modeling_proseco.ProsecoForMaskedLM",
-        },
-        "vocab_size": tokenizer.vocab_size,
+        "vocab_size": vocab_size or tokenizer.vocab_size,
         "length": length,
         "mask_token_id": tokenizer.mask_id,
         "pad_token_id": tokenizer.pad_id,
@@ -46,12 +43,19 @@ def write_export(
         "trained_with": trained_with,
         "visible_supervision": visible_supervision,
     }
+    alone = model.encoder == "tokens"  # the standing-alone code knows no noisy embeddings
+    if alone:
+        config["auto_map"] = {
+            "AutoConfig": "configuration_proseco.ProsecoConfig",
+            "AutoModel": "modeling_proseco.ProsecoForMaskedLM",
+            "AutoModelForMaskedLM": "modeling_proseco.ProsecoForMaskedLM",
+        }
     special = {"mask_token": MASK, "pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
     with publishing(folder / "model.safetensors") as private:
         save_weights(private, weights, {"format": "pt"})
     with publishing(folder / "tokenizer.json") as private:
         tokenizer.save(private)
-    for source in sorted(HF.glob("*_proseco.py")):
+    for source in sorted(HF.glob("*_proseco.py")) if alone else ():
         shutil.copyfile(source, folder / source.name)
     publish_text(folder / "config.json", json.dumps(config, indent=1))
     publish_text(
@@ -70,13 +74,16 @@ def card(config: Mapping[str, object], numbers: Mapping[str, float]) -> str:
         if config["visible_supervision"]
         else "It was never trained at visible positions: do not use correctors that replace tokens."
     )
+    origin = f"Trained with **{trained_with}**."
+    if trained_with in OBJECTIVES:
+        origin = f"Trained with **{trained_with}** ({OBJECTIVES[trained_with].paper})."
     return f"""---
 library_name: transformers
 tags: [dllm, masked-diffusion, proseco]
 ---
 # A masked diffusion language model
 
-Trained with **{trained_with}** ({OBJECTIVES[trained_with].paper}). {corrects}
+{origin} {corrects}
 
     from components.api import load, sample
     rows = sample(load("."), num_samples=4)

@@ -36,6 +36,8 @@ class TrainConfig:
     seed: int = 0
     init_from: str = ""
     """Name of another training of the run whose averaged weights this one starts from."""
+    init_folder: str = ""
+    """Or the folder of an exported or imported model; its weights' digest is part of the identity."""
     noise_schedule: Literal["log_linear", "cosine"] = "log_linear"
     t_min: float = 1e-3
     """Smallest time that is trained; ProSeCo's released scripts use 0.1."""
@@ -96,6 +98,10 @@ class TrainConfig:
             "at least 1",
             "1 corrects every row",
         )
+        check(
+            not (self.init_from and self.init_folder), "init_folder", self.init_folder, "one start, not two",
+            "drop init_from or init_folder",
+        )  # fmt: skip
         inner = getattr(self.objective, "inner_epochs", 1)
         check(
             self.checkpoint_every % inner == 0 and self.steps % inner == 0, "checkpoint_every", self.checkpoint_every,

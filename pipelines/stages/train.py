@@ -30,7 +30,7 @@ def run(config: TrainPart, context: Context) -> Mapping[str, Any]:
         pad_id=tokenizer.pad_id,
         tokenizer=(context.inputs["tokenizer"] / "tokenizer.json").absolute(),
         source=config.source,
-        init=final(context.inputs["init"]) if "init" in context.inputs else None,
+        init=start(config, context),
         runtime=context.runtime,
     )
     journal = context.folder / "metrics.jsonl"
@@ -41,6 +41,13 @@ def run(config: TrainPart, context: Context) -> Mapping[str, Any]:
     last = {k: v for row in rows[-3:] for k, v in row.items() if k not in ("step", "time_s")}
     parameters = config.model.num_parameters(tokenizer.vocab_size)
     return {"steps": config.train.steps, "parameters": parameters, **last}
+
+
+def start(config: TrainPart, context: Context) -> Path | None:
+    """Checkpoint, or file of weights, to start from."""
+    if config.train.init_folder:
+        return (Path(config.train.init_folder) / "model.safetensors").absolute()
+    return final(context.inputs["init"]) if "init" in context.inputs else None
 
 
 def final(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
@@ -10,6 +11,7 @@ from components.models.config import ModelConfig
 from components.objectives import OBJECTIVES, objective_name
 from components.samplers import SamplerConfig
 from components.scorers.config import JudgeConfig
+from components.store.files import digest_file
 from components.store.fingerprint import canonical
 from components.training.config import TrainConfig
 from pipelines.schema import GenerateConfig, RunConfig, budgets, model_of, taught_visible
@@ -37,6 +39,8 @@ class TrainPart:
     weights: dict[str, float]
     source: Any = None
     """Config of the corpus that rewards rollouts; only where the objective asks for one."""
+    init_digest: str = ""
+    """Of the weights in ``train.init_folder``."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +138,10 @@ def build(run: RunConfig) -> dict[str, Stage]:
         if config.init_from:
             inputs["init"] = train(config.init_from)
         weights = {f"rows_{n}": c.weight for n, c in run.corpora.items()}
+        digest = digest_file(Path(config.init_folder) / "model.safetensors") if config.init_folder else ""
         rewarded = "reward" in OBJECTIVES[objective_name(config.objective)].needs
         source = next(iter(run.corpora.values())).source if rewarded else None
-        return add("train", label, TrainPart(model_of(run, name).resolved(), config, weights, source), inputs)
+        return add("train", label, TrainPart(model_of(run, name).resolved(), config, weights, source, digest), inputs)
 
     for name in run.train:
         train(name)

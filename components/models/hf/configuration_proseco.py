@@ -19,6 +19,8 @@ class ProsecoConfig(PretrainedConfig):
         time_conditioning=False,
         tie_embeddings=False,
         length=25,
+        norm_eps=1e-6,
+        shift_logits=False,
         **kwargs,
     ):
         self.vocab_size = vocab_size
@@ -32,6 +34,8 @@ class ProsecoConfig(PretrainedConfig):
         self.time_conditioning = time_conditioning
         self.tie_embeddings = tie_embeddings
         self.length = length
+        self.norm_eps = norm_eps
+        self.shift_logits = shift_logits
         self.hidden_size = dim
         self.num_hidden_layers = depth
         self.num_attention_heads = heads

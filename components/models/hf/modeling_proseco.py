@@ -19,6 +19,7 @@ class ProsecoForMaskedLM(PreTrainedModel):
     config_class = ProsecoConfig
     base_model_prefix = ""
     _no_split_modules = ["Block"]
+    _keys_to_ignore_on_load_unexpected = [r"^quality\.", r"^policy\."]
 
     def __init__(self, config):
         super().__init__(config)
@@ -28,7 +29,7 @@ class ProsecoForMaskedLM(PreTrainedModel):
         self.label_embed = nn.Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
         self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
         self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
 
@@ -49,7 +50,10 @@ class ProsecoForMaskedLM(PreTrainedModel):
         rope = self.rotary_table(input_ids.shape[1], x)
         for block in self.blocks:
             x = block(x, rope, condition)
-        logits = self.head(self.norm(x))
+        hidden = self.norm(x)
+        if self.config.shift_logits:
+            hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+        logits = self.head(hidden)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
@@ -78,9 +82,9 @@ class ProsecoForMaskedLM(PreTrainedModel):
 class Block(nn.Module):
     def __init__(self, config, conditioned):
         super().__init__()
-        self.norm_attention = nn.RMSNorm(config.dim, eps=1e-6)
+        self.norm_attention = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.norm_mlp = nn.RMSNorm(config.dim, eps=1e-6)
+        self.norm_mlp = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
         self.modulation = nn.Linear(config.dim, 6 * config.dim) if conditioned else None
 

@@ -1,0 +1,260 @@
+"""Weights of other projects as a start: LLaDA, LLaMA-shaped causal models of `transformers`, BERT-shaped masked
+ones, and the DiT of MDLM and its relatives.
+
+A format is a table of names. Where the architecture is ours (LLaDA, LLaMA, Qwen2 without biases, Mistral) the import
+is exact: the same logits, for causal models with full attention and shifted by one position. Where it is not (BERT,
+DiT: layer norms with biases, GELU instead of SwiGLU, modulation) what fits is taken, and a report lists by name
+what was not: an initialiser, not the model. Nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.errors import ModelError
+from components.models.config import ModelConfig
+from components.models.transformer import Transformer
+from components.models.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Format:
+    """Where a project keeps what. ``{i}`` is the block's number."""
+
+    sign: str
+    """A tensor whose presence tells the format."""
+    embed: str
+    head: str
+    norm: str
+    block: str
+    parts: Mapping[str, tuple[str, ...]]
+    """Our name inside a block: theirs, concatenated along the first axis."""
+    sizes: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """Fields of our ModelConfig, from their config.json."""
+    positions: str = ""
+    """Learned absolute positions."""
+
+
+def llada_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "dim": c["d_model"], "depth": c["n_layers"], "heads": c["n_heads"], "mlp_dim": c["mlp_hidden_size"],
+        "rope_theta": float(c.get("rope_theta", 10000.0)), "norm_eps": float(c.get("rms_norm_eps", 1e-5)),
+        "tie_embeddings": bool(c.get("weight_tying", False)),
+    }  # fmt: skip
+
+
+def llama_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
+    theta = c.get("rope_theta") or (c.get("rope_parameters") or {}).get("rope_theta", 10000.0)
+    return {
+        "dim": c["hidden_size"], "depth": c["num_hidden_layers"], "heads": c["num_attention_heads"],
+        "mlp_dim": c["intermediate_size"], "rope_theta": float(theta), "norm_eps": float(c.get("rms_norm_eps", 1e-6)),
+        "tie_embeddings": bool(c.get("tie_word_embeddings", False)), "shift_logits": True,
+    }  # fmt: skip
+
+
+def bert_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "dim": c["hidden_size"], "depth": c["num_hidden_layers"], "heads": c["num_attention_heads"],
+        "num_positions": c["max_position_embeddings"], "tie_embeddings": True,
+    }  # fmt: skip
+
+
+def dit_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
+    model = c.get("model", c)
+    return {"dim": model["hidden_size"], "depth": model["n_blocks"], "heads": model["n_heads"]}
+
+
+FORMATS: dict[str, Format] = {
+    "llada": Format(
+        "model.transformer.blocks.0.ff_proj.weight", "model.transformer.wte.weight", "model.transformer.ff_out.weight",
+        "model.transformer.ln_f.weight", "model.transformer.blocks.{i}.",
+        {
+            "attention.qkv.weight": ("q_proj.weight", "k_proj.weight", "v_proj.weight"),
+            "attention.out.weight": ("attn_out.weight",),
+            "mlp.gate_up.weight": ("ff_proj.weight", "up_proj.weight"),
+            "mlp.down.weight": ("ff_out.weight",),
+            "norm_attention.weight": ("attn_norm.weight",),
+            "norm_mlp.weight": ("ff_norm.weight",),
+        },
+        llada_sizes,
+    ),
+    "llama": Format(
+        "model.layers.0.mlp.gate_proj.weight", "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight",
+        "model.layers.{i}.",
+        {
+            "attention.qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+            "attention.out.weight": ("self_attn.o_proj.weight",),
+            "mlp.gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+            "mlp.down.weight": ("mlp.down_proj.weight",),
+            "norm_attention.weight": ("input_layernorm.weight",),
+            "norm_mlp.weight": ("post_attention_layernorm.weight",),
+        },
+        llama_sizes,
+    ),
+    "bert": Format(
+        "bert.encoder.layer.0.attention.self.query.weight", "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.weight", "", "bert.encoder.layer.{i}.",
+        {
+            "attention.qkv.weight": (
+                "attention.self.query.weight", "attention.self.key.weight", "attention.self.value.weight",
+            ),
+            "attention.out.weight": ("attention.output.dense.weight",),
+        },
+        bert_sizes, "bert.embeddings.position_embeddings.weight",
+    ),
+    "dit": Format(
+        "backbone.blocks.0.attn_qkv.weight", "backbone.vocab_embed.embedding", "backbone.output_layer.linear.weight",
+        "backbone.output_layer.norm_final.weight", "backbone.blocks.{i}.",
+        {
+            "attention.qkv.weight": ("attn_qkv.weight",),
+            "attention.out.weight": ("attn_out.weight",),
+            "norm_attention.weight": ("norm1.weight",),
+            "norm_mlp.weight": ("norm2.weight",),
+        },
+        dit_sizes,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an import took and what it did not."""
+
+    format: str
+    taken: tuple[str, ...]
+    """Our tensors that were filled,"""
+    fresh: tuple[str, ...]
+    """that were not and keep their initial values,"""
+    unused: tuple[str, ...]
+    """and theirs that have no place here."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def exact(self) -> bool:
+        return not self.fresh and not self.unused
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = [f"format {self.format}: {len(self.taken)} tensors taken" + (", all there are" if self.exact else "")]
+        if self.fresh:
+            told.append(f"{len(self.fresh)} of ours start fresh: {', '.join(patterns(self.fresh))}")
+        if self.unused:
+            told.append(f"{len(self.unused)} of theirs have no place here: {', '.join(patterns(self.unused))}")
+        return told + list(self.notes)
+
+
+def patterns(names: tuple[str, ...]) -> list[str]:
+    """Names with block numbers as ``*``, each once."""
+    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+
+
+def read_all(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the folder's safetensors files. Raises ModelError if there is none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            f"{folder} holds no *.safetensors. Pickled checkpoints are not read, because loading one runs its code: "
+            f"convert it with `safetensors` first."
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= load_weights(file)
+    return tensors
+
+
+def read_foreign(folder: Path, vocab_size: int = 0) -> tuple[Transformer, Report]:
+    """A network that starts from the weights in ``folder``, and what did not match.
+
+    Args:
+        vocab_size: rows of the embedding; new ones, for special tokens, start at the mean of the old. 0 keeps theirs.
+    Raises:
+        ModelError: no weights, no config.json, an unknown format, or sizes that contradict each other.
+    """
+    tensors = read_all(folder)
+    name = next((n for n, f in FORMATS.items() if f.sign in tensors), None)
+    if name is None:
+        raise ModelError(
+            f"{folder} is of no known format (known: {', '.join(FORMATS)}); its first tensors are "
+            f"{', '.join(sorted(tensors)[:4])}."
+        )
+    form = FORMATS[name]
+    path = folder / "config.json"
+    if not path.exists():
+        raise ModelError(f"{folder} holds no config.json, and the number of heads is nowhere else.")
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = ModelConfig(**form.sizes(theirs)).resolved()
+    except KeyError as error:
+        raise ModelError(f"{path} lacks {error}, which a {name} model has.") from None
+    embed = tensors.get(form.embed)
+    if embed is None:
+        raise ModelError(f"{folder} has no tensor {form.embed}.")
+    torch.manual_seed(0)
+    model = Transformer(config, vocab_size or len(embed))
+    return model, fill_from(model, tensors, form, name)
+
+
+def fill_from(model: Transformer, tensors: dict[str, Tensor], form: Format, name: str) -> Report:
+    """Copy what fits into the model."""
+    own = model.state_dict()
+    left = dict(tensors)
+    taken: list[str] = []
+    notes: list[str] = []
+
+    def take(ours: str, names: tuple[str, ...]) -> None:
+        if not all(n in left for n in names):
+            return
+        value = torch.cat([spread_heads(left[n], own[ours], len(names), model) for n in names]).float()
+        if ours in ("embed.weight", "head.weight", "position_embed.weight"):
+            value = resized(value, len(own[ours]))
+        if value.shape != own[ours].shape:
+            notes.append(f"{', '.join(names)} {tuple(value.shape)} does not fit {ours} {tuple(own[ours].shape)}")
+            return
+        own[ours].copy_(value)
+        taken.append(ours)
+        for n in names:
+            del left[n]
+
+    take("embed.weight", (form.embed,))
+    if not model.config.tie_embeddings:
+        take("head.weight", (form.head,))
+    elif form.head in left:
+        del left[form.head]
+    if model.config.tie_embeddings and "embed.weight" in taken:
+        taken.append("head.weight")
+    if form.norm:
+        take("norm.weight", (form.norm,))
+    if form.positions and model.position_embed is not None:
+        take("position_embed.weight", (form.positions,))
+    for i in range(model.config.depth):
+        for part, names in form.parts.items():
+            take(f"blocks.{i}.{part}", tuple(form.block.format(i=i) + n for n in names))
+    model.load_state_dict(own)
+    fresh = tuple(n for n in own if n not in taken)
+    unused = tuple(n for n in left if not n.endswith(("rotary_emb.inv_freq", "position_ids")))
+    return Report(name, tuple(taken), fresh, unused, tuple(notes))
+
+
+def spread_heads(value: Tensor, ours: Tensor, number: int, model: Transformer) -> Tensor:
+    """Keys and values that several heads share (grouped queries), once for each head; others as they are."""
+    width, heads = model.config.dim, model.config.heads
+    grouped = value.dim() == 2 and number == 3 and value.shape[0] < width and len(ours) == 3 * width
+    if not grouped:
+        return value
+    size = width // heads
+    return value.view(-1, size, value.shape[1]).repeat_interleave(width // value.shape[0], 0).flatten(0, 1)
+
+
+def resized(value: Tensor, rows: int) -> Tensor:
+    """The first ``rows`` rows; missing ones are the mean of those that are there."""
+    if len(value) >= rows:
+        return value[:rows]
+    return torch.cat([value, value.mean(0, keepdim=True).expand(rows - len(value), -1)])
