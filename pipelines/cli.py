@@ -262,6 +262,31 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
         click.echo(row)
 
 
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("rows", type=click.Path(path_type=Path))
+@click.option("--errors", "number", default=1, show_default=True, help="Tokens of each row that are made wrong.")
+@click.option("--num-rows", default=256, show_default=True, help="Validation rows.")
+@click.option("--correctors", default="", help="Comma-separated sampler presets whose edits are measured, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@mended_by_user
+def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
+    """Plant errors and see whether a model finds and mends them.
+
+    MODEL is an exported folder, ROWS the folder of a tokenize stage. Errors are random tokens, and draws of the
+    model itself. See AUROC of each score, repair, break and preservation, precision and recall of edits.
+    """
+    from pipelines.jobs import diagnose_model
+
+    lines = diagnose_model(model, rows, **options)
+    if as_json:
+        click.echo(json.dumps(lines, indent=1))
+        return
+    for line in lines:
+        told = "  ".join(f"{k} {v:.3f}" for k, v in line.items() if isinstance(v, float))
+        click.echo(f"{line['kind']:<7} {line.get('corrector', 'the model'):<16} {told}")
+
+
 @main.command(name="import")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the model.")

@@ -264,3 +264,34 @@ def import_model(source: Path, folder: Path, tokenizer: Path | None, length: int
     write_export(folder, config, model.state_dict(), words, length, f"imported {report.format}", False, {}, size)
     yield from report.lines()
     yield f"wrote {folder}; train from it with train.<name>.init_folder={folder}"
+
+
+def diagnose_model(model: Path, rows: Path, number: int, num_rows: int, correctors: str) -> list[dict[str, Any]]:
+    """What a model knows of errors planted into validation rows; see ``components/evaluation/diagnosis``.
+
+    Raises:
+        ConfigError: a corrector is unknown.
+        SamplingError: the model lacks what a corrector needs.
+    """
+    import numpy as np
+    import torch
+
+    from components.api import load
+    from components.data.rows import TokenRows
+    from components.evaluation.diagnosis import diagnose
+    from components.samplers.contract import Vocabulary
+
+    chosen = {}
+    loaded = load(model)
+    for name in filter(None, correctors.split(",")):
+        chosen[name], _ = sampler_of(name, [])
+        check_fit(chosen[name], loaded.info, allow_untrained=True)
+    split = TokenRows(rows, "validation")
+    block = split.take(np.arange(min(num_rows, len(split))))
+    tokens = torch.from_numpy(block.tokens.astype(np.int64))
+    place = torch.arange(tokens.shape[1])[None, :]
+    words = loaded.tokenizer
+    writable = (place >= torch.from_numpy(block.num_prompt)[:, None]) & (tokens != words.pad_id)
+    vocabulary = Vocabulary(words.mask_id, (words.unknown_id, words.pad_id, words.end_id))
+    info = dict(loaded.info)
+    return diagnose(loaded.network, tokens, writable, vocabulary, info, number, chosen, loaded.extras)

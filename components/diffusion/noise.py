@@ -46,6 +46,7 @@ class Stream(enum.IntEnum):
     ORDER_OF_PREDICTION = 24
     EVIDENCE = 25
     EVIDENCE_NOISE = 26
+    LABEL = 27
 
 
 def _mulhilo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,9 @@ class NelboConfig:
     """Nats per written token under the sampling model."""
 
     draws: int = 4
-    """Stratified times per row; two or more give a standard error."""
+    """Stratified times, or numbers of masks, per row; two or more give a standard error."""
+    estimator: Literal["time", "count"] = "time"
+    """Two independent estimators of one bound: over times with weight 1/t, or over numbers n of masks with 1/n."""
 
 
 @dataclass(frozen=True)

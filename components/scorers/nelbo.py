@@ -1,4 +1,7 @@
-"""The likelihood bound of a row, by Monte Carlo over mask times (MDLM, arXiv 2406.07524, eq. 10).
+"""The likelihood bound of a row, by Monte Carlo, in two independent ways.
+
+Over mask times (MDLM, arXiv 2406.07524, eq. 10), or over numbers of masks, the any-order bound
+sum_n 1/n E[sum of -log f over n random masks] (arXiv 2409.02908), which is the same in expectation.
 
 Times are stratified over the draws of a row and random from the row's id, so a score does not depend
 on its batch. The standard error is over the draws of the row; stratification makes it conservative.
@@ -11,7 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from components.diffusion import noise
+from components.diffusion import noise, select
 from components.diffusion.categorical import suppress
 from components.diffusion.corrupt import mask_tokens
 from components.diffusion.noise import Stream
@@ -34,19 +37,27 @@ def build(config: NelboConfig, setting: ScorerSetting) -> Scorer:
     def bound(rows: list[ScoredRow]) -> torch.Tensor:
         """Nats of each draw [B, K]."""
         tokens = torch.tensor([row.tokens for row in rows])
-        place = torch.arange(tokens.shape[1])[None, :]
-        maskable = place >= torch.tensor([[row.num_prompt] for row in rows])
+        maskable = torch.arange(tokens.shape[1])[None, :] >= torch.tensor([[row.num_prompt] for row in rows])
         keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows]))
         schedule = LogLinear()
         totals = []
         jitter = noise.uniform(keys, 0, 0, 1, Stream.TIME)[:, 0]
         for k in range(config.draws):
-            t = (T_MIN + (1 - T_MIN) * ((jitter + k / config.draws) % 1)).float()
+            place = (jitter + k / config.draws) % 1
             u = noise.uniform(keys, k, 0, tokens.shape[1], Stream.SCORE)
-            noised, masked = mask_tokens(tokens, maskable, schedule.alpha(t), u, setting.tokenizer.mask_id)
+            if config.estimator == "time":
+                t = (T_MIN + (1 - T_MIN) * place).float()
+                noised, masked = mask_tokens(tokens, maskable, schedule.alpha(t), u, setting.tokenizer.mask_id)
+                weight = schedule.weight(t)
+            else:
+                size = maskable.sum(-1)
+                number = (place * size).long() + 1
+                masked = select.best(u, maskable, number)
+                noised, t = tokens.masked_fill(masked, setting.tokenizer.mask_id), (number / size).float()
+                weight = size / number
             logits = suppress(model(noised, time=t).logits, (setting.tokenizer.mask_id,))
             nll = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
-            totals.append((nll * masked).sum(-1).double() * schedule.weight(t))
+            totals.append((nll * masked).sum(-1).double() * weight)
         return torch.stack(totals, dim=-1)
 
     def score(rows: list[ScoredRow]) -> Columns:

@@ -38,6 +38,8 @@ class TrainConfig:
     """Name of another training of the run whose averaged weights this one starts from."""
     init_folder: str = ""
     """Or the folder of an exported or imported model; its weights' digest is part of the identity."""
+    label_dropout: float = 0.0
+    """Share of rows whose class label is hidden, so that guidance has an unconditional half."""
     noise_schedule: Literal["log_linear", "cosine"] = "log_linear"
     t_min: float = 1e-3
     """Smallest time that is trained; ProSeCo's released scripts use 0.1."""
@@ -64,6 +66,8 @@ class TrainConfig:
         check(self.batch_rows >= 1, "batch_rows", self.batch_rows, "at least 1", "set the rows per step")
         check(0 < self.t_min < 1, "t_min", self.t_min, "in (0, 1)", "0.001 is MDLM's, 0.1 ProSeCo's")
         check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)", "0 turns averaging off")
+        dropped = self.label_dropout
+        check(0 <= dropped < 1, "label_dropout", dropped, "in [0, 1)", "0.1 is usual for guidance")
         check(self.log_every >= 1, "log_every", self.log_every, "at least 1", "25 is usual")
         check(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "at least 1", "500 is usual")
         check(self.validate_every >= 0, "validate_every", self.validate_every, "0 or more", "0 validates at the end")

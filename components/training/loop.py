@@ -17,6 +17,7 @@ from components import faults
 from components.data.order import Mixture
 from components.data.rows import TokenRows
 from components.diffusion import noise
+from components.diffusion.noise import Stream
 from components.diffusion.schedule import SCHEDULES
 from components.errors import DataError, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
@@ -216,12 +217,16 @@ class RowSource:
         place = torch.arange(tokens.shape[1])[None, :]
         maskable = (place >= prompts[:, None]) & real[:, None]
         target = maskable if self.pads_count() else maskable & (tokens != self.job.pad_id)
+        keys = noise.row_keys(self.seed, stream)
+        if labels is not None and self.split == "train" and self.job.config.label_dropout:
+            hidden = noise.uniform(keys, step, 0, 1, Stream.LABEL)[:, 0] < self.job.config.label_dropout
+            labels = labels.masked_fill(hidden, -1)
         return Batch(
             tokens=tokens.to(device),
             maskable=maskable.to(device),
             target=target.to(device),
             index=index.to(device),
-            keys=noise.row_keys(self.seed, stream).to(device),
+            keys=keys.to(device),
             num_rows=self.num_rows,
             step=step,
             label=None if labels is None else labels.to(device),
