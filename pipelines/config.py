@@ -46,7 +46,7 @@ def load_run(path: Path, overrides: list[str]) -> RunConfig | Comparison:
 def one_run(plain: dict[Any, Any], path: Path, problems: list[Problem], below: str = "") -> RunConfig:
     """A run typed and judged; what is wrong goes to ``problems`` under the path ``below``."""
     found: list[Problem] = []
-    run: RunConfig = typed(RunConfig, sampler_files(plain, path.parent), "", found)
+    run: RunConfig = typed(RunConfig, with_files(plain, path.parent), "", found)
     found = found or judge(run)
     problems += [dataclasses.replace(p, path=f"{below}{p.path}") for p in found]
     return run
@@ -90,19 +90,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return plain  # type: ignore[no-any-return]
 
 
-def sampler_files(plain: dict[Any, Any], folder: Path) -> dict[Any, Any]:
-    """The run with every sampler that is named by a YAML file read in. Files are looked for beside the run,
-    then from the working directory."""
-    samplers = plain.get("samplers")
-    if not isinstance(samplers, dict):
-        return plain
-    read = dict(samplers)
-    for name, sampling in samplers.items():
-        given = sampling.get("sampler") if isinstance(sampling, dict) else None
-        if isinstance(given, str) and given.endswith((".yaml", ".yml")):
-            path = folder / given if (folder / given).exists() else Path(given)
-            read[name] = {**sampling, "sampler": read_yaml(path)}
-    return {**plain, "samplers": read}
+def with_files(plain: dict[Any, Any], folder: Path) -> dict[Any, Any]:
+    """The run with every sampler and training that names a YAML file read in.
+
+    A sampler is then a path; a training is a path, or has a field ``file`` under its own fields. Files are
+    looked for beside the run, then from the working directory.
+    """
+
+    def read(name: str) -> dict[str, Any]:
+        return read_yaml(folder / name if (folder / name).exists() else Path(name))
+
+    def is_file(value: Any) -> bool:
+        return isinstance(value, str) and value.endswith((".yaml", ".yml"))
+
+    found = dict(plain)
+    if isinstance(samplers := plain.get("samplers"), dict):
+        found["samplers"] = {
+            n: {**s, "sampler": read(s["sampler"])} if isinstance(s, dict) and is_file(s.get("sampler")) else s
+            for n, s in samplers.items()
+        }
+    if isinstance(trainings := plain.get("train"), dict):
+        found["train"] = {n: read(t) if is_file(t) else t for n, t in trainings.items()}
+        for name, training in found["train"].items():
+            if isinstance(training, dict) and is_file(training.get("file")):
+                own = {k: v for k, v in training.items() if k != "file"}
+                found["train"][name] = over(read(training["file"]), own)
+    return found
 
 
 def dotted(overrides: list[str]) -> dict[str, Any]:

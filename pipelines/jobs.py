@@ -291,6 +291,10 @@ def diagnose_model(model: Path, rows: Path, number: int, num_rows: int, correcto
     tokens = torch.from_numpy(block.tokens.astype(np.int64))
     place = torch.arange(tokens.shape[1])[None, :]
     words = loaded.tokenizer
+    if not len(tokens) or int(tokens.max()) >= int(loaded.info["vocab_size"]):
+        raise DataError(
+            f"{rows} holds no validation rows of the tokenizer of {model}. Give the tokenize stage it was trained on."
+        )
     writable = (place >= torch.from_numpy(block.num_prompt)[:, None]) & (tokens != words.pad_id)
     vocabulary = Vocabulary(words.mask_id, (words.unknown_id, words.pad_id, words.end_id))
     info = dict(loaded.info)

@@ -169,3 +169,81 @@ def test_a_run_may_name_a_sampler_by_its_file(tmp_path):
     loaded = load_run(run, ["samplers.mdlm_ancestral.sampler=mine.yaml", "samplers.mdlm_ancestral.steps=[]"])
     sampler = loaded.samplers["mdlm_ancestral"].sampler
     assert (sampler.preset, sampler.steps, sampler.corrector.eta) == ("remdm_cap", 77, 0.5)
+
+
+OBJECTIVE_FILES = sorted(Path(__file__).parents[2].glob("configs/objectives/*.yaml"))
+
+
+def test_every_objective_has_a_file_of_settings():
+    from components.objectives import OBJECTIVES
+    from pipelines.config import read_yaml
+
+    assert {read_yaml(path)["objective"]["name"] for path in OBJECTIVE_FILES} == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("path", OBJECTIVE_FILES, ids=lambda p: p.stem)
+def test_every_objective_file_is_a_training_that_plans(path, tmp_path):
+    run = load_run(
+        DEMO,
+        [
+            f"train.more.file={path}",
+            "train.more.init_from=mdlm",
+            "train.more.steps=40",
+            "train.more.checkpoint_every=40",
+        ],
+    )
+    train = run.train["more"]
+    assert (train.steps, train.init_from) == (40, "mdlm")
+    findings = plan(list(build(run).values()), tmp_path)
+    assert "train/more" in {f.stage.label for f in findings}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["train.more.objective=dsc"], "needs a trained one"),
+        (["train.more.objective=dsc", "train.more.init_from=base", "train.more.optimizer.weight_decay=0.1"], "would decay"),
+        (["train.more.objective={name: prism, frozen: true}", "train.more.init_from=base"], "0 where the network is frozen"),
+        (["train.more.objective=policy_grpo", "train.more.init_from=base", "train.more.steps=41"], "multiples of"),
+        (["train.more.init_from=base", "train.more.init_folder=/nowhere"], "one start, not two"),
+        (["train.more.init_folder=/nowhere"], "proseco import"),
+        (["train.more.label_dropout=1.5"], "in [0, 1)"),
+        (["samplers.mdlm_ancestral.sampler=prism"], "asks a quality head"),
+        (["samplers.mdlm_ancestral.sampler=dsl_sde"], "noisy embeddings"),
+        (["samplers.mdlm_ancestral.sampler={preset: fk_steering, search: {reward: taste}}"], "name a scorer"),
+    ],
+)  # fmt: skip
+def test_what_a_training_or_a_sampler_lacks_is_told_before_anything_starts(overrides, part):
+    with pytest.raises(ConfigError, match=part.replace("[", r"\[").replace("(", r"\(").replace(")", r"\)")):
+        load_run(DEMO, overrides)
+
+
+def test_heads_come_with_the_objective_and_stay_with_what_starts_from_it():
+    from pipelines.schema import model_of, taught_visible
+
+    run = load_run(
+        DEMO,
+        ["train.head.objective={name: prism, head_layers: 1}", "train.head.init_from=mdlm", "train.policy.objective=policy_imitation",
+         "train.policy.init_from=proseco"],
+    )  # fmt: skip
+    assert model_of(run, "head").quality_layers == 1
+    assert model_of(run, "mdlm").quality_layers == -1
+    assert model_of(run, "policy").policy
+    assert taught_visible(run, "policy"), "the trunk is ProSeCo's"
+    assert not taught_visible(run, "head")
+
+
+def test_a_comparison_shares_what_seeds_have_in_common():
+    path = DEMO.parent / "compare_objectives.yaml"
+    comparison = load_run(path, [])
+    stages = build(comparison)
+    assert len({s.key for s in stages.values()}) == len(stages)
+    assert sum(s.name == "tokenize" for s in stages.values()) == len(comparison.tasks)
+    trained = [label for label, s in stages.items() if s.name == "train"]
+    assert sum(label.endswith("/train/proseco") for label in trained) == 2 * 3
+    assert sum(label.endswith("/train/dsl") for label in trained) == 2
+    for run in comparison.tasks.values():
+        work = {n: total_passes(run, n) for n, t in run.train.items() if t.init_from == "base"}
+        assert max(work.values()) - min(work.values()) <= 2, work
+    with pytest.raises(ConfigError, match="tasks.sudoku"):
+        load_run(path, ["tasks.sudoku.rows.length=0"])
