@@ -75,6 +75,8 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     if launch.init is not None:
         given = load_weights(launch.init) if launch.init.is_file() else checkpoint.averaged_weights(launch.init)
         fill(model, given, str(launch.init), fresh=FRESH)
+    if getattr(launch.config.objective, "adapter_rank", 0):
+        model.freeze_trunk()
     model.activation_checkpointing = launch.runtime.activation_checkpointing
     device = "cpu"
     if torch.cuda.is_available():

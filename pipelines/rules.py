@@ -110,7 +110,8 @@ def judge_training(run: RunConfig, name: str, train: TrainConfig) -> list[Proble
             break
         seen.add(at)
         at = run.train[at].init_from
-    heads_only = trains_heads_only(train.objective)
+    adapted = bool(getattr(train.objective, "adapter_rank", 0))
+    heads_only = trains_heads_only(train.objective) or adapted
     if train.init_folder and not (Path(train.init_folder) / "model.safetensors").is_file():
         rule = "a folder with model.safetensors, exported or imported"
         found.append(Problem(f"{path}.init_folder", train.init_folder, rule, "make one with `proseco import`"))

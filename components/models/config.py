@@ -38,6 +38,8 @@ class ModelConfig:
     """Signal-to-noise ratio at which DSL's encoder sees a written token."""
     quality_layers: int = -1
     """Blocks of the head that says how good each token is; 0 is a norm and a line, -1 is no head."""
+    adapter_rank: int = 0
+    """Rank of adapters on queries, keys and values; 0 is none. Exports have them merged in."""
     policy: bool = False
     """A network that decides what to unmask, beside the trunk."""
     norm_eps: float = 1e-6

@@ -19,6 +19,37 @@ from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 
 
+class Linear(nn.Linear):
+    """A linear layer whose weights may be constants: ``frozen`` layers pass gradients on and get none."""
+
+    frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.frozen:
+            return super().forward(x)
+        return F.linear(x, self.weight.detach(), None if self.bias is None else self.bias.detach())
+
+
+class Norm(nn.RMSNorm):
+    """The same for a norm."""
+
+    frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.frozen:
+            return super().forward(x)
+        return F.rms_norm(x, self.normalized_shape, self.weight.detach(), self.eps)
+
+
+class Embedding(nn.Embedding):
+    """The same for a table."""
+
+    frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.weight.detach()) if self.frozen else super().forward(x)
+
+
 class Transformer(nn.Module):
     """Tokens in, logits out. See ``components.models.denoiser.Denoiser``."""
 
@@ -27,20 +58,26 @@ class Transformer(nn.Module):
         self.config = config = config.resolved()
         self.vocab_size = vocab_size
         self.activation_checkpointing = False
-        self.embed = nn.Embedding(vocab_size, config.dim)
+        self.embed = Embedding(vocab_size, config.dim)
         self.encoder = NoisyEncoder(config, vocab_size) if config.encoder == "dsl" else None
-        self.position_embed = nn.Embedding(config.num_positions, config.dim) if config.num_positions else None
+        self.position_embed = Embedding(config.num_positions, config.dim) if config.num_positions else None
         conditioned = config.time_conditioning or config.num_classes > 0
-        self.label_embed = nn.Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
+        self.label_embed = Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
         self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
         self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.head = nn.Linear(config.dim, vocab_size, bias=False)
+        self.norm = Norm(config.dim, eps=config.norm_eps)
+        self.head = Linear(config.dim, vocab_size, bias=False)
         self.quality = QualityHead(config) if config.quality_layers >= 0 else None
         self.policy = PolicyNet() if config.policy else None
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
         self.init_weights()
+
+    def freeze_trunk(self) -> None:
+        """Make all weights but those of adapters and heads constants, from now on."""
+        for name, module in self.named_modules():
+            if isinstance(module, Linear | Norm | Embedding) and not name.startswith(("quality.", "policy.")):
+                module.frozen = ".adapter." not in name
 
     def init_weights(self) -> None:
         """Normal; matrices by their fan-in, residual outputs scaled down by depth, conditioning at zero."""
@@ -49,6 +86,8 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
             elif name.startswith("policy."):
                 continue  # it has a start of its own
+            elif name.endswith("adapter.up.weight"):
+                nn.init.zeros_(parameter)
             elif "embed" in name or name == "head.weight":
                 nn.init.normal_(parameter, std=0.1 if "embed" in name else 0.02)
             elif parameter.dim() >= 2:
@@ -220,12 +259,12 @@ class Permuted:
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, conditioned: bool):
         super().__init__()
-        self.norm_attention = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm_attention = Norm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.norm_mlp = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm_mlp = Norm(config.dim, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
         self.dropout = config.dropout
-        self.modulation = nn.Linear(config.dim, 6 * config.dim) if conditioned else None
+        self.modulation = Linear(config.dim, 6 * config.dim) if conditioned else None
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], condition: Tensor | None, visible: Tensor | None = None
@@ -250,12 +289,14 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.qkv = Linear(config.dim, 3 * config.dim, bias=False)
+        self.adapter = LowRank(config.dim, 3 * config.dim, config.adapter_rank) if config.adapter_rank else None
+        self.out = Linear(config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
         rows, length, dim = x.shape
-        qkv = self.qkv(x).view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
+        qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
         mask = None if visible is None else visible[:, None]
         if x.is_cuda:
@@ -268,11 +309,24 @@ class Attention(nn.Module):
         return self.out(attended.transpose(1, 2).reshape(rows, length, dim))
 
 
+class LowRank(nn.Module):
+    """A change of a matrix by a product of two thin ones (LoRA, arXiv 2106.09685); it starts at zero."""
+
+    def __init__(self, width: int, out: int, rank: int):
+        super().__init__()
+        self.down = Linear(width, rank, bias=False)
+        self.up = Linear(rank, out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed: Tensor = self.up(self.down(x))
+        return changed
+
+
 class SwiGLU(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_up = nn.Linear(config.dim, 2 * config.mlp_dim, bias=False)
-        self.down = nn.Linear(config.mlp_dim, config.dim, bias=False)
+        self.gate_up = Linear(config.dim, 2 * config.mlp_dim, bias=False)
+        self.down = Linear(config.mlp_dim, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -285,7 +339,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, num_frequencies: int = 64):
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.layers = nn.Sequential(nn.Linear(2 * num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.layers = nn.Sequential(Linear(2 * num_frequencies, dim), nn.SiLU(), Linear(dim, dim))
 
     def forward(self, time: Tensor) -> Tensor:
         exponents = torch.arange(self.num_frequencies, device=time.device) / self.num_frequencies
@@ -303,8 +357,8 @@ class QualityHead(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, conditioned=False) for _ in range(config.quality_layers))
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.modulation = nn.Linear(config.dim, 1)  # named so that it starts at zero
+        self.norm = Norm(config.dim, eps=config.norm_eps)
+        self.modulation = Linear(config.dim, 1)  # named so that it starts at zero
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """Logits [B, L], of the trunk's last features [B, L, D]."""
@@ -370,11 +424,11 @@ class PolicyNet(nn.Module):
     def __init__(self, dim: int = 128, heads: int = 2, start_bias: float = -2.0):
         super().__init__()
         self.config = ModelConfig(dim=dim, depth=1, heads=heads, mlp_dim=4 * dim).resolved()
-        self.features = nn.Linear(2, dim)
+        self.features = Linear(2, dim)
         self.time_embed = TimeEmbedding(dim)
         self.block = Block(self.config, conditioned=True)
-        self.norm = nn.RMSNorm(dim, eps=1e-6)
-        self.out = nn.Linear(dim, 1)
+        self.norm = Norm(dim, eps=1e-6)
+        self.out = Linear(dim, 1)
         modulation = self.block.modulation
         assert modulation is not None
         for parameter in (*modulation.parameters(), self.out.weight):

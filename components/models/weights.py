@@ -39,7 +39,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-FRESH = ("quality.", "policy.", "encoder.")
+FRESH = (".quality.", ".policy.", ".encoder.", ".adapter.")
 """Parts that a training may add to a network that was trained without them."""
 
 
@@ -50,7 +50,7 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str, fre
         ModelError: names or shapes differ; the message lists the first of each kind.
     """
     own = model.state_dict()
-    missing = sorted(name for name in set(own) - set(tensors) if not name.startswith(fresh))
+    missing = sorted(n for n in set(own) - set(tensors) if not any(part in f".{n}" for part in fresh))
     surplus = sorted(set(tensors) - set(own))
     other = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
     if not (missing or surplus or other):
@@ -71,6 +71,16 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str, fre
         f"The weights of {source} do not fit the model: {'; '.join(parts)}. "
         f"Use the model section and the tokenizer with which they were trained."
     )
+
+
+def merge_adapters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a model without adapters that computes the same."""
+    merged = {name: tensor for name, tensor in weights.items() if ".adapter." not in name}
+    for name, up in weights.items():
+        if name.endswith(".adapter.up.weight"):
+            base = name.removesuffix("adapter.up.weight")
+            merged[f"{base}qkv.weight"] = weights[f"{base}qkv.weight"] + up @ weights[f"{base}adapter.down.weight"]
+    return merged
 
 
 def load_model(folder: Path) -> Transformer:

@@ -64,10 +64,12 @@ class PrismConfig:
     """Train the head alone; needs mdm_weight = 0 and no weight decay."""
     head_layers: int = 0
     """Blocks of the head: 0 for Sudoku, 1 for OpenWebText in the released code."""
+    adapter_rank: int = 0
+    """Train low-rank adapters of this rank and the head, the network's own weights constant (256 for LLaDA)."""
 
     @property
     def model_changes(self) -> dict[str, Any]:
-        return {"quality_layers": self.head_layers}
+        return {"quality_layers": self.head_layers, "adapter_rank": self.adapter_rank}
 
     @property
     def passes(self) -> float:

@@ -31,6 +31,7 @@ CONFIGS = [
     c.ProsecoConfig(rollout=2, random_share=0.2, draft_token="sample"),
     c.PrismConfig(num_fills=2, draws=2),
     c.PrismConfig(num_fills=1, mdm_weight=0.0, frozen=True, select="confident", fill="argmax", head_layers=1),
+    c.PrismConfig(num_fills=2, adapter_rank=3),
     c.DscConfig(step=0.2, head_layers=1),
     c.DscConfig(step=0.2, scope="visible", fill_from="extra", head_layers=0),
     c.CmlmConfig(),
@@ -172,6 +173,26 @@ def test_a_frozen_trunk_stays_bit_for_bit_through_a_training(tmp_path):
             same = torch.equal(parameter, before[name])
             assert same or name.startswith("quality."), name
             assert not same or not name.startswith("quality.modulation.weight"), name
+
+
+def test_adapters_learn_while_the_networks_own_weights_stay_and_merge_into_it_exactly():
+    from components.models.weights import merge_adapters
+
+    config = c.PrismConfig(num_fills=2, adapter_rank=3)
+    model = network(config)
+    model.freeze_trunk()
+    for term in told(config, batch(rows=6), model).values():
+        term.loss_sum.backward()
+    touched = {n for n, p in model.named_parameters() if p.grad is not None and bool((p.grad != 0).any())}
+    assert touched
+    assert all(".adapter." in n or n.startswith(HEADS) for n in touched)
+    for name, parameter in model.named_parameters():
+        if ".adapter." in name:
+            nn.init.normal_(parameter)
+    plain = network(c.PrismConfig(num_fills=2))
+    plain.load_state_dict(merge_adapters(model.state_dict()))
+    tokens = batch(rows=2).tokens
+    assert torch.allclose(plain(tokens).logits, model(tokens).logits)
 
 
 # --- trained correctors ----------------------------------------------------------------------------

@@ -43,6 +43,7 @@ OBJECTIVES = {
     "proseco, worn drafts": ProsecoConfig(rollout=1, random_share=0.2),
     "prism": PrismConfig(num_fills=2, draws=2, head_layers=1),
     "prism, frozen": PrismConfig(num_fills=2, mdm_weight=0.0, frozen=True),
+    "prism, adapters": PrismConfig(num_fills=2, adapter_rank=2),
     "dsc": DscConfig(step=0.2, head_layers=1),
     "smart": SmartConfig(random_share=0.1),
     "dsl": DslConfig(noise_dim=8),
@@ -56,7 +57,10 @@ OBJECTIVES = {
 def network(seed: int = 0, dropout: float = 0.0, objective: object = None) -> Transformer:
     torch.manual_seed(seed)
     changes = getattr(objective, "model_changes", {})
-    return Transformer(dataclasses.replace(TINY, dropout=dropout, **changes), VOCAB)
+    model = Transformer(dataclasses.replace(TINY, dropout=dropout, **changes), VOCAB)
+    if changes.get("adapter_rank"):
+        model.freeze_trunk()
+    return model
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
