@@ -45,7 +45,7 @@ OBJECTIVES: dict[str, Plugin] = {
         paper.POLICY, needs=("reward",),
     ),
     "soft_mask": Plugin(
-        c.SoftMaskConfig, f"{HERE}.soft_mask:build", "any of mdlm, proseco, cmlm with soft inputs from a first pass",
+        c.SoftMaskConfig, f"{HERE}.soft_mask:build", "mdlm, proseco, cmlm, smart or prism with soft inputs from a first pass",
         paper.SOFT,
     ),
 }  # fmt: skip

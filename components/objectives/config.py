@@ -216,15 +216,30 @@ class PolicyGrpoConfig:
 
 @dataclass(frozen=True)
 class SoftMaskConfig:
-    """Any other objective on soft inputs: masks mixed with what a first pass expects there."""
+    """Another objective on soft inputs: masks mixed with what a first pass expects there."""
 
-    base: Literal["mdlm", "proseco", "cmlm"] = "mdlm"
+    base: Literal["mdlm", "proseco", "cmlm", "smart", "prism"] = "mdlm"
+    """With its default options."""
     share: float = 0.8
     """Share of rows with soft inputs; the others see hard masks."""
     top_k: int = 3
     beta: float = 1.0
 
     @property
+    def model_changes(self) -> dict[str, Any]:
+        return getattr(BASES[self.base], "model_changes", {})
+
+    @property
     def passes(self) -> float:
         """Work of one optimiser step in forward-backwards of the batch; a forward alone is a third."""
-        return 4 / 3 + (1.0 if self.base == "proseco" else 0.0)
+        return 1 / 3 + float(getattr(BASES[self.base], "passes", 2.0))
+
+
+BASES: dict[str, Any] = {
+    "mdlm": MdlmConfig(),
+    "proseco": ProsecoConfig(),
+    "cmlm": CmlmConfig(),
+    "smart": SmartConfig(),
+    "prism": PrismConfig(),
+}
+"""What can be softened."""

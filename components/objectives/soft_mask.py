@@ -1,4 +1,4 @@
-"""Soft inputs in training ("Soft-Masked Diffusion Language Models", arXiv 2510.17206): a wrapper around any objective.
+"""Soft inputs in training ("Soft-Masked Diffusion Language Models", arXiv 2510.17206): a wrapper around other objectives.
 
 A first pass without gradient says what it expects at each mask; the second sees that mixture,
 
@@ -21,19 +21,14 @@ from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
 from components.models.denoiser import Prediction
 from components.objectives.base import Batch, Network, Objective, Setting, Term, one_uniform
-from components.objectives.config import CmlmConfig, MdlmConfig, ProsecoConfig, SoftMaskConfig
+from components.objectives.config import BASES, SoftMaskConfig
 
 
 def build(config: SoftMaskConfig, setting: Setting) -> Objective:
     """The objective with its options bound."""
-    from components.objectives import cmlm, mdlm, proseco
+    from components.objectives import OBJECTIVES
 
-    bases: dict[str, Objective] = {
-        "mdlm": mdlm.build(MdlmConfig(), setting),
-        "proseco": proseco.build(ProsecoConfig(), setting),
-        "cmlm": cmlm.build(CmlmConfig(), setting),
-    }
-    base = bases[config.base]
+    base: Objective = OBJECTIVES[config.base].load()(BASES[config.base], setting)
 
     def terms(model: Network, batch: Batch) -> Iterator[Term]:
         soft = one_uniform(batch, Stream.MIX) < config.share

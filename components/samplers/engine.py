@@ -100,6 +100,8 @@ class Engine:
         self.deterministic = deterministic
         self.device = torch.device(device)
         self.reward = reward
+        self.always = False
+        """Make a forward in every step, wanted or not."""
         self.num_logits = 1
         """Width of the last logits, for steps without a forward."""
 
@@ -149,7 +151,7 @@ class Engine:
         length = query.tokens.shape[1]
         select = query.wanted.flatten().nonzero()[:, 0]
         draw = query.drawn.flatten()[select].nonzero()[:, 0]
-        if self.deterministic and len(query.row) == self.num_lanes:
+        if self.deterministic and len(query.row) == self.num_lanes and (len(select) or self.always):
             live = torch.arange(self.num_lanes, device=self.device)
         else:
             live = query.active.nonzero()[:, 0]
@@ -288,6 +290,7 @@ def play(
     sharded over processes must be called equally often by each.
     """
     engine = Engine(denoiser, sampler, len(state.ids), device=str(state.ids.device))
+    engine.always = True
     lanes = Lanes([None] * engine.num_groups)
     with torch.no_grad():
         while anyone(bool(state.active.any())):

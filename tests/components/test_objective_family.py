@@ -46,6 +46,8 @@ CONFIGS = [
     c.SoftMaskConfig(),
     c.SoftMaskConfig(base="proseco"),
     c.SoftMaskConfig(base="cmlm", share=0.5),
+    c.SoftMaskConfig(base="smart"),
+    c.SoftMaskConfig(base="prism"),
 ]
 HEADS = ("quality.", "policy.")
 
