@@ -280,7 +280,8 @@ def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
 
     lines = diagnose_model(model, rows, **options)
     if as_json:
-        click.echo(json.dumps(lines, indent=1))
+        known = [{k: None if v != v else v for k, v in line.items()} for line in lines]  # JSON has no NaN
+        click.echo(json.dumps(known, indent=1))
         return
     for line in lines:
         told = "  ".join(f"{k} {v:.3f}" for k, v in line.items() if isinstance(v, float))

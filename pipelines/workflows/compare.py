@@ -26,11 +26,12 @@ def build(comparison: Comparison) -> dict[str, Stage]:
     measured: dict[str, Stage] = {}
     for task, run in comparison.tasks.items():
         for place, seed in enumerate(comparison.seeds):
-            made = main_job.build(seeded(run, seed, () if place == 0 else comparison.one_seed))
-            for label, stage in made.items():
+            own = seeded(run, seed, () if place == 0 else comparison.one_seed)
+            made = main_job.build(own, f"{task}/{seed}/")
+            for stage in made.values():
                 if stage.name == "report" or stage.key in by_key:
                     continue
-                by_key[stage.key] = stages[f"{task}/{seed}/{label}"] = stage
+                by_key[stage.key] = stages[stage.label] = stage
             if "evaluate" in made:
                 measured[f"{task}.{seed}"] = by_key[made["evaluate"].key]
     part = ComparePart(comparison.name, tuple(comparison.tasks), comparison.seeds)

@@ -113,12 +113,12 @@ def total_passes(run: RunConfig, name: str) -> int:
     return own + (total_passes(run, train.init_from) if train.init_from else 0)
 
 
-def build(run: RunConfig) -> dict[str, Stage]:
-    """All stages by label; the report is the last."""
+def build(run: RunConfig, prefix: str = "") -> dict[str, Stage]:
+    """All stages by label; the report is the last. ``prefix`` is put before the labels that people see."""
     stages: dict[str, Stage] = {}
 
     def add(name: str, label: str, config: Any, inputs: dict[str, Stage], version: int = 1) -> Stage:
-        stages[label] = Stage(name, label, version, config, f"pipelines.stages.{name}:run", inputs)
+        stages[label] = Stage(name, prefix + label, version, config, f"pipelines.stages.{name}:run", inputs)
         return stages[label]
 
     tokenizer = add("tokenizer", "tokenizer", TokenizerPart(run.tokenizer, run.corpora, run.rows.pieces), {})
