@@ -27,13 +27,13 @@ class TrainLaunch:
     weights: tuple[float, ...]
     mask_id: int
     pad_id: int
-    tokenizer: Path
-    """Folder or file of the tokenizer, for objectives that judge rollouts,"""
-    source: Any
-    """and the config of the corpus whose rules they are judged by."""
     init: Path | None
     """Checkpoint whose averaged weights to start from, or a safetensors file."""
     runtime: RuntimeConfig
+    tokenizer: Path | None = None
+    """File of the tokenizer, for objectives that judge rollouts,"""
+    source: Any = None
+    """and the config of the corpus whose rules they are judged by."""
 
 
 class Cluster(Protocol):

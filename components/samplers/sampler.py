@@ -37,6 +37,27 @@ class Survey:
     """Drawn, else all of them the argmax."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where rows stand, before they ask and again when they are told. [R, L] bool unless said."""
+
+    steps: int
+    """T."""
+    masked: Tensor
+    window: Tensor
+    """Masks of the active block."""
+    reach: Tensor
+    """Positions up to its end."""
+    due: Tensor
+    """[R] bool: the corrector decides something at this tick."""
+    looping: Tensor
+    """[R] bool: inside the corrector's loop."""
+    candidates: Tensor
+    """Masks that this tick may reveal."""
+    shown: Tensor
+    """[R, L] int64: what the network is asked about."""
+
+
 class RowSampler:
     """See ``components.samplers.contract.Sampler``.
 
@@ -168,9 +189,17 @@ class RowSampler:
             return torch.zeros_like(state.active)
         return (state.tick % self.survey.every == 0) & (state.tick <= self.ticks(state.tokens.shape[1]))
 
-    def candidates(self, state: State, masked: Tensor, window: Tensor, due: Tensor) -> Tensor:
+    def place(self, state: State) -> Place:
+        """Where the rows stand."""
+        steps, masked = self.ticks(state.tokens.shape[1]), self.masked(state)
+        window, reach, _ = self.scope(state, masked)
+        due, looping = self.corrector.due(state, masked, steps), state.inner > 0
+        candidates = self.candidates(state, masked, window, due, steps)
+        shown = torch.where(looping[:, None], state.draft, state.tokens)
+        return Place(steps, masked, window, reach, due, looping, candidates, shown)
+
+    def candidates(self, state: State, masked: Tensor, window: Tensor, due: Tensor, steps: int) -> Tensor:
         """Masked positions that this tick may reveal; all of them in the last fill. [R, L] bool."""
-        steps = self.ticks(state.tokens.shape[1])
         found = self.schedule.positions(state, window, steps)
         if self.schedule.counts:
             quota = self.schedule.quota(state, window, steps)
@@ -183,35 +212,33 @@ class RowSampler:
     # --- ask --------------------------------------------------------------------------------------
 
     def query(self, state: State) -> Query:
-        masked = self.masked(state)
-        steps = self.ticks(state.tokens.shape[1])
-        window, reach, _ = self.scope(state, masked)
-        due = self.corrector.due(state, masked, steps)
-        looping = state.inner > 0
-        candidates = self.candidates(state, masked, window, due)
-        surveyed = (self.surveys(state) & ~looping)[:, None] & masked
-        asks = looping | candidates.any(-1) | (due & self.corrector.calls) | surveyed.any(-1)
+        p = self.place(state)
+        surveyed = (self.surveys(state) & ~p.looping)[:, None] & p.masked
+        asks = p.looping | p.candidates.any(-1) | (p.due & self.corrector.calls) | surveyed.any(-1)
         if self.inputs.every_tick:
-            asks = asks | masked.any(-1)
+            asks = asks | p.masked.any(-1)
         active = state.active & asks
-        wants = self.corrector.wants(state, masked, due, reach)
-        seen, mixed = self.inputs.wants(state, masked)
+        wants = self.corrector.wants(state, p.masked, p.due, p.reach)
+        seen, mixed = self.inputs.wants(state, p.masked)
         # A loop that is about to begin draws from its last pass; only one that may be skipped draws here, too.
-        begins = due & ~looping & (self.corrector.num_passes > 0) & (not self.may_skip())
-        drawn = ((candidates & ~begins[:, None]) | wants.sampled | mixed | surveyed) & active[:, None]
-        wanted = drawn | ((wants.best | wants.current | seen) & active[:, None])
-        looked_at = torch.where(looping[:, None], state.draft, state.tokens)
-        soft, dense = self.inputs.encode(state, looked_at, steps)
-        row = torch.arange(len(state.ids), device=state.ids.device)
-        time = self.schedule.time(state, masked, steps)
+        begins = p.due & ~p.looping & (self.corrector.num_passes > 0) & (not self.may_skip())
+        drawn = ((p.candidates & ~begins[:, None]) | wants.sampled | mixed | surveyed) & active[:, None]
+        soft, dense = self.inputs.encode(state, p.shown, p.steps)
         query = Query(
-            row, active, looked_at, time, wanted, drawn, soft=soft, dense=dense, heads=self.corrector.heads
-        )  # fmt: skip
-        fixed = state.fixed
+            row=torch.arange(len(state.ids), device=state.ids.device),
+            active=active,
+            tokens=p.shown,
+            time=self.schedule.time(state, p.masked, p.steps),
+            wanted=drawn | ((wants.best | wants.current | seen) & active[:, None]),
+            drawn=drawn,
+            soft=soft,
+            dense=dense,
+            heads=self.corrector.heads,
+        )
         if self.corrector.leaves_one_out:
-            query = self.leave_one_out(query, state, masked, active & due & ~looping)
-            fixed = fixed.repeat(len(query.row) // len(row), 1)
+            query = self.leave_one_out(query, state, p.masked, active & p.due & ~p.looping)
         if self.config.guidance.gamma:
+            fixed = state.fixed.repeat(len(query.row) // len(state.ids), 1)
             query = guidance.doubled(query, fixed, self.config.guidance, self.mask_id)
         return query
 
@@ -248,18 +275,13 @@ class RowSampler:
     # --- tell -------------------------------------------------------------------------------------
 
     def advance(self, state: State, answer: Answer) -> tuple[State, Record]:
-        masked = self.masked(state)
-        steps = self.ticks(state.tokens.shape[1])
-        window, reach, _ = self.scope(state, masked)
-        due = self.corrector.due(state, masked, steps)
-        looked_at = torch.where((state.inner > 0)[:, None], state.draft, state.tokens)
+        p = self.place(state)
         if self.config.guidance.gamma:
             answer = guidance.combined(answer, self.config.guidance.gamma)
-        logits = categorical.suppress(answer.logits, self.suppressed)
-        view = self.read(state, answer, logits, masked, window, looked_at)
-        verdict = self.guarded(state, self.corrector.judge(state, view, due, reach, steps), view)
+        view = self.read(state, p, answer)
+        verdict = self.guarded(state, self.corrector.judge(state, view, p.due, p.reach, p.steps), view)
         commits = (verdict.commits & state.active)[:, None]
-        reveal, learned = self.choose(state, view, verdict, due)
+        reveal, learned = self.choose(state, p, view, verdict)
         written = write(
             state, reveal & commits, view.token, verdict.replace & commits, verdict.replacement,
             verdict.remask & commits, self.mask_id,
@@ -268,22 +290,20 @@ class RowSampler:
             state.tokens, written.tokens, torch.where(written.revealed, view.confidence, verdict.probability),
             written.revealed, written.replaced, written.remasked, state.tick, state.inner, learned,
         )  # fmt: skip
-        after, filled = self.end_early(self.after(state, view, verdict, written, masked, steps))
+        after, filled = self.end_early(self.after(state, p, view, verdict, written))
         return self.settle(after), replace(record, after=after.tokens, revealed=record.revealed | filled)
 
-    def after(
-        self, state: State, view: View, verdict: Verdict, written: Written, masked: Tensor, steps: int
-    ) -> State:  # fmt: skip
+    def after(self, state: State, p: Place, view: View, verdict: Verdict, written: Written) -> State:
         """The state with everything written that this step decided."""
         commits = verdict.commits & state.active
         changed = written.replaced | written.remasked
         parts = state.parts | {n: choose_rows(state.active, v, state.parts[n]) for n, v in verdict.parts.items()}
         parts |= self.corrector.forget(changed, parts)
-        parts |= self.schedule.forget(state, masked, written.remasked, steps)
-        updated = self.inputs.update(state, written, view, steps)
+        parts |= self.schedule.forget(state, p.masked, written.remasked, p.steps)
+        updated = self.inputs.update(state, written, view, p.steps)
         parts |= {n: choose_rows(commits, v, parts[n]) for n, v in updated.items()}
         confidence = torch.where(written.revealed, view.confidence, state.confidence)
-        judged = verdict.replace & (commits[:, None] & ~masked & ~state.fixed)
+        judged = verdict.replace & (commits[:, None] & ~p.masked & ~state.fixed)
         confidence = torch.where(judged, verdict.probability, confidence).masked_fill(written.remasked, 0)
         if "num_changes" in parts:
             parts["num_changes"] = parts["num_changes"] + changed
@@ -304,37 +324,35 @@ class RowSampler:
             parts=parts,
         )
 
-    def read(
-        self, state: State, answer: Answer, logits: Tensor, masked: Tensor, window: Tensor, looked_at: Tensor
-    ) -> View:
+    def read(self, state: State, p: Place, answer: Answer) -> View:
         """The flat answer as parts read it."""
-        at = Spread.of(answer, looked_at)
-        length = at.length
+        logits = categorical.suppress(answer.logits, self.suppressed)
+        at = Spread.of(answer, p.shown)
         draw_logits = logits[answer.draw]
-        nothing = torch.zeros(looked_at.shape, device=looked_at.device)
-        none = torch.zeros(*looked_at.shape, 0, device=looked_at.device)
+        nothing = torch.zeros(p.shown.shape, device=p.shown.device)
+        none = torch.zeros(*p.shown.shape, 0, device=p.shown.device)
 
         def drawn(tick_step: Tensor | int, stream: Stream) -> tuple[Tensor, Tensor]:
-            u = noise.uniform(state.keys, state.tick, tick_step, length, stream).flatten()[at.drawn]
+            u = noise.uniform(state.keys, state.tick, tick_step, at.length, stream).flatten()[at.drawn]
             words, probability = categorical.draw(draw_logits, u, self.config.draw)
-            return at.draws(words, looked_at), at.draws(probability, nothing)
+            return at.draws(words, p.shown), at.draws(probability, nothing)
 
         token, confidence = drawn(0, Stream.TOKEN)
-        sampled, sampled_probability = looked_at, nothing
+        sampled, sampled_probability = p.shown, nothing
         if self.corrector.num_passes:
             sampled, sampled_probability = drawn(state.inner, Stream.DRAFT)
-        said = {"best": looked_at, "margin": nothing, "current": nothing, "left_out": nothing}
+        said = {"best": p.shown, "margin": nothing, "current": nothing, "left_out": nothing}
         if self.corrector.calls:
-            said = opinions(at, logits, looked_at)
+            said = opinions(at, logits, p.shown)
         form = {"entropy": nothing, "gap": nothing, "top_ids": none, "top_probabilities": none}
         if self.reads_shape:
             form = shapes(at, draw_logits, self.inputs.top_k)
         return View(
             called=at.called(),
-            masked=masked,
-            window=window,
-            changeable=self.changeable(state, masked),
-            quota=self.schedule.quota(state, window, self.ticks(length)),
+            masked=p.masked,
+            window=p.window,
+            changeable=self.changeable(state, p.masked),
+            quota=self.schedule.quota(state, p.window, p.steps),
             token=token,
             confidence=confidence,
             sampled=sampled,
@@ -377,16 +395,14 @@ class RowSampler:
             changes = select.best(verdict.urgency, changes, budget)
         return replace(verdict, remask=verdict.remask & changes, replace=verdict.replace & (changes | ~differs))
 
-    def choose(self, state: State, view: View, verdict: Verdict, due: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def choose(self, state: State, p: Place, view: View, verdict: Verdict) -> tuple[Tensor, dict[str, Tensor]]:
         """What this tick reveals [R, L] bool, and what a policy learns from."""
-        steps = self.ticks(view.masked.shape[1])
-        candidates = self.candidates(state, view.masked, view.window, due)
         if self.picks_ahead:
-            return candidates, {}
+            return p.candidates, {}
         count = view.quota + (verdict.remask.sum(-1) if self.corrector.compensates else 0)
-        score = self.order.score(state, view, steps)
-        chosen, learned = self.schedule.decide(state, candidates, score, view, count)
-        return torch.where((state.tick > steps)[:, None], candidates, chosen), learned
+        score = self.order.score(state, view, p.steps)
+        chosen, learned = self.schedule.decide(state, p.candidates, score, view, count)
+        return torch.where((state.tick > p.steps)[:, None], p.candidates, chosen), learned
 
     def end_early(self, state: State) -> tuple[State, Tensor]:
         """Fill what follows an end token with nothing masked before it; says where [R, L]."""

@@ -95,6 +95,22 @@ def test_exports_say_what_they_bring(compared):
     assert "auto_map" not in dsl
 
 
+def test_an_export_with_a_head_loads_without_this_project(compared):
+    """The standing-alone code leaves heads out and gives the same logits."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    from components.models.weights import load_model
+
+    _, root = compared
+    for trained_with in ("prism", "policy_grpo"):
+        folder = export_of(root, trained_with)
+        alone = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
+        tokens = torch.randint(0, 8, (2, 16))
+        with torch.inference_mode():
+            assert torch.allclose(alone(tokens).logits, load_model(folder)(tokens).logits, atol=1e-5)
+
+
 def test_trained_heads_serve_by_command_and_missing_ones_are_named(compared, tmp_path):
     _, root = compared
     options = ["--executor", "local", "--num-samples", "4", "--show", "0"]
