@@ -58,7 +58,10 @@ def over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
         merged[name] = float(np.mean([r[name] for r in rows]))
     if len(rows) > 1:
         half = T95.get(len(rows), Z95) * float(quality.std(ddof=1)) / math.sqrt(len(rows))
-        merged["quality_low"], merged["quality_high"] = merged["quality"] - half, merged["quality"] + half
+        low, high = merged["quality"] - half, merged["quality"] + half
+        if all(r["quality_low"] >= 0 and r["quality_high"] <= 1 for r in rows):  # a share stays one
+            low, high = max(0.0, low), min(1.0, high)
+        merged["quality_low"], merged["quality_high"] = low, high
     return merged
 
 

@@ -14,6 +14,9 @@ from components.store.files import publish_text
 from pipelines.stage import Context
 from pipelines.workflows.compare import ComparePart
 
+NUM_SHOWN = 8
+"""Lines in a chart, as many as there are colours."""
+
 
 def run(config: ComparePart, context: Context) -> Mapping[str, Any]:
     rows: list[dict[str, Any]] = []
@@ -32,14 +35,22 @@ def run(config: ComparePart, context: Context) -> Mapping[str, Any]:
 
 
 def of_task(rows: list[dict[str, Any]]) -> str:
-    """Chart and table."""
+    """Chart of the best and table of all."""
+    names = list(dict.fromkeys(r["sampler"] for r in rows))
+
+    def worth(name: str) -> float:
+        own = [r["quality"] * r["unique"] for r in rows if r["sampler"] == name]
+        return sum(own) / len(own)
+
+    shown = sorted(names, key=worth, reverse=True)[:NUM_SHOWN] if rows[0]["larger_is_better"] else names[:NUM_SHOWN]
     series = []
-    for name in dict.fromkeys(r["sampler"] for r in rows):
+    for name in shown:
         own = sorted((r for r in rows if r["sampler"] == name), key=lambda r: r["calls"])
         points = tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in own)
         series.append(Series(name, points))
     chart = line_chart(series, "mean network calls per sample", html.escape(rows[0]["metric"]))
-    return chart + results_table(rows)
+    told = f"<p>The {len(shown)} of largest quality times unique, averaged over budgets; the table has all.</p>"
+    return chart + told + results_table(rows)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -109,3 +109,25 @@ def test_unique_is_counted_within_each_seed():
     assert row["calls"] == 2.5
     assert row["seeds"] == [0, 1]
     assert row["quality_low"] < row["quality"] < row["quality_high"]
+
+
+def test_an_interval_over_seeds_is_students_and_a_share_stays_a_share():
+    from components.evaluation.frontier import over_seeds
+
+    row = {
+        "calls": 4.0,
+        "call_positions": 4.0,
+        "reward_calls": 0.0,
+        "unique": 1.0,
+        "entropy": 1.0,
+        "edits": 0.0,
+        "num_samples": 10,
+    }
+    rows = [row | {"quality": q, "quality_low": q - 0.01, "quality_high": q + 0.01} for q in (0.5, 0.6, 0.7)]
+    merged = over_seeds(rows)
+    assert merged["quality"] == pytest.approx(0.6)
+    assert merged["quality_high"] - merged["quality"] == pytest.approx(4.303 * 0.1 / 3**0.5)
+    assert (merged["num_seeds"], merged["num_samples"]) == (3, 30)
+    high = [row | {"quality": q, "quality_low": q - 0.1, "quality_high": 1.0} for q in (0.9, 1.0)]
+    assert over_seeds(high)["quality_high"] == 1.0
+    assert over_seeds(rows[:1])["quality_low"] == pytest.approx(0.49), "one seed keeps the interval of its samples"
