@@ -23,7 +23,7 @@ from torch import Tensor
 
 from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
-from components.models.transformer import Permuted
+from components.models.permuted import Permuted
 from components.objectives.base import Batch, Network, Objective, Setting, Term, uniforms
 from components.objectives.config import MapetConfig
 

@@ -99,9 +99,9 @@ PARTS: dict[str, dict[str, Plugin]] = {
     "search": {
         "single": part(c.SingleConfig, "sampler:RowSampler", "one chain a row"),
         "best_of": part(c.BestOfConfig, "search:BestOf", "independent chains, the best is kept"),
-        "self_rewarding": part(c.SelfRewardingConfig, "search:SelfRewarding", "weights by the network's own belief", SMC),
+        "self_rewarding": part(c.SelfRewardingConfig, "self_rewarding:SelfRewarding", "weights by the network's own belief", SMC),
         "reward": part(
-            c.RewardSearchConfig, "search:RewardSearch", "weights by expected reward; sweeps with a reference", PG
+            c.RewardSearchConfig, "particle_gibbs:RewardSearch", "weights by expected reward; sweeps with a reference", PG
         ),
     },
 }  # fmt: skip

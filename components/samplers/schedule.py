@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -219,7 +220,7 @@ class FixedCount(Base):
         return torch.where((self.quota(state, window, steps) > 0) & window.any(-1), state.tick, steps + 1)
 
 
-class Remaining(Base):
+class Remaining(Base, ABC):
     """So many masks stay after each tick, whatever was taken back: MaskGIT's cosine, Mask-Predict's line."""
 
     counts = True
@@ -227,9 +228,9 @@ class Remaining(Base):
     def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
         return {"total": masked.sum(-1)}
 
+    @abstractmethod
     def share(self, progress: Tensor) -> Tensor:
         """Share that stays masked at progress s/T in [0, 1]."""
-        raise NotImplementedError
 
     def quota(self, state: State, window: Tensor, steps: int) -> Tensor:
         progress = (state.tick / steps).clamp(max=1).double()

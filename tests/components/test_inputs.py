@@ -13,7 +13,8 @@ from components.diffusion import categorical
 from components.diffusion.config import DrawConfig
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
-from components.models.transformer import PolicyNet, Transformer
+from components.models.heads import PolicyNet
+from components.models.transformer import Transformer
 from components.samplers import PRESETS, SamplerConfig, configured
 from components.samplers import config as c
 from components.samplers.contract import Extras, Vocabulary

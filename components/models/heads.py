@@ -1,0 +1,59 @@
+"""Heads beside the logits: token quality, and what to unmask."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.models.config import ModelConfig
+from components.models.layers import Block, Linear, Norm, TimeEmbedding, rotary_table
+
+
+class QualityHead(nn.Module):
+    """How likely each token of the row is to be right, given the others (PRISM, arXiv 2510.01384): blocks, then
+    a line to one logit. It starts at 1/2 everywhere."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, conditioned=False) for _ in range(config.quality_layers))
+        self.norm = Norm(config.dim, eps=config.norm_eps)
+        self.modulation = Linear(config.dim, 1)  # named so that it starts at zero
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Logits [B, L], of the trunk's last features [B, L, D]."""
+        for block in self.blocks:
+            x = block(x, rope, None)
+        found: Tensor = self.modulation(self.norm(x))[..., 0]
+        return found
+
+
+class PolicyNet(nn.Module):
+    """What to unmask (arXiv 2512.09106): confidence, mask and time of every position in, one logit a position out.
+
+    One block of width 128 over (confidence, mask) features, conditioned on the time, and an output bias of -2:
+    it starts by revealing a masked position with probability sigmoid(-2 / tau). About 0.3M parameters.
+    Departure: the time's sinusoids have usual frequencies; the released ones are degenerate (max_period = 1).
+    """
+
+    def __init__(self, dim: int = 128, heads: int = 2, start_bias: float = -2.0):
+        super().__init__()
+        self.config = ModelConfig(dim=dim, depth=1, heads=heads, mlp_dim=4 * dim).resolved()
+        self.features = Linear(2, dim)
+        self.time_embed = TimeEmbedding(dim)
+        self.block = Block(self.config, conditioned=True)
+        self.norm = Norm(dim, eps=1e-6)
+        self.out = Linear(dim, 1)
+        modulation = self.block.modulation
+        assert modulation is not None
+        for parameter in (*modulation.parameters(), self.out.weight):
+            nn.init.zeros_(parameter)
+        nn.init.constant_(self.out.bias, start_bias)
+
+    def forward(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
+        dtype = self.features.weight.dtype
+        x = self.features(torch.stack([confidence, masked.to(confidence)], dim=-1).to(dtype))
+        condition = F.silu(self.time_embed(time))
+        x = self.block(x, rotary_table(x.shape[1], self.config, x), condition)
+        logits: Tensor = self.out(self.norm(x))[..., 0]
+        return logits

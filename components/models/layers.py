@@ -1,0 +1,151 @@
+"""Layers of the transformer. B rows, L positions, D width, H heads."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.models.config import ModelConfig
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights may be constants: ``frozen`` layers pass gradients on and get none."""
+
+    frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.frozen:
+            return super().forward(x)
+        return F.linear(x, self.weight.detach(), None if self.bias is None else self.bias.detach())
+
+
+class Norm(nn.RMSNorm):
+    """The same for a norm."""
+
+    frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.frozen:
+            return super().forward(x)
+        return F.rms_norm(x, self.normalized_shape, self.weight.detach(), self.eps)
+
+
+class Embedding(nn.Embedding):
+    """The same for a table."""
+
+    frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.weight.detach()) if self.frozen else super().forward(x)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, conditioned: bool):
+        super().__init__()
+        self.norm_attention = Norm(config.dim, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.norm_mlp = Norm(config.dim, eps=config.norm_eps)
+        self.mlp = SwiGLU(config)
+        self.dropout = config.dropout
+        self.modulation = Linear(config.dim, 6 * config.dim) if conditioned else None
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], condition: Tensor | None, visible: Tensor | None = None
+    ) -> Tensor:
+        if self.modulation is None or condition is None:
+            x = x + F.dropout(self.attention(self.norm_attention(x), rope, visible), self.dropout, self.training)
+            return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        attended = self.attention(self.norm_attention(x) * (1 + scale1) + shift1, rope, visible)
+        x = x + (1 + gate1) * F.dropout(attended, self.dropout, self.training)
+        widened = self.mlp(self.norm_mlp(x) * (1 + scale2) + shift2)
+        return x + (1 + gate2) * F.dropout(widened, self.dropout, self.training)
+
+
+class Attention(nn.Module):
+    """Full attention: every position sees every other, padding included, unless ``visible`` [B, L, L] says otherwise.
+
+    On a CPU the product is written out: torch's blocked kernel makes many small matrix products,
+    which are several times slower on the matrix route that the rest of the network gains from.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = Linear(config.dim, 3 * config.dim, bias=False)
+        self.adapter = LowRank(config.dim, 3 * config.dim, config.adapter_rank) if config.adapter_rank else None
+        self.out = Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
+        rows, length, dim = x.shape
+        projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
+        qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        (q, k), v = rotate(qkv[:2], rope), qkv[2]
+        mask = None if visible is None else visible[:, None]
+        if x.is_cuda:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            attended = torch.softmax(scores, dim=-1) @ v
+        return self.out(attended.transpose(1, 2).reshape(rows, length, dim))
+
+
+class LowRank(nn.Module):
+    """A change of a matrix by a product of two thin ones (LoRA, arXiv 2106.09685); it starts at zero."""
+
+    def __init__(self, width: int, out: int, rank: int):
+        super().__init__()
+        self.down = Linear(width, rank, bias=False)
+        self.up = Linear(rank, out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed: Tensor = self.up(self.down(x))
+        return changed
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_up = Linear(config.dim, 2 * config.mlp_dim, bias=False)
+        self.down = Linear(config.mlp_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the time in [0, 1], then two layers."""
+
+    def __init__(self, dim: int, num_frequencies: int = 64):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.layers = nn.Sequential(Linear(2 * num_frequencies, dim), nn.SiLU(), Linear(dim, dim))
+
+    def forward(self, time: Tensor) -> Tensor:
+        exponents = torch.arange(self.num_frequencies, device=time.device) / self.num_frequencies
+        angles = time[:, None].float() * 1000 * torch.exp(-math.log(10000.0) * exponents)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        dtype = next(self.layers.parameters()).dtype
+        projected: Tensor = self.layers(waves.to(dtype))
+        return projected
+
+
+def rotary_table(length: int, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [L, D/H/2] of RoPE (arXiv 2104.09864)."""
+    half = config.dim // config.heads // 2
+    frequencies = config.rope_theta ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
+    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequencies
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the two halves of each head by the position's angles. [..., L, D/H] -> same."""
+    cos, sin = rope
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
