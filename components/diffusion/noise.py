@@ -90,7 +90,10 @@ def row_keys(seed: int, ids: Tensor, particle: Tensor | int = 0, sweep: Tensor |
 
 
 def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions: int, stream: Stream) -> Tensor:
-    """Uniforms in the open interval (0, 1), float64 with 53 random bits, [B, num_positions].
+    """Uniforms in the open interval (0, 1), float64 with 52 random bits, [B, num_positions].
+
+    An integer tensor plus a Python float is float32 in torch, so the bits are put together in float64: with
+    24 of them rare tokens of a large vocabulary would be lost, and one draw in 2^25 would be 1.
 
     Args:
         keys: row keys [B, 2].
@@ -107,7 +110,8 @@ def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions
         (position + zero, column(tick) + 0 * position, column(inner), zero + int(stream)),
         (keys[:, :1], keys[:, 1:]),
     )
-    return ((words[0] >> 5) * 67108864 + (words[1] >> 6) + 0.5) / 9007199254740992.0
+    high, low = (words[0] >> 6).double(), (words[1] >> 6).double()
+    return (high * 67108864 + low + 0.5) / 4503599627370496.0
 
 
 def normal(keys: Tensor, tick: Tensor | int, num_positions: int, stream: Stream) -> Tensor:

@@ -5,6 +5,7 @@ from components.scorers.config import (
     DistinctConfig,
     EntropyConfig,
     JudgeConfig,
+    LocalizationConfig,
     NelboConfig,
     ValidityConfig,
 )
@@ -17,6 +18,11 @@ SCORERS: dict[str, Plugin] = {
     "nelbo": Plugin(
         NelboConfig, "components.scorers.nelbo:build", "likelihood bound under the model itself, with standard error",
         "Simple and Effective Masked Diffusion Language Models, arXiv 2406.07524", needs=("model",),
+    ),
+    "localization": Plugin(
+        LocalizationConfig, "components.scorers.localization:build",
+        "likelihood bound of a network on noisy embeddings", "Discrete Stochastic Localization, arXiv 2602.16169",
+        needs=("model",),
     ),
     "judge": Plugin(
         JudgeConfig, "components.scorers.judge:build", "generative perplexity under a separately trained n-gram model",
@@ -33,6 +39,7 @@ METRICS: dict[str, tuple[str, bool]] = {
     "validity": ("valid", True),
     "judge": ("judge_nll", False),
     "nelbo": ("nelbo", False),
+    "localization": ("localization", False),
     "entropy": ("entropy", True),
     "distinct": ("distinct_2", True),
 }

@@ -22,6 +22,14 @@ class NelboConfig:
 
 
 @dataclass(frozen=True)
+class LocalizationConfig:
+    """Nats per written token under a network on noisy embeddings."""
+
+    draws: int = 16
+    """Stratified signal-to-noise ratios per row; two or more give a standard error."""
+
+
+@dataclass(frozen=True)
 class JudgeConfig:
     """Nats per token under an n-gram model of the training rows."""
 

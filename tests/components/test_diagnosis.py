@@ -110,3 +110,59 @@ def test_two_independent_estimators_of_the_bound_agree():
 
     columns = build_nelbo(NelboConfig(draws=8, estimator="count"), ScorerSetting(Words(), None, Blank()))(rows)
     assert all(v == pytest.approx(torch.log(torch.tensor(3.0)).item(), abs=1e-5) for v in columns["nelbo"])
+
+
+@pytest.mark.parametrize("gamma_max", [15.0, 40.0])
+def test_the_localization_bound_of_the_exact_posterior_is_the_entropy_whatever_gamma_max(gamma_max):
+    """All outcomes of a small joint, weighted by their probability; within four standard errors, and flat in gamma_max.
+    A posterior that knows no couplings must lie above by their information."""
+    from components.scorers.config import LocalizationConfig
+    from components.scorers.localization import build
+
+    oracle = Oracle(num_tokens=3, length=2, seed=1, joint=lambda o: torch.exp(2.0 * (o[:, 0] == o[:, 1]).double()))
+
+    class Encoder:
+        def __init__(self):
+            self.gamma_max = gamma_max
+
+        def table(self):
+            return oracle.embedding
+
+    class Exact:
+        encoder = Encoder()
+
+        def __call__(self, tokens, dense):
+            return oracle(tokens, dense=dense)
+
+    class Apart(Exact):
+        """Each position from its own evidence and prior alone."""
+
+        def __call__(self, tokens, dense):
+            found = oracle(tokens, dense=dense)
+            match = dense.double() @ oracle.embedding[:3].T
+            prior = torch.stack([
+                torch.stack([oracle.joint[oracle.outcomes[:, i] == v].sum() for v in range(3)]) for i in range(2)
+            ])  # fmt: skip
+            logits = torch.full_like(found.logits, -700.0)
+            logits[..., :3] = torch.log_softmax(match + prior.log(), -1)
+            return replace(found, logits=logits)
+
+    class Words:
+        mask_id = 3
+
+    repeats = 40
+    rows = [
+        ScoredRow(1000 * r + i, "", "", tuple(t), 0)
+        for r in range(repeats)
+        for i, t in enumerate(oracle.outcomes.tolist())
+    ]
+    weight = oracle.joint.repeat(repeats) / repeats
+    entropy = -float((oracle.joint * oracle.joint.log()).sum()) / 2
+    means = []
+    for network in (Exact(), Apart()):
+        columns = build(LocalizationConfig(draws=64), ScorerSetting(Words(), None, network))(rows)
+        mean = float((torch.tensor(columns["localization"]) * weight).sum())
+        error = float(((torch.tensor(columns["localization_se"]) * weight) ** 2).sum().sqrt())
+        means.append((mean, error))
+    assert abs(means[0][0] - entropy) < 4 * means[0][1] + 2e-3
+    assert means[1][0] > entropy + 4 * means[1][1]

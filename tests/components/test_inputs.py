@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.diffusion import categorical
+from components.diffusion import categorical, noise
 from components.diffusion.config import DrawConfig
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
@@ -314,15 +314,14 @@ def test_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should(siz
     Gumbel race loses. 200,000 draws, in 20 groups of the tail and the head; false alarm 1e-6."""
     logits = torch.full((size,), 0.3 / (size - 1)).log()
     logits[0] = math.log(0.7)
-    generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(21, dtype=torch.long)
     group = torch.div(torch.arange(size) * 20, size, rounding_mode="floor") + 1
     group[0] = 0
     cumulative = torch.softmax(logits, -1).double().cumsum(-1)
-    for _ in range(100):
-        u = torch.rand(2000, generator=generator, dtype=torch.float64)
+    for step in range(100):
+        u = noise.uniform(noise.row_keys(1, torch.arange(200)), step, 0, 10, noise.Stream.TOKEN).flatten()
         counts += torch.bincount(group[torch.searchsorted(cumulative, u * cumulative[-1], right=True)], minlength=21)
-    few = torch.rand(64, generator=generator, dtype=torch.float64)
+    few = u[:64]
     drawn, _ = categorical.draw(logits.expand(64, -1), few, DrawConfig())
     assert torch.equal(drawn, torch.searchsorted(cumulative, few * cumulative[-1], right=True))
     expected = torch.bincount(group, minlength=21).double() * 0.3 / (size - 1)

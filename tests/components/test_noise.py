@@ -56,3 +56,15 @@ def test_uniforms_are_uniform_and_open():
     counts = torch.histc(u.float(), 64, 0, 1)
     statistic = float(((counts - u.numel() / 64) ** 2 / (u.numel() / 64)).sum())
     assert statistic < 63 + 6 * (2 * 63) ** 0.5
+
+
+def test_uniforms_have_52_bits_and_never_reach_an_end(monkeypatch):
+    """float64, no two of 2^20 alike (a float32 grid would have 30,000 pairs), and inside (0, 1) for extreme words."""
+    u = noise.uniform(noise.row_keys(3, torch.arange(1024)), 5, 0, 1024, noise.Stream.TOKEN)
+    assert u.dtype == torch.float64
+    assert len(u.unique()) == u.numel()
+    for word in (0, 0xFFFFFFFF):
+        monkeypatch.setattr(noise, "philox", lambda counter, key, w=word: (torch.full((1, 1), w),) * 4)
+        end = float(noise.uniform(torch.zeros(1, 2, dtype=torch.long), 0, 0, 1, noise.Stream.TOKEN))
+        assert 0 < end < 1
+        assert abs(end - (word > 0)) < 1e-15
