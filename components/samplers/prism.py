@@ -30,8 +30,7 @@ class Prism(Remask):
         self.config = config
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
-        progress = state.tick / steps
-        return (progress > self.config.start) & (progress <= self.config.stop)
+        return (state.tick > self.config.start * steps) & (state.tick <= self.config.stop * steps)
 
     def judge(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         score, fields = self.score.update(state, view)

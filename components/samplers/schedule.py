@@ -233,7 +233,7 @@ class Remaining(Base, ABC):
         """Share that stays masked at progress s/T in [0, 1]."""
 
     def quota(self, state: State, window: Tensor, steps: int) -> Tensor:
-        progress = (state.tick / steps).clamp(max=1).double()
+        progress = (state.tick.double() / steps).clamp(max=1)
         stay = torch.floor(state.parts["total"] * self.share(progress) + 1e-9).long()
         stay = torch.where(state.tick >= steps, 0, stay.clamp(min=1))
         return (window.sum(-1) - stay).clamp(min=0)
