@@ -15,6 +15,7 @@ import torch.multiprocessing as multiprocessing
 
 from components.models.transformer import Transformer
 from components.objectives.config import (
+    CmlmConfig,
     DscConfig,
     DslConfig,
     MapetConfig,
@@ -45,6 +46,7 @@ OBJECTIVES = {
     "prism, frozen": PrismConfig(num_fills=2, mdm_weight=0.0, frozen=True),
     "prism, adapters": PrismConfig(num_fills=2, adapter_rank=2),
     "dsc": DscConfig(step=0.2, head_layers=1),
+    "cmlm": CmlmConfig(),
     "smart": SmartConfig(random_share=0.1),
     "dsl": DslConfig(noise_dim=8),
     "mapet": MapetConfig(),
