@@ -145,7 +145,7 @@ def repair(
 ) -> dict[str, float]:
     """What a corrector makes of the planted rows: precision, recall and flip-flops of its edits, and its cost.
 
-    ``num_hidden`` right tokens of each row are masked, because samplers end with the last mask.
+    ``num_hidden`` right tokens of each row are masked, because most samplers end with the last mask.
     """
     from components.samplers.search import build
 
@@ -192,7 +192,12 @@ def diagnose(
     correctors: dict[str, SamplerConfig],
     extras: Extras,
 ) -> list[dict[str, Any]]:
-    """One line for each kind of error, and one for each kind and corrector."""
+    """One line for each kind of error, and one for each kind and corrector.
+
+    A quarter of a row, at least four tokens, is hidden from correctors and written one a tick, so that those that
+    act in a window of the ticks, or give back no more masks than are left, have room to act.
+    """
+    num_hidden = max(4, clean.shape[1] // 4)
     lines: list[dict[str, Any]] = []
     for kind in ("random", "own"):
         planted = plant(model, clean, writable, number, kind, vocabulary)
@@ -200,6 +205,6 @@ def diagnose(
         head = {"kind": kind, "share_wrong": share(planted.wrong, writable)}
         lines.append(head | detection(model, planted, vocabulary, has_quality))
         for name, config in correctors.items():
-            config = replace(config, steps=max(2, config.steps and 2)) if config.steps else config
-            lines.append(head | {"corrector": name} | repair(model, planted, config, vocabulary, extras))
+            ticks = replace(config, steps=num_hidden) if config.steps else config
+            lines.append(head | {"corrector": name} | repair(model, planted, ticks, vocabulary, extras, num_hidden))
     return lines

@@ -84,6 +84,7 @@ def test_a_diagnosis_has_a_line_for_each_kind_and_corrector():
     assert [(x["kind"], x.get("corrector")) for x in lines] == [
         ("random", None), ("random", "prism"), ("own", None), ("own", "prism")
     ]  # fmt: skip
+    assert lines[1]["edits"] > 0.5, "a corrector without room to act measures nothing"
 
 
 def test_two_independent_estimators_of_the_bound_agree():
