@@ -1,0 +1,90 @@
+"""What tests of objectives share: every configuration, small batches, a small network, gradients of sums."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from components.diffusion import noise
+from components.diffusion.schedule import LogLinear
+from components.models.config import ModelConfig
+from components.models.transformer import Transformer
+from components.objectives import config as c
+from components.objectives.base import Batch, Setting
+from components.training.loop import build_objective
+
+MASK, PAD, VOCAB, LENGTH = 0, 1, 7, 8
+CONFIGS = [
+    c.MdlmConfig(),
+    c.ProsecoConfig(),
+    c.ProsecoConfig(rollout=2, random_share=0.2, draft_token="sample"),
+    c.PrismConfig(num_fills=2, draws=2),
+    c.PrismConfig(num_fills=1, mdm_weight=0.0, frozen=True, select="confident", fill="argmax", head_layers=1),
+    c.PrismConfig(num_fills=2, adapter_rank=3),
+    c.DscConfig(step=0.2, head_layers=1),
+    c.DscConfig(step=0.2, scope="visible", fill_from="extra", head_layers=0),
+    c.CmlmConfig(),
+    c.SmartConfig(),
+    c.SmartConfig(plain_share=0.0, random_share=0.2, wrong_weight=3.0, fill="argmax"),
+    c.DslConfig(noise_dim=8),
+    c.DslConfig(noise_dim=8, roar_share=1.0),
+    c.MapetConfig(),
+    c.MapetConfig(context=0.0, streams="one", upper=0.8),
+    c.PolicyImitationConfig(),
+    c.PolicyGrpoConfig(rollouts=3),
+    c.SoftMaskConfig(),
+    c.SoftMaskConfig(base="proseco"),
+    c.SoftMaskConfig(base="cmlm", share=0.5),
+    c.SoftMaskConfig(base="smart"),
+    c.SoftMaskConfig(base="prism"),
+]
+HEADS = ("quality.", "policy.")
+
+
+def likes_even(tokens: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """A reward that untrained networks meet now and then."""
+    return (tokens[:, -1] % 2 == 0).double()
+
+
+def setting(judge=likes_even) -> Setting:
+    return Setting(MASK, LogLinear(), 0.1, VOCAB, judge)
+
+
+def network(config, seed=0, **changes) -> Transformer:
+    torch.manual_seed(seed)
+    made = ModelConfig(dim=16, depth=2, heads=2, num_positions=LENGTH, **changes)
+    model = Transformer(dataclasses.replace(made, **getattr(config, "model_changes", {})), VOCAB)
+    nn.init.normal_(model.head.weight, std=0.3)
+    return model.double()
+
+
+def batch(rows=4, step=4, prompt=0, pads=0, seed=11, first=0, total=None) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(2, VOCAB, (64, LENGTH), generator=generator)[first : first + rows]
+    if pads:
+        tokens[:, -pads:] = PAD
+    maskable = (torch.arange(LENGTH) >= prompt).expand(rows, -1)
+    target = maskable & (tokens != PAD)
+    index = torch.arange(first, first + rows)
+    return Batch(tokens, maskable, target, index, noise.row_keys(seed, index), total or rows, step)
+
+
+def told(config, given, model, judge=likes_even):
+    return {t.name: t for t in build_objective(config, setting(judge)).terms(model, given)}
+
+
+def gradients(config, batches, model) -> dict[str, torch.Tensor]:
+    """Of the sums over all batches, divided by the global counts."""
+    objective = build_objective(config, setting())
+    totals: dict[str, float] = {}
+    for b in batches:
+        for name, count in objective.counts(b).items():
+            totals[name] = totals.get(name, 0) + float(count)
+    model.zero_grad()
+    for b in batches:
+        for term in objective.terms(model, b):
+            if term.loss_sum.requires_grad:
+                (term.loss_sum / max(1, totals[term.name])).backward()
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
