@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.config import RuntimeConfig
+from cluster.environment import prepare
 from components.models.config import ModelConfig
 from components.training.config import TrainConfig
 
@@ -53,10 +54,15 @@ class Cluster(Protocol):
 
 def open_cluster(runtime: RuntimeConfig) -> Cluster:
     """The cluster that the runtime section asks for. Imports it only now."""
-    if runtime.executor == "local":
-        from cluster.local import LocalCluster
+    prepared = prepare(runtime)
+    try:
+        if runtime.executor == "local":
+            from cluster.local import LocalCluster
 
-        return LocalCluster(runtime)
-    from cluster.ray_cluster import RayCluster
+            return LocalCluster(runtime, prepared)
+        from cluster.ray_cluster import RayCluster
 
-    return RayCluster(runtime)
+        return RayCluster(runtime, prepared)
+    except BaseException:
+        prepared.close()
+        raise

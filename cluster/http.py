@@ -11,10 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import ray_cluster  # sets Ray's environment before Ray is imported
-from cluster.config import RuntimeConfig
-
-from ray import serve  # isort: skip
+from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -99,8 +96,7 @@ class Endpoint:
 
 
 def serve_forever(model: Path, host: str, port: int, replicas: int, threads: int, say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then end the cluster that was started for it."""
-    cluster = ray_cluster.RayCluster(RuntimeConfig(replicas=replicas, threads=threads))
+    """Serve on the open cluster until SIGINT or SIGTERM."""
     serve.start(http_options={"host": host, "port": port})
     deployment = serve.deployment(num_replicas=replicas, max_ongoing_requests=4, max_queued_requests=64)(Endpoint)
     serve.run(deployment.bind(str(model), threads), name="endpoint", route_prefix="/")
@@ -110,4 +106,3 @@ def serve_forever(model: Path, host: str, port: int, replicas: int, threads: int
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
     serve.shutdown()
-    cluster.close()

@@ -13,14 +13,16 @@ from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 from cluster.api import Done, TrainLaunch
 from cluster.config import RuntimeConfig
+from cluster.environment import Prepared
 from cluster.worker import do_shard, failure_of, train_rank
 
 
 class LocalCluster:
     """See ``cluster.api.Cluster``."""
 
-    def __init__(self, runtime: RuntimeConfig):
+    def __init__(self, runtime: RuntimeConfig, prepared: Prepared):
         self.runtime = runtime
+        self.prepared = prepared
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
         results = []
@@ -48,7 +50,7 @@ class LocalCluster:
         return self.map(lambda shard: do_shard(kind, shard, self.runtime.threads), shards, done)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        self.prepared.close()
 
 
 def in_group(rank: int, world_size: int, meeting: str, launch: TrainLaunch) -> None:

@@ -11,7 +11,6 @@ import os
 import tempfile
 from typing import Any
 
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -64,8 +63,6 @@ def train(launch: TrainLaunch) -> None:
 def _worker(config: dict[str, Any]) -> None:
     launch: TrainLaunch = config["launch"]
     os.environ.setdefault("LOCAL_RANK", "0")
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # A rank that stops on purpose leaves its error behind and raises, so that Ray ends the other ranks,
     # which wait for it. Ray then starts them again; trying again would fail in the same way, so they end.
     if not (launch.folder / FAILURE).exists():

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.api import TrainLaunch
+from cluster.environment import prepare
 from components.errors import ProsecoError
 from components.models.cpu import use_threads
 from components.models.transformer import Transformer
@@ -85,6 +86,7 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     optimizer, precision = launch.config.optimizer, launch.config.precision
     if launch.runtime.engine == "torch":
         return TorchEngine(model, optimizer, precision, device)
+    prepare()
     from cluster.zero import ZeroEngine
 
     world_size = dist.get_world_size()

@@ -17,13 +17,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-# Before the import: on a machine without an accelerator DeepSpeed must be told so.
-import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
 import deepspeed
+import torch
 import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -27,6 +29,9 @@ def mended_by_user(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        # What ends a job on a cluster closes what it holds, just as Ctrl-C does.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             command(*args, **kwargs)
         except ProsecoError as error:
@@ -342,12 +347,18 @@ def serve(model: Path, port: int, host: str, replicas: int, threads: int) -> Non
     [b]POST /v1/score[/b] {"texts": ["..."], "scorers": ["nelbo"]}
     [b]GET /healthz[/b]
     """
+    from cluster.api import open_cluster
+    from cluster.config import RuntimeConfig
     from components.models.weights import load_model
 
     load_model(model)  # a wrong folder is told before a cluster is started
-    from cluster.http import serve_forever
+    cluster = open_cluster(RuntimeConfig(replicas=replicas, threads=threads))
+    try:
+        from cluster.http import serve_forever
 
-    serve_forever(model.absolute(), host, port, replicas, threads, click.echo)
+        serve_forever(model.absolute(), host, port, replicas, threads, click.echo)
+    finally:
+        cluster.close()
 
 
 @main.command()

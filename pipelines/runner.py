@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.api import Cluster, open_cluster
 from cluster.config import RuntimeConfig
+from cluster.environment import prepare
 from components.errors import CorruptArtifact, ProsecoError
 from components.store.artifact import IDENTITY, MANIFEST, damage, read_manifest, write_manifest
 from components.store.files import publish_text
@@ -78,6 +79,7 @@ def open_tracking(runtime: RuntimeConfig, root: Path, workflow: str, screen: Scr
     """MLflow, or None where it was switched off."""
     if runtime.tracking_uri == "none":
         return None
+    prepare()
     from cluster.mlflow_tracking import MlflowTracking
 
     return MlflowTracking(runtime.tracking_uri, root, workflow, screen.say)

@@ -12,6 +12,10 @@ os.environ.pop("PROSECO_FAULT", None)
 import pytest
 import torch
 
+from cluster.environment import prepare
+
+prepare()
+
 
 @pytest.fixture(autouse=True)
 def _one_thread():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.api import TrainLaunch, open_cluster
+from cluster.config import RuntimeConfig
+from cluster.environment import new_token
 from tests.chaos import harness
 
 pytestmark = pytest.mark.ray
@@ -22,7 +26,8 @@ pytestmark = pytest.mark.ray
 class Nodes:
     """Two Ray nodes on loopback, each one process that is ended by its handle."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: Path) -> None:
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -36,7 +41,7 @@ class Nodes:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2"]
         command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
         quiet = subprocess.DEVNULL
-        return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+        return subprocess.Popen(command, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True)
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -47,11 +52,12 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of two nodes that is ready."""
-    from cluster import ray_cluster  # sets Ray's environment before Ray is imported
-    from cluster.config import RuntimeConfig
-
-    nodes = Nodes()
+    """A cluster of two nodes that is ready, with a token that the user's environment names."""
+    token = new_token()
+    nodes = Nodes(token)
+    user = pytest.MonkeyPatch()
+    user.setenv("RAY_AUTH_MODE", "token")
+    user.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     try:
         deadline = time.monotonic() + 90
         while True:
@@ -62,7 +68,7 @@ def cluster():
                     break
             except OSError:
                 time.sleep(0.2)
-        joined = ray_cluster.RayCluster(RuntimeConfig(address=nodes.address))
+        joined = open_cluster(RuntimeConfig(address=nodes.address))
         import ray
 
         while len([n for n in ray.nodes() if n["Alive"]]) < 2:
@@ -72,6 +78,8 @@ def cluster():
         yield nodes
     finally:
         nodes.stop()
+        user.undo()
+        shutil.rmtree(token.parent)
 
 
 def run_on(runtime_options: list[str], folder: Path) -> None:
@@ -113,10 +121,8 @@ class Deadly:
 
 
 def test_a_task_whose_process_dies_is_done_again(cluster, tmp_path):
-    from cluster.config import RuntimeConfig
-    from cluster.ray_cluster import RayCluster
 
-    joined = RayCluster(RuntimeConfig(address=cluster.address))
+    joined = open_cluster(RuntimeConfig(address=cluster.address))
     try:
         done = []
         assert joined.map(Deadly(tmp_path), [0, 1, 2], lambda i, r: done.append(i)) == [0, 2, 4]
@@ -126,16 +132,13 @@ def test_a_task_whose_process_dies_is_done_again(cluster, tmp_path):
 
 
 def test_a_rank_that_stops_on_purpose_ends_the_training_with_its_message(cluster, tmp_path):
-    from cluster.api import TrainLaunch
-    from cluster.config import RuntimeConfig
-    from cluster.ray_cluster import RayCluster
     from components.errors import NonFiniteLoss
     from components.training.config import OptimizerConfig
     from tests.doubles import MASK, PAD, TINY, VOCAB, token_rows, train_config
 
     runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, micro_batch=4)
     config = train_config(optimizer=OptimizerConfig(lr=1e30, clip=0, warmup_steps=0))
-    joined = RayCluster(runtime)
+    joined = open_cluster(runtime)
     try:
         launch = TrainLaunch(
             config, TINY, VOCAB, tmp_path, (token_rows(tmp_path / "rows"),), (1.0,), MASK, PAD, None, runtime
@@ -157,16 +160,13 @@ def kill_when_checkpointed(folder: Path, killed: list[int]) -> None:
 
 def test_a_training_worker_that_is_killed_resumes_from_its_checkpoint(cluster, tmp_path):
     """SIGKILL to one of two ranks after a checkpoint; the result equals an undisturbed training, bit for bit."""
-    from cluster.api import TrainLaunch
-    from cluster.config import RuntimeConfig
-    from cluster.ray_cluster import RayCluster
     from components.training import checkpoint
     from tests.doubles import MASK, PAD, TINY, VOCAB, token_rows, train_config
 
     rows = token_rows(tmp_path / "rows")
     runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, micro_batch=4, max_failures=2)
     config = train_config(steps=300, checkpoint_every=50)
-    joined = RayCluster(runtime)
+    joined = open_cluster(runtime)
     found, killed = {}, []
     try:
         for name in ("undisturbed", "killed"):

@@ -1,0 +1,101 @@
+"""The environment variables that Ray, MLflow and DeepSpeed read when they are imported.
+
+``prepare`` is called before any of them is; processes that they start inherit what it sets. A cluster that
+is started here is closed to others: it is bound to loopback, and every connection to it needs a token that
+is made for it and removed with it. A cluster that is joined has rules of its own, and how to meet them is
+what the user's RAY_AUTH_MODE, RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH say.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.config import RuntimeConfig
+
+DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Where the user says something else, that holds."""
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+
+
+@dataclass
+class Prepared:
+    """What ``prepare`` set for one cluster, until it is closed."""
+
+    token: Path | None = None
+    """File with the token of a cluster of our own."""
+    former: dict[str, str | None] = field(default_factory=dict)
+    """Values of the variables that were set for this cluster only; None where there was none."""
+
+    def change(self, name: str, value: str | None) -> None:
+        self.former.setdefault(name, os.environ.get(name))
+        put(name, value)
+
+    def close(self) -> None:
+        """Remove the token, and put the variables back."""
+        if self.token is not None:
+            shutil.rmtree(self.token.parent)
+            self.token = None
+        for name, value in self.former.items():
+            put(name, value)
+        self.former.clear()
+
+
+def put(name: str, value: str | None) -> None:
+    """Set a variable, or remove it."""
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
+    """Set the variables for everything that a process does, and, given a runtime, for its cluster.
+
+    The cluster's part holds until the returned value is closed.
+    """
+    import torch
+
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it is not found out reliably
+    prepared = Prepared()
+    if runtime is None or runtime.address:
+        return prepared
+    # Nothing asks who connects to a training's process group, so on one machine it stays there.
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if name not in os.environ:
+            prepared.change(name, LOOPBACK)
+    if runtime.executor == "ray":
+        prepared.token = new_token()
+        prepared.change("RAY_AUTH_MODE", "token")
+        prepared.change("RAY_AUTH_TOKEN_PATH", str(prepared.token))
+        prepared.change("RAY_AUTH_TOKEN", None)  # it would be read first, and can be seen in /proc
+        # Ray takes the machine's outer address in place of 127.0.0.1 unless clusters of several
+        # machines are switched off; despite its name the switch works on every system.
+        prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    return prepared
+
+
+def new_token() -> Path:
+    """A file with a fresh token that this user alone can read, in a folder of its own."""
+    path = Path(tempfile.mkdtemp(prefix="proseco-token-")) / "token"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
