@@ -17,11 +17,12 @@ from components.samplers import PRESETS, SamplerConfig
 from components.samplers.fit import check_fit
 from components.samplers.prompt import Prompt
 from components.scorers import SCORERS
-from components.store.artifact import read_manifest, write_manifest
+from components.store.artifact import MANIFEST, read_manifest, write_manifest
 from components.store.files import publish_text
 from components.store.fingerprint import canonical, differences
 from components.store.lease import Lease
-from components.store.samples import read_shards, shard_is_done
+from components.store.names import file_name
+from components.store.samples import read_shards, shard_file, shard_is_done
 from pipelines.config import dotted, over, read_yaml
 from pipelines.progress import Screen
 from pipelines.typed import sampler as typed_sampler
@@ -219,12 +220,19 @@ def score(samples: Path, model: Path | None, scorers: str, executor: str, replic
             raise ConfigError("Which model should score? Give --model FOLDER.")
         model = Path(json.loads((samples / JOB).read_text(encoding="utf-8"))["model"])
     folder = samples / "scores"
+    if folder.is_symlink():
+        raise StoreError(
+            f"{folder} is a link to {folder.readlink()}. Scores are written beside their samples and nowhere else. "
+            f"Nothing was written; remove the link."
+        )
+    for name in manifest.info["shards"]:
+        file_name(name, samples / MANIFEST)
     with Lease(samples, "proseco score"):
         same_job(folder, {"model": str(model), "scorers": canonical(configs)})
         shards = [
             ScoreShard(
                 name,
-                (samples / "shards" / f"{name}.parquet").absolute(),
+                shard_file(samples / "shards", name).absolute(),
                 configs,
                 None,
                 model.absolute(),

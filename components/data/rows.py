@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.errors import CorruptArtifact
+from components.store.names import file_name
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TokenRows:
         info = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
         self.length: int = info["length"]
         self.pad_in_loss: bool = info["pad_in_loss"]
-        self.blocks = [self._open(folder / name) for name in info["shards"][split]]
+        self.blocks = [self._open(folder / file_name(name, folder / "rows.json")) for name in info["shards"][split]]
         self.ends = np.cumsum([len(b.tokens) for b in self.blocks], dtype=np.int64)
 
     def _open(self, path: Path) -> RowBlock:

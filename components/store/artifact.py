@@ -19,6 +19,7 @@ from typing import Any
 from components import faults
 from components.errors import CorruptArtifact
 from components.store.files import digest_file, publish_text
+from components.store.names import relative_path
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
@@ -82,7 +83,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     try:
         raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(**raw | {"files": tuple(FileEntry(**f) for f in raw["files"])})
+        files = tuple(FileEntry(**f) for f in raw["files"])
+        for entry in files:
+            relative_path(entry.path, folder / MANIFEST)
+        return Manifest(**raw | {"files": files})
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

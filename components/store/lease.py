@@ -87,7 +87,7 @@ class Lease:
 
     def _bury(self, holder: dict[str, Any]) -> bool:
         """Move a dead holder's lease away. False where somebody else was faster."""
-        grave = self.path.with_name(f"{NAME}.{holder['id']}.expired")
+        grave = self.path.with_name(f"{NAME}.{self.record['id']}.expired")
         try:
             os.rename(self.path, grave)
         except FileNotFoundError:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from components import faults
 from components.errors import CorruptArtifact
 from components.store.files import digest_file, publishing
+from components.store.names import file_name
 
 TRACE = pa.list_(
     pa.struct(
@@ -47,13 +48,18 @@ SAMPLES = pa.schema(
 )
 
 
+def shard_file(folder: Path, name: str) -> Path:
+    """The table of a shard. Raises CorruptArtifact where the name, which may come from a manifest, is none."""
+    return folder / f"{file_name(name, f'The list of shards for {folder}')}.parquet"
+
+
 def publish_shard(folder: Path, name: str, table: pa.Table, stage: str) -> dict[str, Any]:
     """Publish ``name.parquet`` and then its receipt ``name.json``, which makes it count.
 
     Whoever creates the receipt first wins; a later attempt at the same shard is discarded, and as
     rows are deterministic it held the same ones.
     """
-    path = folder / f"{name}.parquet"
+    path = shard_file(folder, name)
     faults.point(f"{stage}.before_publish")
     with publishing(path) as private:
         # Dictionaries are what makes writing Parquet slow, and token ids gain nothing from them.
@@ -75,8 +81,8 @@ def publish_shard(folder: Path, name: str, table: pa.Table, stage: str) -> dict[
 
 def shard_is_done(folder: Path, name: str) -> bool:
     """Is there a receipt whose file is really there, byte for byte? A damaged shard is made anew."""
+    path = shard_file(folder, name)
     receipt = folder / f"{name}.json"
-    path = folder / f"{name}.parquet"
     try:
         expected = json.loads(receipt.read_text(encoding="utf-8"))["sha256"]
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
@@ -101,4 +107,4 @@ def read_shard(path: Path) -> pa.Table:
 
 def read_shards(folder: Path, names: list[str]) -> pa.Table:
     """The shards of a stage as one table, in the given order."""
-    return pa.concat_tables([read_shard(folder / f"{name}.parquet") for name in names])
+    return pa.concat_tables([read_shard(shard_file(folder, name)) for name in names])

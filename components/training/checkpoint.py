@@ -21,6 +21,7 @@ from components.errors import CorruptArtifact
 from components.models.ema import Ema
 from components.models.weights import load_weights, save_weights
 from components.store.files import digest_file, publish_text
+from components.store.names import file_name
 from components.training.engine import MOMENTS, TrainEngine
 
 
@@ -77,7 +78,7 @@ def read(checkpoint: Path, kinds: tuple[str, ...]) -> Iterator[tuple[str, str, T
     """
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     for name, digest in state["files"].items():
-        file = checkpoint / name
+        file = checkpoint / file_name(name, checkpoint / "state.json")
         if not file.exists() or digest_file(file) != digest:
             raise CorruptArtifact(
                 f"{file} is missing or damaged: its bytes are not those that were written. "

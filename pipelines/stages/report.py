@@ -11,7 +11,7 @@ from components.evaluation import trajectory
 from components.evaluation.chart import Point, Series, line_chart
 from components.evaluation.page import Section, folded, page, results_table
 from components.store.files import publish_text
-from components.store.samples import read_shard
+from components.store.samples import read_shard, shard_file
 from components.tracking import read_metrics
 from pipelines.stage import Context
 from pipelines.workflows.main_job import ReportPart
@@ -84,7 +84,7 @@ def trajectories(results: list[dict[str, Any]], context: Context) -> str:
         index, row = own[len(own) // 2]
         role = f"samples_{index:03d}"
         first = context.infos[role]["shards"][0]
-        table = read_shard(context.inputs[role] / "shards" / f"{first}.parquet")
+        table = read_shard(shard_file(context.inputs[role] / "shards", first))
         traced = [r for r in table.slice(0, 64).to_pylist() if r["trace"] is not None]
         # The rows with most corrections tell most.
         traced.sort(key=lambda r: -r["edits"])

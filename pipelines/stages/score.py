@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.scorers.shard import ScoreShard
-from components.store.samples import shard_is_done
+from components.store.samples import shard_file, shard_is_done
 from pipelines.stage import Context
 from pipelines.workflows.main_job import ScorePart
 
@@ -18,7 +18,7 @@ def run(config: ScorePart, context: Context) -> Mapping[str, Any]:
     shards = [
         ScoreShard(
             name=name,
-            samples=(context.inputs["samples"] / "shards" / f"{name}.parquet").absolute(),
+            samples=shard_file(context.inputs["samples"] / "shards", name).absolute(),
             scorers=config.scorers,
             source=config.source,
             model=context.inputs["model"].absolute(),

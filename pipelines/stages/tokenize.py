@@ -21,6 +21,7 @@ from components.data.rows import write_rows
 from components.data.tokenizer import agrees, load_tokenizer
 from components.errors import DataError
 from components.store.files import digest_file, publish_text, publishing
+from components.store.names import file_name
 from pipelines.stage import Context
 from pipelines.stages.tokenizer import corpus_of
 from pipelines.workflows.main_job import RowsPart
@@ -117,7 +118,8 @@ def read_receipt(path: Path, folder: Path) -> dict[str, Any] | None:
         return None
     receipt: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for name, digest in receipt["files"].items():
-        if not (folder / name).exists() or digest_file(folder / name) != digest:
+        file = folder / file_name(name, path)
+        if not file.exists() or digest_file(file) != digest:
             return None
     return receipt
 
