@@ -381,13 +381,27 @@ def doctor(root: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-@click.option("--keep", "runs", type=click.Path(path_type=Path), multiple=True, help="A run whose stages must stay.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Root to look in; that of the kept runs where not given, or runs."
+)
+@click.option(
+    "--keep",
+    "runs",
+    multiple=True,
+    metavar="'RUN [KEY=VALUE]...'",
+    help="A run whose stages must stay, in quotes with the overrides that it was run with; once for each run.",
+)
 @click.option("--corrupt", is_flag=True, help="Only stages whose files are not those of their manifest.")
 @click.option("--delete", is_flag=True, help="Really delete; without it nothing is.")
 @mended_by_user
-def gc(root: Path, runs: tuple[Path, ...], corrupt: bool, delete: bool) -> None:
-    """Find stages that no run needs, or that are damaged; a dry run unless told to delete."""
+def gc(root: Path | None, runs: tuple[str, ...], corrupt: bool, delete: bool) -> None:
+    """Find stages that no run needs, or that are damaged; a dry run unless told to delete.
+
+    Overrides decide what a run's stages are, so a run is kept with those that it was run with:
+    [b]proseco gc --keep "configs/runs/demo.yaml train.base.steps=100" --keep configs/runs/text.yaml[/b]
+
+    Only stage folders that say that they are proseco's are deleted, in a root that says so; links are not followed.
+    """
     from pipelines.gc import collect
 
     for line in collect(root, runs, corrupt, delete):

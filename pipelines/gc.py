@@ -1,34 +1,44 @@
-"""Finding what no run needs. A dry run unless told otherwise."""
+"""Finding what no run needs. A dry run unless told otherwise; only stage folders of ours are ever removed."""
 
 from __future__ import annotations
 
-import shutil
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import ConfigError
-from components.store.artifact import IDENTITY, MANIFEST
 from components.store.lease import Lease
+from components.store.root import foreign, remove_stage, require_marked, size, stages
 from pipelines.config import load_run
 from pipelines.runner import damaged_stages
 from pipelines.stage import in_order
 from pipelines.workflows import build
 
 
-def collect(root: Path, runs: tuple[Path, ...], corrupt: bool, delete: bool) -> Iterator[str]:
+def collect(root: Path | None, runs: tuple[str, ...], corrupt: bool, delete: bool) -> Iterator[str]:
     """Lines that say what is, or would be, deleted.
 
+    Args:
+        root: where to look; None looks where the kept runs write to.
+        runs: each a path of a run, and after it its overrides, as on a command line.
     Raises:
         ConfigError: it was not said what must stay.
+        StoreError: the root is not one of ours.
     """
     if not corrupt and not runs:
         raise ConfigError("Say what must stay: --keep configs/runs/demo.yaml (once for each run), or use --corrupt.")
+    kept, roots = needed(runs)
+    root = root or the_root(roots)
+    require_marked(root)
     if corrupt:
         doomed = {folder: lost[0] for folder, lost in damaged_stages(root)}
     else:
-        kept = {s.folder(root) for path in runs for s in in_order(list(build(load_run(path, [])).values()))}
-        made = {p.parent for name in (MANIFEST, IDENTITY) for p in root.glob(f"*/*/{name}")}
-        doomed = dict.fromkeys(sorted(made - kept), "no kept run needs it")
+        found = [f for f in stages(root) if (f.parent.name, f.name) not in kept]
+        doomed = dict.fromkeys(found, "no kept run needs it")
+    for folder in list(doomed):
+        if why := foreign(folder):
+            yield f"left alone {folder}: {why}"
+            del doomed[folder]
     if not doomed:
         yield "nothing to delete"
         return
@@ -39,9 +49,29 @@ def collect(root: Path, runs: tuple[Path, ...], corrupt: bool, delete: bool) -> 
     with Lease(root, "proseco gc"):
         for folder, why in doomed.items():
             freed = size(folder)
-            shutil.rmtree(folder)
+            remove_stage(folder)
             yield f"deleted {folder} ({why}), {freed / 2**20:.1f} MiB"
 
 
-def size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+def needed(runs: tuple[str, ...]) -> tuple[set[tuple[str, str]], set[str]]:
+    """(name, key) of every stage of the runs, and the roots that they write to."""
+    kept: set[tuple[str, str]] = set()
+    roots: set[str] = set()
+    for text in runs:
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise ConfigError(f"--keep {text!r} cannot be split into words ({error}); close its quotes.") from None
+        if not words:
+            raise ConfigError("--keep names no run; give a path such as configs/runs/demo.yaml.")
+        run = load_run(Path(words[0]), words[1:])
+        kept |= {(s.name, s.key) for s in in_order(list(build(run).values()))}
+        roots.add(run.runtime.root)
+    return kept, roots
+
+
+def the_root(roots: set[str]) -> Path:
+    """The one root of the kept runs; ``runs`` where none is kept."""
+    if len(roots) > 1:
+        raise ConfigError(f"The kept runs write to several roots ({', '.join(sorted(roots))}); say which by --root.")
+    return Path(next(iter(roots), "runs"))

@@ -20,6 +20,7 @@ from components.scorers import SCORERS
 from components.store.artifact import MANIFEST, read_manifest, write_manifest
 from components.store.files import publish_text
 from components.store.fingerprint import canonical, differences
+from components.store.lease import NAME as LEASE
 from components.store.lease import Lease
 from components.store.names import file_name
 from components.store.samples import read_shards, shard_file, shard_is_done
@@ -178,6 +179,12 @@ def same_job(folder: Path, job: Mapping[str, Any]) -> None:
     """Remember what a folder is for, and refuse anything else."""
     path = folder / JOB
     if not path.exists():
+        held = [p.name for p in folder.iterdir() if not p.name.startswith(LEASE)] if folder.exists() else []
+        if held:
+            raise StoreError(
+                f"{folder} is not empty ({held[0]}) and holds no {JOB}, so it is not a job's. Nothing was changed. "
+                f"Use another --out, or an empty folder."
+            )
         publish_text(path, json.dumps(job, indent=1))
         return
     lines = differences(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(job)))

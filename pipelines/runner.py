@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from cluster.api import Cluster, open_cluster
 from cluster.config import RuntimeConfig
 from cluster.environment import prepare
 from components.errors import CorruptArtifact, ProsecoError
-from components.store.artifact import IDENTITY, MANIFEST, damage, read_manifest, write_manifest
+from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
 from components.store.files import publish_text
 from components.store.lease import Lease
+from components.store.root import mark_root, remove_stage, require_ours, stages
 from components.tracking import JsonlTracker, read_metrics
 from pipelines.plan import Finding, plan
 from pipelines.progress import Screen
@@ -60,6 +60,7 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
         # Somebody else may have made some of it while we waited.
         findings = plan(targets, root)
         todo = [f for f in findings if f.state != "fresh"]
+        mark_root(root)
         held = Held(runtime)
         tracking = open_tracking(runtime, root, workflow, screen) if todo else None
         status = "FAILED"
@@ -92,9 +93,10 @@ def run_stage(
     stage = finding.stage
     folder = stage.folder(root)
     if finding.state == "damaged":
-        shutil.rmtree(folder)
+        remove_stage(folder)
+    require_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    identity = {"label": stage.label, "identity": stage.identity}
+    identity = {"format": FORMAT, "label": stage.label, "identity": stage.identity}
     publish_text(folder / IDENTITY, json.dumps(identity, indent=1))
     inputs = {role: below.folder(root) for role, below in stage.inputs.items()}
     infos = {role: checked_info(role, path) for role, path in inputs.items()}
@@ -164,12 +166,12 @@ def commit() -> dict[str, str]:
 def damaged_stages(root: Path) -> list[tuple[Path, list[str]]]:
     """Finished stages whose bytes are not those of their manifests."""
     found = []
-    for path in sorted(root.glob(f"*/*/{MANIFEST}")):
+    for folder in stages(root):
         try:
-            manifest = read_manifest(path.parent)
-            lost = damage(path.parent, manifest, full=True) if manifest else []
+            manifest = read_manifest(folder)
+            lost = damage(folder, manifest, full=True) if manifest else []
         except ProsecoError as error:
             lost = [str(error)]
         if lost:
-            found.append((path.parent, lost))
+            found.append((folder, lost))
     return found

@@ -23,6 +23,8 @@ from components.store.names import relative_path
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
+FORMAT = "proseco-stage"
+"""What both say, so that they are not taken for somebody else's files of the same names."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Manifest:
     info: Mapping[str, Any]
     """Numbers and small results of the stage."""
     files: tuple[FileEntry, ...]
+    format: str = ""
+    """``FORMAT``, where it is one of ours."""
 
 
 def write_manifest(
@@ -67,7 +71,7 @@ def write_manifest(
     )
     manifest = Manifest(
         stage, label, version, folder.name, dict(inputs), round(seconds, 3),
-        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), platform.node(), dict(info), entries,
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), platform.node(), dict(info), entries, FORMAT,
     )  # fmt: skip
     faults.point("store.before_manifest")
     publish_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))

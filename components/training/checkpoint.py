@@ -10,6 +10,7 @@ same stage nor the same world size, and, unlike DeepSpeed's own files, runs no p
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,9 @@ def save(folder: Path, step: int, engine: TrainEngine, ema: Ema, keep: int) -> P
 
 
 def complete(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(p.parent for p in folder.glob("step-*/state.json"))
+    """Finished checkpoints, oldest first. Other folders beside them, and links, are not ours."""
+    found = (p.parent for p in folder.glob("step-*/state.json"))
+    return sorted(p for p in found if re.fullmatch(r"step-\d{8}", p.name) and not p.is_symlink())
 
 
 def latest(folder: Path) -> Path | None:

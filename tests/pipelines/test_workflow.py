@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from components.errors import ConfigError, CorruptArtifact, DataError, LeaseHeld, SamplingError, StoreError
+from components.store.fingerprint import fingerprint
 from components.store.lease import Lease
 from pipelines.cli import main
 from tests.chaos import harness
@@ -164,9 +165,11 @@ def test_gc_keeps_what_a_run_needs(finished, tmp_path):
     run, root, options, _ = finished
     assert "Say what must stay" in proseco("gc", "--root", str(root))[1]
     folder = next(root.glob("score/*"))
-    stray = root / "score" / "0000000000000000"
+    record = json.loads((folder / "identity.json").read_text())
+    record["identity"]["version"] = 99
+    stray = root / "score" / fingerprint(record["identity"])
     stray.mkdir()
-    (stray / "identity.json").write_text((folder / "identity.json").read_text())
+    (stray / "identity.json").write_text(json.dumps(record))
     _, said = proseco("gc", "--root", str(root), "--keep", str(run))
     assert "would delete" in said
     assert str(stray) in said

@@ -1,0 +1,117 @@
+"""A root, and what in it may be removed: stage folders that say that they are ours, and nothing else.
+
+A root says what it is in a file of its own, written by the first run that uses it. A stage folder says it in
+its identity, whose hash is the folder's name, and, once it is finished, in its manifest. Links are not followed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.errors import CorruptArtifact, StoreError
+from components.store.artifact import FORMAT, IDENTITY, MANIFEST, read_manifest
+from components.store.files import publish_text
+from components.store.fingerprint import fingerprint
+
+MARKER = ".proseco-root.json"
+MARK = {"format": "proseco-root", "version": 1}
+
+
+def is_marked(root: Path) -> bool:
+    """Does the folder say that it is a root?"""
+    return read_json(root / MARKER) == MARK
+
+
+def mark_root(root: Path) -> None:
+    """Make the folder say that it is a root."""
+    if not is_marked(root):
+        publish_text(root / MARKER, json.dumps(MARK))
+
+
+def require_marked(root: Path) -> None:
+    """Raises StoreError where nothing may be removed, because the folder is no root of ours."""
+    if not is_marked(root):
+        raise StoreError(
+            f"{root} holds no {MARKER} that says {json.dumps(MARK)}, so it is no root of proseco. Only folders of such "
+            f"a root are ever removed; nothing was. Name the root that a run wrote to (its runtime.root); a run marks "
+            f"its root when it makes a stage there."
+        )
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds, or None where it is missing, a link or no JSON."""
+    try:
+        return None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def stages(root: Path) -> Iterator[Path]:
+    """Folders two levels below the root, links left out, that hold a manifest or an identity; sorted."""
+    for stage in folders(root):
+        for folder in folders(stage):
+            if (folder / MANIFEST).exists() or (folder / IDENTITY).exists():
+                yield folder
+
+
+def folders(path: Path) -> list[Path]:
+    """The folders in a folder; a link to one is none."""
+    with os.scandir(path) as entries:
+        return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))
+
+
+def foreign(folder: Path) -> str:
+    """Why a folder is not a stage folder of ours; empty where it is one."""
+    if folder.is_symlink():
+        return "it is a link"
+    record = read_json(folder / IDENTITY)
+    identity = record.get("identity") if isinstance(record, dict) and record.get("format") == FORMAT else None
+    if not isinstance(identity, dict):
+        return f"its {IDENTITY} is missing or does not say {FORMAT!r}"
+    try:
+        key = fingerprint(identity)
+    except TypeError:  # a number that no identity of ours holds
+        key = ""
+    if identity.get("name") != folder.parent.name or key != folder.name:
+        return f"its {IDENTITY} is that of another folder"
+    try:
+        manifest = read_manifest(folder)
+    except CorruptArtifact:
+        return ""  # the identity is enough for a stage whose manifest is damaged
+    if manifest is None or (manifest.format, manifest.stage, manifest.key) == (FORMAT, folder.parent.name, folder.name):
+        return ""
+    return f"its {MANIFEST} is that of another folder or does not say {FORMAT!r}"
+
+
+def require_ours(folder: Path) -> None:
+    """Raises StoreError where a folder that holds something is not a stage folder of ours.
+
+    Hidden files are what a kill leaves of one that was being published.
+    """
+    if not folder.is_symlink() and (not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir())):
+        return
+    if why := foreign(folder):
+        raise StoreError(
+            f"{folder} is not a stage folder of ours: {why}. proseco writes to and removes its own folders only, so "
+            f"nothing was changed. Move it away and run the same command again."
+        )
+
+
+def remove_stage(folder: Path) -> None:
+    """Remove a stage folder with all that it holds. A link in it is removed, and what it leads to is not.
+
+    Raises:
+        StoreError: it is not ours.
+    """
+    require_ours(folder)
+    shutil.rmtree(folder)
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files in a folder, without what links lead to."""
+    return sum(os.lstat(os.path.join(path, name)).st_size for path, _, names in os.walk(folder) for name in names)
