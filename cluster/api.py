@@ -46,8 +46,8 @@ class Cluster(Protocol):
     def train(self, launch: TrainLaunch) -> None:
         """Train to the end, across the deaths of workers."""
 
-    def serve(self, kind: str, shards: Sequence[Any], done: Done) -> list[Any]:
-        """Have replicas do shards (``kind`` is "sample" or "score"). Returns their receipts."""
+    def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
+        """Have replicas do shards (each does its own work). Returns their receipts."""
 
     def close(self) -> None: ...
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from components.errors import Problem
+from components.options import Count, Natural, NonNegative, options
 
 
-@dataclass(frozen=True)
+@options
 class RuntimeConfig:
     """The machine side of a run."""
 
@@ -18,49 +21,43 @@ class RuntimeConfig:
     """``local`` does everything in this process, with the same results and no cluster."""
     address: str = ""
     """Address of a running Ray cluster; empty starts one on this machine for the time of the run."""
-    cpus: int = 0
+    cpus: Natural = 0
     """CPUs of the embedded cluster; 0 takes those of the machine."""
-    gpus: int = 0
+    gpus: Natural = 0
+    """GPUs of the embedded cluster, and whether training and sampling use them."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """What updates the weights."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    workers: int = 2
+    """What DeepSpeed spreads over workers: nothing, moments, gradients too, weights too."""
+    workers: Count = 2
     """Training processes."""
-    micro_batch: int = 0
+    micro_batch: Natural = 0
     """Rows that a worker takes at once; 0 takes its whole share of the batch."""
     activation_checkpointing: bool = False
+    """Compute activations twice to hold fewer."""
     offload_optimizer: bool = False
-    threads: int = 1
+    """Keep the optimiser's moments in the host's memory."""
+    threads: Count = 1
     """Threads of each process. Rows are equal, bit for bit, between runs of equal threads."""
-    replicas: int = 2
+    replicas: Count = 2
     """Serve replicas for sampling and scoring."""
-    max_failures: int = 3
+    max_failures: Natural = 3
     """Restarts of the training workers before the stage fails."""
-    max_attempts: int = 3
+    max_attempts: Count = 3
     """Tries of one task or shard."""
-    keep_checkpoints: int = 2
-    lease_wait_s: float = 0.0
-    lease_expiry_s: float = 60.0
+    keep_checkpoints: Count = 2
+    """The last so many of a training."""
+    lease_wait_s: NonNegative = 0.0
+    """How long to wait for another run that holds the root."""
+    lease_expiry_s: Annotated[float, Field(ge=1)] = 60.0
+    """A lease that was not renewed for so long is taken over."""
     tracking_uri: str = ""
     """MLflow; empty is a SQLite file in the root, ``none`` tracks in the journal only."""
 
-    def problems(self, path: str) -> list[Problem]:
-        found: list[Problem] = []
-        least = {
-            "workers": 1, "threads": 1, "replicas": 1, "micro_batch": 0, "cpus": 0, "gpus": 0, "max_failures": 0,
-            "max_attempts": 1, "keep_checkpoints": 1, "lease_wait_s": 0, "lease_expiry_s": 1,
-        }  # fmt: skip
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value < low:
-                found.append(Problem(f"{path}.{name}", value, f"at least {low}", f"set it to {low} or more"))
-        if self.engine == "torch" and self.zero_stage != 0 and self.offload_optimizer:
-            found.append(
-                Problem(f"{path}.offload_optimizer", True, "engine=torch cannot offload", "use engine=deepspeed")
-            )
-        if self.offload_optimizer and self.zero_stage == 0:
-            found.append(
-                Problem(
-                    f"{path}.offload_optimizer", True, "stage 0 holds no partitions to offload", "use zero_stage 1 to 3"
-                )
-            )
-        return found
+    def problems(self) -> Iterator[Problem]:
+        """Broken rules between options; paths begin below the runtime."""
+        if self.offload_optimizer and self.engine == "torch":
+            yield Problem("offload_optimizer", True, "engine=torch cannot offload", "use engine=deepspeed")
+        elif self.offload_optimizer and self.zero_stage == 0:
+            rule = "stage 0 holds no partitions to offload"
+            yield Problem("offload_optimizer", True, rule, "use zero_stage 1 to 3")

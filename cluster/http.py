@@ -9,26 +9,56 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from components.errors import ProsecoError
+from components.api import Text, load, sample, score
+from components.errors import ConfigError, Problem, ProsecoError
+from components.models.cpu import use_threads
+from components.options import Count, Seed, options, parse
+from components.samplers import preset
 
 MAX_SAMPLES = 256
-MAX_CALLS = 4096
+MAX_STEPS = 4096
+
+
+@options
+class SampleRequest:
+    """Body of POST /v1/sample."""
+
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = ("",)
+    """Texts to continue."""
+    num_samples: Count = 1
+    """Of each prompt."""
+    sampler: str = "mdlm"
+    """Name of a preset."""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the preset should have otherwise, nested as in a run's YAML."""
+    seed: Seed = 0
+    """The same request with the same seed gives the same rows."""
+    trace: bool = False
+    """Tell every edit."""
+
+
+@options
+class ScoreRequest:
+    """Body of POST /v1/score."""
+
+    texts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What is scored."""
+    scorers: tuple[str, ...] = ("nelbo",)
+    """Names of scorers."""
 
 
 class Endpoint:
     """One replica with one model."""
 
     def __init__(self, folder: str, threads: int):
-        from components.api import load
-        from components.models.cpu import use_threads
-
-        self.use_threads, self.threads = use_threads, threads
+        self.threads = threads
         self.model = load(folder)
 
     async def __call__(self, request: Request) -> JSONResponse:
@@ -45,54 +75,34 @@ class Endpoint:
             )
         try:
             body = await request.json()
-            if not isinstance(body, dict):
-                raise ValueError("the body must be a JSON object")
             return JSONResponse(await asyncio.to_thread(route, body))
-        except (ProsecoError, ValueError, TypeError) as error:
+        except (ProsecoError, ValueError) as error:
             return JSONResponse({"error": str(error)}, 400)
 
     def sample(self, body: dict[str, Any]) -> dict[str, Any]:
-        from components.api import sample
-
-        self.use_threads(self.threads)
-        options = dict(body.get("options", {}))
-        prompts, number = body.get("prompts", [""]), int(body.get("num_samples", 1))
-        if not 1 <= number * len(prompts) <= MAX_SAMPLES:
-            raise ValueError(f"{number * len(prompts)} samples were asked for; one request gives 1 to {MAX_SAMPLES}")
-        if not 1 <= int(options.get("steps", 32)) <= MAX_CALLS:
-            raise ValueError(f"options.steps must be 1 to {MAX_CALLS}")
-        rows = sample(
-            self.model, body.get("sampler", "mdlm"), number, prompts, seed=int(body.get("seed", 0)),
-            trace=bool(body.get("trace", False)), **options,
-        )  # fmt: skip
-        return {
-            "samples": [
-                {
-                    "prompt": r.prompt, "text": r.text, "id": r.sample.id, "calls": r.sample.calls,
-                    "edits": r.sample.edits, "trace": [dataclasses.asdict(e) for e in r.sample.trace],
-                }
-                for r in rows
-            ]
-        }  # fmt: skip
+        use_threads(self.threads)
+        asked = parse(SampleRequest, body)
+        number = asked.num_samples * len(asked.prompts)
+        if number > MAX_SAMPLES:
+            rule = f"at most {MAX_SAMPLES} samples of one request"
+            raise ConfigError([Problem("num_samples", asked.num_samples, rule, "ask several times")])
+        sampler = preset(asked.sampler, **asked.options)
+        if sampler.steps > MAX_STEPS:
+            raise ConfigError([Problem("options.steps", sampler.steps, f"at most {MAX_STEPS}", "lower it")])
+        rows = sample(self.model, sampler, asked.num_samples, asked.prompts, seed=asked.seed, trace=asked.trace)
+        return {"samples": [described(row) for row in rows]}
 
     def score(self, body: dict[str, Any]) -> dict[str, Any]:
-        from components.api import score
+        use_threads(self.threads)
+        asked = parse(ScoreRequest, body)
+        return {"scores": score(self.model, asked.texts, asked.scorers)}
 
-        self.use_threads(self.threads)
-        rows = [self.row(str(text)) for text in body["texts"]]
-        return {"scores": score(self.model, rows, body.get("scorers", ["nelbo"]))}
 
-    def row(self, text: str) -> Any:
-        """A given text as if it had been sampled."""
-        from components.api import Text
-        from components.samplers.engine import Sample
-
-        tokenizer, length = self.model.tokenizer, int(self.model.info["length"])
-        ids = tokenizer.encode_batch([text])[0]
-        if len(ids) > length:
-            raise ValueError(f"{len(ids)} tokens are more than the trained length {length}")
-        padded = tuple(ids + [tokenizer.pad_id] * (length - len(ids)))
-        return Text(text, "", Sample(0, padded, 0, 0.0, 0, 0))
+def described(row: Text) -> dict[str, Any]:
+    """A sample as JSON."""
+    trace = [dataclasses.asdict(edit) for edit in row.sample.trace]
+    numbers = {"id": row.sample.id, "calls": row.sample.calls, "edits": row.sample.edits}
+    return {"prompt": row.prompt, "text": row.text, **numbers, "trace": trace}
 
 
 def serve_forever(model: Path, host: str, port: int, replicas: int, threads: int, say: Callable[[str], None]) -> None:

@@ -46,8 +46,8 @@ class LocalCluster:
                     raise failure from None
                 raise
 
-    def serve(self, kind: str, shards: Sequence[Any], done: Done) -> list[Any]:
-        return self.map(lambda shard: do_shard(kind, shard, self.runtime.threads), shards, done)
+    def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
+        return self.map(lambda shard: do_shard(shard, self.runtime.threads), shards, done)
 
     def close(self) -> None:
         self.prepared.close()

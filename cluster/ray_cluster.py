@@ -79,10 +79,10 @@ class RayCluster:
         self._close_pool()  # its CPUs are wanted by the workers
         ray_train.train(launch)
 
-    def serve(self, kind: str, shards: Sequence[Any], done: Done) -> list[Any]:
+    def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
         if self._pool is None:
             self._pool = serving.Pool(self.runtime)
-        return self._pool.run(kind, shards, done)
+        return self._pool.run(shards, done)
 
     def close(self) -> None:
         """Leave the cluster; one that was started here is gone afterwards, with every process of it."""

@@ -34,8 +34,8 @@ class Replica:
     def __init__(self, threads: int):
         self.threads = threads
 
-    async def shard(self, kind: str, shard: Any) -> dict[str, Any]:
-        return await asyncio.to_thread(do_shard, kind, shard, self.threads)
+    async def shard(self, shard: Any) -> dict[str, Any]:
+        return await asyncio.to_thread(do_shard, shard, self.threads)
 
 
 class Pool:
@@ -57,7 +57,7 @@ class Pool:
         )(Replica)
         self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads), name=APP, route_prefix=None)
 
-    def run(self, kind: str, shards: Sequence[Any], done: Done) -> list[Any]:
+    def run(self, shards: Sequence[Any], done: Done) -> list[Any]:
         """Receipts in the order of the shards. One shard more than there are replicas is in flight,
         so that none of them waits."""
         results: list[Any] = [None] * len(shards)
@@ -67,7 +67,7 @@ class Pool:
 
             def launch() -> None:
                 for number, shard in queue:
-                    flying[threads.submit(self._attempt, kind, shard)] = number
+                    flying[threads.submit(self._attempt, shard)] = number
                     return
 
             for _ in range(self.runtime.replicas + 1):
@@ -81,11 +81,11 @@ class Pool:
                     launch()
         return results
 
-    def _attempt(self, kind: str, shard: Any) -> Any:
+    def _attempt(self, shard: Any) -> Any:
         """One shard, tried again with growing, jittered pauses when its replica was lost."""
         for attempt in range(1, self.runtime.max_attempts + 1):
             try:
-                return self.handle.shard.remote(kind, shard).result()
+                return self.handle.shard.remote(shard).result()
             except RayTaskError as error:
                 raise cause_of(error) from None
             except (RayError, RayServeException):

@@ -18,8 +18,8 @@ from components.errors import ProsecoError
 from components.models.cpu import use_threads
 from components.models.transformer import Transformer
 from components.models.weights import FRESH, fill, load_weights
-from components.samplers.shard import SampleShard, sample_shard
-from components.scorers.shard import ScoreShard, score_shard
+from components.shards.sample import SampleShard
+from components.shards.score import ScoreShard
 from components.tracking import JsonlTracker
 from components.training import checkpoint
 from components.training.engine import TorchEngine, TrainEngine
@@ -76,7 +76,7 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     if launch.init is not None:
         given = load_weights(launch.init) if launch.init.is_file() else checkpoint.averaged_weights(launch.init)
         fill(model, given, str(launch.init), fresh=FRESH)
-    if getattr(launch.config.objective, "adapter_rank", 0):
+    if launch.config.objective.freezes_trunk():
         model.freeze_trunk()
     model.activation_checkpointing = launch.runtime.activation_checkpointing
     device = "cpu"
@@ -113,7 +113,7 @@ def failure_of(folder: Path) -> ProsecoError | None:
     return getattr(tree, found["type"])(found["message"])
 
 
-def do_shard(kind: str, shard: SampleShard | ScoreShard, threads: int) -> dict[str, Any]:
+def do_shard(shard: SampleShard | ScoreShard, threads: int) -> dict[str, Any]:
     """One shard, on whatever thread of whatever replica."""
     use_threads(threads)
-    return sample_shard(shard) if isinstance(shard, SampleShard) else score_shard(shard)
+    return shard.work()

@@ -1,31 +1,38 @@
 """Three calls that do what the commands do, in one process and without a cluster.
 
-from components.api import load, sample, score
+    from components.api import load, sample, score
 
-model = load("runs/demo/export/0123456789abcdef")
-rows = sample(model, sampler="proseco", num_samples=8, steps=6)
-numbers = score(model, rows, ["nelbo", "entropy"])
+    model = load("runs/demo/export/0123456789abcdef")
+    rows = sample(model, sampler="proseco", num_samples=8, steps=6)
+    numbers = score(model, rows, ["nelbo", "entropy"])
+
+Options are those of a run's YAML, nested in the same way, and are checked by the same parser.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from components.data.prompts import canvas, num_leading
-from components.errors import ConfigError
-from components.plugins import lookup
-from components.samplers import PRESETS, SamplerConfig, changed, configured
-from components.samplers.engine import Sample
-from components.samplers.fit import check_fit
-from components.samplers.shard import Loaded, sample_rows
-from components.samplers.shard import load as load_folder
-from components.scorers import SCORERS
+from components.data.corpora import CORPORA
+from components.data.corpora.config import SourceOptions
+from components.errors import DataError
+from components.options import parse
+from components.samplers import SamplerConfig, preset
+from components.samplers.contract import Sample
+from components.samplers.needs import check_needs
+from components.scorers import Scorers
 from components.scorers.base import ScoredRow, ScorerSetting
-from components.scorers.shard import score_rows
+from components.shards.canvas import canvas, num_leading, read_pieces
+from components.shards.prompt import Prompt
+from components.shards.sample import Loaded, Sampling, sample_rows
+from components.shards.sample import load as load_folder
+from components.shards.score import score_rows
+
+Source = Annotated[SourceOptions, CORPORA.slot()]
 
 
 @dataclass(frozen=True)
@@ -45,27 +52,22 @@ class Text:
     sample: Sample
 
 
-def load(folder: str | Path) -> Model:
+@dataclass(frozen=True)
+class Judging:
+    """What rewards and scorers may need besides the model."""
+
+    source: Any = None
+    """A corpus whose rules apply: its options, plain or typed."""
+    trained: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of trained scorers, by name."""
+
+
+def load(folder: str | Path, device: str = "cpu") -> Model:
     """An exported folder. Raises ModelError or DataError where it is not one."""
     path = Path(folder)
-    model = load_folder(path, "cpu")
+    model = load_folder(path, device)
     info = json.loads((path / "config.json").read_text(encoding="utf-8"))
     return Model(model.network, model.tokenizer, model.extras, info)
-
-
-def preset(name: str, **options: Any) -> SamplerConfig:
-    """A sampler preset as published, with options of one's own, nested as in a run's YAML:
-    ``preset("proseco", steps=6, corrector={"passes": 2})``.
-
-    Raises:
-        ConfigError: there is no such preset, or the options do not fit together.
-        TypeError: there is no such option.
-    """
-    lookup(PRESETS, name, "sampler preset")
-    config = configured(name, changed(name, options))
-    if problems := config.problems("sampler"):
-        raise ConfigError(problems)
-    return config
 
 
 def sample(
@@ -73,6 +75,7 @@ def sample(
     sampler: str | SamplerConfig = "mdlm",
     num_samples: int = 1,
     prompts: Sequence[str] = ("",),
+    *,
     length: int = 0,
     seed: int = 0,
     num_lanes: int = 0,
@@ -80,8 +83,7 @@ def sample(
     allow_untrained: bool = False,
     label: int | None = None,
     template: Sequence[str | int] = (),
-    source: Any = None,
-    judge: str | Path | None = None,
+    judging: Judging = Judging(),
     **options: Any,
 ) -> list[Text]:
     """Samples of every prompt, in order.
@@ -92,19 +94,28 @@ def sample(
         length: positions of a row; 0 is the trained length.
         label: class of every row, for a network with classes.
         template: instead of a prompt, texts and numbers of positions to write, in order.
-        source, judge: config of a corpus and folder of a judge, for searches that such a reward steers.
+        judging: what a search's reward may need.
         options: what the preset should have otherwise, e.g. ``steps=6``; see ``preset``.
     Raises:
+        ConfigError: an option is wrong.
         SamplingError: the model was not trained for the sampler.
+        DataError: a prompt leaves no room.
     """
     config = preset(sampler, **options) if isinstance(sampler, str) else sampler
-    check_fit(config, model.info, allow_untrained)
+    check_needs(config, model.info, allow_untrained)
     length = length or int(model.info["length"])
     asked = [(p, i) for p in prompts for i in range(num_samples)]
-    rows = [canvas(model.tokenizer, length, i, p, label, tuple(template), trace) for p, i in asked]
-    lanes = num_lanes or min(64, len(rows))
-    setting = ScorerSetting(model.tokenizer, source, model.network, Path(judge) if judge else None)
-    samples = sample_rows(model, config, rows, seed, lanes, True, "cpu", setting)
+    pieces = {p: read_pieces(model.tokenizer, tuple(template) or (p,)) for p in prompts}
+    rows = [canvas(Prompt(i, pieces[p], label), length, model.tokenizer.mask_id, trace) for p, i in asked]
+    sampling = Sampling(
+        sampler=config,
+        seed=seed,
+        num_lanes=num_lanes or min(64, len(rows)),
+        device=model.device,
+        source=read_source(judging.source),
+        trained=judging.trained,
+    )
+    samples = sample_rows(model, sampling, rows)
     return [
         Text(model.tokenizer.decode(s.tokens[num_leading(r) :]), p, s)
         for s, r, (p, _) in zip(samples, rows, asked, strict=True)
@@ -113,27 +124,41 @@ def sample(
 
 def score(
     model: Model,
-    rows: Sequence[Text],
-    scorers: Sequence[str] = ("nelbo", "entropy"),
-    source: Any = None,
-    judge: str | Path | None = None,
+    rows: Sequence[Text | str],
+    scorers: Sequence[str] | Mapping[str, Any] = ("nelbo", "entropy"),
+    judging: Judging = Judging(),
 ) -> dict[str, list[float]]:
     """Columns of numbers, one value a row.
 
     Args:
-        source: config of the corpus whose rules apply, for ``validity``.
-        judge: folder of a trained judge, for ``judge``.
+        rows: samples, or texts.
+        scorers: names, or a mapping of names to options.
+        judging: the corpus whose rules apply, for ``validity``; folders of trained scorers.
+    Raises:
+        ConfigError: a name or an option is wrong.
+        SamplingError: a scorer lacks what it needs.
+        DataError: a text is longer than a row.
     """
-    setting = ScorerSetting(model.tokenizer, source, model.network, Path(judge) if judge else None)
-    scored = [
-        ScoredRow(
-            r.sample.id,
-            r.prompt,
-            r.text,
-            r.sample.tokens,
-            len(model.tokenizer.encode_batch([r.prompt])[0]) if r.prompt else 0,
-        )
-        for r in rows
-    ]
-    configs = {name: lookup(SCORERS, name, "scorer").config() for name in scorers}
-    return score_rows(scored, configs, setting)
+    given = dict(scorers) if isinstance(scorers, Mapping) else list(scorers)
+    setting = ScorerSetting(model.tokenizer, read_source(judging.source), model.network, judging.trained)
+    scored = [read_text(model, r) if isinstance(r, str) else scored_row(model, r) for r in rows]
+    return score_rows(scored, parse(Scorers, given, "scorers"), setting)  # type: ignore[arg-type]
+
+
+def scored_row(model: Model, row: Text) -> ScoredRow:
+    """A sample as scorers see it."""
+    num_prompt = len(model.tokenizer.encode_batch([row.prompt])[0]) if row.prompt else 0
+    return ScoredRow(row.sample.id, row.prompt, row.text, row.sample.tokens, num_prompt)
+
+
+def read_text(model: Model, text: str) -> ScoredRow:
+    """A text as scorers see it, padded to the trained length. Raises DataError where it is too long."""
+    length, ids = int(model.info["length"]), model.tokenizer.encode_batch([text])[0]
+    if len(ids) > length:
+        raise DataError(f"The text {text[:40]!r} has {len(ids)} tokens, and the model reads {length}. Shorten it.")
+    return ScoredRow(0, "", text, (*ids, *[model.tokenizer.pad_id] * (length - len(ids))), 0)
+
+
+def read_source(source: Any) -> SourceOptions | None:
+    """Options of a corpus, plain or typed."""
+    return None if source is None else parse(Source, source, "source")  # type: ignore[arg-type]

@@ -1,67 +1,55 @@
-"""Everything that can be named in a configuration, as plain values."""
+"""Everything that can be named in a configuration, as plain values and as the tables of the documentation."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from components.data import CORPORA
+from components.data.corpora import CORPORA
+from components.diffusion.config import NOISES
 from components.objectives import OBJECTIVES
-from components.plugins import Plugin
-from components.samplers import PARTS, PRESETS, configured, part_name
+from components.options import describe
+from components.plugins import Card, Family
+from components.samplers import PARTS, PRESETS, needs, preset
 from components.scorers import SCORERS
-from components.store.fingerprint import canonical
 
 
 def catalogue() -> dict[str, Any]:
     """Families of plug-ins by name."""
-    noise = {
-        "log_linear": {
-            "summary": "alpha(t) = 1 - t; the weight is 1/t",
-            "paper": "MDLM, arXiv 2406.07524",
-            "needs": [],
-            "options": {},
-        },
-        "cosine": {
-            "summary": "alpha(t) = 1 - cos(pi (1 - t) / 2)",
-            "paper": "MaskGIT, arXiv 2202.04200",
-            "needs": [],
-            "options": {},
-        },
-    }
     return {
-        "samplers": {name: preset(name, plugin) for name, plugin in PRESETS.items()},
-        "parts": {family: entries(plugins) for family, plugins in PARTS.items()},
+        "samplers": {name: named_sampler(name) for name in PRESETS},
+        "parts": {field: entries(family) for field, family in PARTS.items()},
         "objectives": entries(OBJECTIVES),
         "scorers": entries(SCORERS),
-        "schedules": noise,
+        "schedules": entries(NOISES),
         "corpora": entries(CORPORA),
     }
 
 
-def entries(plugins: Mapping[str, Plugin]) -> dict[str, Any]:
-    return {
-        name: {"summary": p.summary, "paper": p.paper, "needs": list(p.needs), "options": defaults(p.config)}
-        for name, p in plugins.items()
+def entries(family: Family[Any]) -> dict[str, Any]:
+    return {name: entry(card) for name, card in family.items()}
+
+
+def entry(card: type[Card]) -> dict[str, Any]:
+    """One plug-in with its options, their defaults and what they mean."""
+    options = {o.name: {"default": o.default, "values": o.kind, "meaning": o.text} for o in describe(card)}
+    return {"summary": card.summary(), "paper": card.paper, "options": options}
+
+
+def named_sampler(name: str) -> dict[str, Any]:
+    config, named = preset(name), PRESETS[name]
+    parts = {
+        "schedule": config.schedule.name,
+        "unmask": config.unmask.name,
+        "corrector": config.corrector.name,
+        "inputs": config.inputs.name,
+        "search": config.search.name,
     }
-
-
-def defaults(config: type) -> dict[str, Any]:
-    """Option names with their defaults."""
-    assert dataclasses.is_dataclass(config)
-    found: dict[str, Any] = canonical(config())
-    found.pop("type")
-    return found
-
-
-def preset(name: str, plugin: Plugin) -> dict[str, Any]:
-    config = configured(name, dict(plugin.defaults))
-    parts = {family: part_name(family, getattr(config, family)) for family in PARTS}
+    options: Mapping[str, Any] = named.options
     return {
-        "summary": plugin.summary,
-        "paper": plugin.paper,
-        "needs": list(plugin.needs),
+        "summary": named.summary,
+        "paper": named.paper,
+        "needs": list(needs(config)),
         "parts": parts,
-        "options": canonical(dict(plugin.defaults)),
+        "options": dict(options),
     }

@@ -242,7 +242,7 @@ def list_plugins(as_json: bool) -> None:
     show_default=True,
     help="Preset (see [b]proseco list[/b]) or YAML file, e.g. of configs/samplers.",
 )
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the samples.")
+@click.option("--root", default="runs", show_default=True, help="Folder of results; the samples lie below it.")
 @click.option("--num-samples", default=16, show_default=True, help="Samples of each prompt.")
 @click.option(
     "--prompts",
@@ -251,20 +251,19 @@ def list_plugins(as_json: bool) -> None:
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--length", default=0, help="Positions of a row; 0 is the trained length.")
-@click.option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
-@click.option("--replicas", default=2, show_default=True)
 @click.option("--show", "num_shown", default=3, show_default=True, help="Rows to print.")
 @mended_by_user
 def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """Sample an exported model into Parquet shards; the same command resumes.
 
     MODEL is an exported folder. Sampler options are given as KEY=VALUE, e.g. [b]steps=12 corrector.passes=2[/b];
-    [b]allow_untrained=true[/b] runs a corrector on a model that was not trained for it.
+    [b]allow_untrained=true[/b] runs a corrector on a model that was not trained for it, and
+    [b]runtime.executor=local[/b], [b]runtime.replicas=4[/b] or [b]runtime.gpus=1[/b] say where.
     """
-    from pipelines.jobs import generate as job
+    from pipelines.commands import generate as command
 
-    for row in job(model, list(overrides), **options):
-        click.echo(row)
+    for line in command(model, list(overrides), **options):
+        click.echo(line)
 
 
 @main.command()
@@ -281,7 +280,7 @@ def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
     MODEL is an exported folder, ROWS the folder of a tokenize stage. Errors are random tokens, and draws of the
     model itself. See AUROC of each score, repair, break and preservation, precision and recall of edits.
     """
-    from pipelines.jobs import diagnose_model
+    from pipelines.diagnose import diagnose_model
 
     lines = diagnose_model(model, rows, **options)
     if as_json:
@@ -305,7 +304,7 @@ def import_weights(source: Path, **options: Any) -> None:
     SOURCE is a folder with config.json and safetensors: LLaDA, LLaMA-shaped causal models (their causal mask is
     dropped and their logits shifted), BERT-shaped masked ones, MDLM's DiT. The last two only start a training.
     """
-    from pipelines.jobs import import_model
+    from pipelines.import_weights import import_model
 
     for line in import_model(source, **options):
         click.echo(line)
@@ -317,15 +316,19 @@ def import_weights(source: Path, **options: Any) -> None:
     "--model", type=click.Path(path_type=Path), help="Model to score with; the sampling model where not given."
 )
 @click.option("--scorers", default="nelbo,entropy,distinct", show_default=True, help="Comma-separated names.")
-@click.option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True)
-@click.option("--replicas", default=2, show_default=True)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--root", default="runs", show_default=True, help="Folder of results; the scores lie below it.")
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @mended_by_user
 def score(samples: Path, as_json: bool, **options: Any) -> None:
-    """Score a folder of samples; scores lie beside them, row for row."""
-    from pipelines.jobs import score as job
+    """Score a folder of samples, row for row.
 
-    means = job(samples, **options)
+    SAMPLES is the folder that [b]proseco generate[/b] names. Options of scorers are given as KEY=VALUE, e.g.
+    [b]nelbo.draws=8[/b].
+    """
+    from pipelines.commands import score as command
+
+    means = command(samples, **options)
     if as_json:
         click.echo(json.dumps(means, indent=1))
         return

@@ -1,4 +1,4 @@
-"""The configuration of a run: YAML by OmegaConf, then typed, then judged as a whole.
+"""The configuration of a run: YAML by OmegaConf, then typed, then checked as a whole.
 
 Files come first, overrides last. Every problem is collected, so that one message names them all,
 with path, value, rule and remedy. There is no code in YAML: the only interpolation is ``${...}`` of
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from components.errors import ConfigError, Problem
-from pipelines.rules import judge
+from components.options import collect, nearest
+from pipelines import rules
 from pipelines.schema import Comparison, RunConfig
-from pipelines.typed import typed
 
 
 def load_run(path: Path, overrides: list[str]) -> RunConfig | Comparison:
-    """Read, type and judge a run.
+    """Read, type and check a run.
 
     Raises:
         ConfigError: with everything that is wrong.
@@ -35,37 +36,57 @@ def load_run(path: Path, overrides: list[str]) -> RunConfig | Comparison:
         raise ConfigError(f"{path} with overrides {overrides}: {first_line(error)}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no mapping; a run is a mapping of sections such as corpora and train.")
-    plain = {"name": path.stem, **plain}
+    workflow = plain.pop("workflow", RunConfig.workflow)
+    if workflow not in READERS:
+        known = list(READERS)
+        raise ConfigError([Problem("workflow", workflow, f"one of {', '.join(known)}", nearest(workflow, known))])
     problems: list[Problem] = []
-    run = comparison(plain, path, problems) if "tasks" in plain else one_run(plain, path, problems)
+    run = READERS[workflow]({"name": path.stem, **plain}, path, problems)
     if problems:
         raise ConfigError(problems)
     return run
 
 
 def one_run(plain: dict[Any, Any], path: Path, problems: list[Problem], below: str = "") -> RunConfig:
-    """A run typed and judged; what is wrong goes to ``problems`` under the path ``below``."""
+    """A run typed and checked; what is wrong goes to ``problems`` under the path ``below``."""
     found: list[Problem] = []
-    run: RunConfig = typed(RunConfig, with_files(plain, path.parent), "", found)
-    found = found or judge(run)
+    run: RunConfig = collect(RunConfig, with_files(plain, path.parent), "", found)
+    # What did not fit stands at its default now, so rules about it would only confuse.
+    wrong = [problem.path for problem in found]
+    found += [p for p in rules.problems(run) if not any(related(p.path, path) for path in wrong)]
     problems += [dataclasses.replace(p, path=f"{below}{p.path}") for p in found]
     return run
+
+
+def related(one: str, other: str) -> bool:
+    """Is one of two paths below the other?"""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def comparison(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> Comparison:
     """Each task is what all have in common with its own sections over it."""
     own = ("tasks", "seeds", "one_seed")
     common = {k: v for k, v in plain.items() if k not in own}
-    tasks = {}
-    for name, changes in plain["tasks"].items():
-        tasks[str(name)] = one_run(over(common, changes or {}), path, problems, f"tasks.{name}.")
-    head = {"name": plain["name"], **{k: plain[k] for k in own[1:] if k in plain}, "runtime": plain.get("runtime", {})}
-    made: Comparison = typed(Comparison, head | {"tasks": {}}, "", problems)
+    given = plain.get("tasks")
+    given = given if isinstance(given, dict) else {}
+    tasks = {str(n): one_run(over(common, c or {}), path, problems, f"tasks.{n}.") for n, c in given.items()}
+    head = {k: v for k, v in plain.items() if k in ("name", "seeds", "one_seed", "runtime")}
+    made: Comparison = collect(Comparison, head, "", problems)
+    if not tasks:
+        problems.append(
+            Problem("tasks", plain.get("tasks"), "at least one task", "e.g. tasks: {sudoku: {corpora: ...}}")
+        )
     unknown = [n for n in made.one_seed if any(n not in t.train for t in tasks.values())]
-    if unknown or not tasks or not made.seeds:
-        rule = "trainings of every task; at least one task and one seed"
-        problems.append(Problem("one_seed", unknown, rule, "name trainings, tasks and seeds"))
+    if unknown:
+        problems.append(Problem("one_seed", unknown, "trainings of every task", "name trainings"))
     return dataclasses.replace(made, tasks=tasks)
+
+
+READERS: dict[str, Callable[[dict[Any, Any], Path, list[Problem]], RunConfig | Comparison]] = {
+    RunConfig.workflow: one_run,
+    Comparison.workflow: comparison,
+}
+"""How the YAML of each workflow is read, by its field ``workflow``."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

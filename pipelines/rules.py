@@ -1,180 +1,116 @@
-"""The rules of a typed run, inside its sections and between them."""
+"""The rules between the sections of a run. Those inside a section stand with its options."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from components.data import CORPORA
 from components.errors import Problem
-from components.models.config import MODEL_PRESETS
-from components.objectives import objective_name, trains_heads_only
-from components.samplers.fit import missing
+from components.samplers.needs import missing
+from components.samplers.rules import problems as sampler_problems
 from components.scorers import SCORERS
 from components.training.config import TrainConfig
 from pipelines.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible
 
 
-def judge(run: RunConfig) -> list[Problem]:
+def problems(run: RunConfig) -> list[Problem]:
     """All broken rules of a typed run."""
-    found = run.rows.problems("rows") + run.generate.problems("generate") + run.runtime.problems("runtime")
+    found = [
+        *under("generate", run.generate.problems()),
+        *under("runtime", run.runtime.problems()),
+        *under("model", run.model.problems(run.rows.length)),
+        *corpora(run),
+        *scorers(run),
+    ]
     for name, train in run.train.items():
-        found += train.problems(f"train.{name}") + judge_training(run, name, train)
-    found += judge_corpora(run) + judge_model(run)
+        found += [*under(f"train.{name}", train.problems()), *under(f"train.{name}", training(run, name, train))]
     for name, sampling in run.samplers.items():
-        found += judge_sampling(run, name, sampling)
-    found += judge_scorers(run)
-    if not run.name or not all(c.isalnum() or c in "-_." for c in run.name):
-        found.append(Problem("name", run.name, "letters, digits, - _ .", "give the run such a name"))
+        found += under(f"samplers.{name}", sampler(run, sampling))
     return found
 
 
-def judge_corpora(run: RunConfig) -> list[Problem]:
-    found = []
+def under(path: str, found: Iterable[Problem]) -> list[Problem]:
+    """The same problems with a path before theirs."""
+    return [dataclasses.replace(problem, path=f"{path}.{problem.path}") for problem in found]
+
+
+def corpora(run: RunConfig) -> Iterator[Problem]:
     if not run.corpora:
-        found.append(
-            Problem("corpora", {}, "at least one corpus", "e.g. corpora: {latin: {source: {name: latin_square}}}")
-        )
+        yield Problem("corpora", {}, "at least one corpus", "e.g. corpora: {latin: {source: {name: latin_square}}}")
     for name, corpus in run.corpora.items():
-        path = f"corpora.{name}"
-        if corpus.weight <= 0:
-            found.append(Problem(f"{path}.weight", corpus.weight, "more than 0", "leave the corpus out instead"))
-        shares = corpus.validation_share, corpus.test_share
-        if min(shares) < 0 or sum(shares) >= 1:
-            found.append(
-                Problem(
-                    f"{path}.validation_share",
-                    shares,
-                    "shares of 0 or more that leave something to train on",
-                    "0.02 is usual",
-                )
-            )
-        place = getattr(corpus.source, "path", None)
-        if place == "" or getattr(corpus.source, "name", None) == "":
-            found.append(
-                Problem(f"{path}.source.{'path' if place == '' else 'name'}", "", "where the corpus is", "set it")
-            )
-        elif place and "$PROSECO_DATA" not in place and not Path(place).exists() and not any(c in place for c in "*?["):
-            found.append(
-                Problem(f"{path}.source.path", place, "a file, folder or glob that exists", f"look in {os.getcwd()}")
-            )
+        yield from under(f"corpora.{name}", corpus.problems())
     if run.tokenizer.kind == "file" and not Path(run.tokenizer.path).is_file():
-        found.append(
-            Problem(
-                "tokenizer.path", run.tokenizer.path, "a tokenizer.json that exists", "set the path or another kind"
-            )
+        rule = "a tokenizer.json that exists"
+        yield Problem("tokenizer.path", run.tokenizer.path, rule, "set the path or another kind")
+
+
+def training(run: RunConfig, name: str, train: TrainConfig) -> Iterator[Problem]:
+    """Rules between a training, its start and the runtime; paths begin below the training."""
+    yield from start(run, name, train)
+    objective, workers = train.objective, run.runtime.workers
+    stride, micro = objective.row_stride, run.runtime.micro_batch or -(-train.batch_rows // workers)
+    if micro % stride or (stride > 1 and train.batch_rows % (workers * micro)):
+        rule = (
+            f"divides the micro-batch ({micro}), and workers x micro-batch divides batch_rows ({train.batch_rows}), "
+            f"so that every process corrects equally many rows"
         )
-    return found
+        yield Problem("objective.every", stride, rule, "change every, runtime.micro_batch or batch_rows")
+    if train.batch_rows < workers:
+        yield Problem("batch_rows", train.batch_rows, f"at least one row a worker ({workers})", "raise it")
 
 
-def judge_model(run: RunConfig) -> list[Problem]:
-    model = run.model
-    if model.preset not in MODEL_PRESETS:
-        return [Problem("model.preset", model.preset, f"one of {', '.join(MODEL_PRESETS)}", "choose one of them")]
-    found = []
-    full = model.resolved()
-    if full.heads < 1 or full.dim % full.heads or (full.dim // max(1, full.heads)) % 2:
-        found.append(
-            Problem(
-                "model.heads", full.heads, f"divides dim ({full.dim}) into heads of even width", "change heads or dim"
-            )
-        )
-    if 0 < model.num_positions < run.rows.length:
-        found.append(
-            Problem(
-                "model.num_positions",
-                model.num_positions,
-                f"at least rows.length ({run.rows.length})",
-                "raise it, or use 0",
-            )
-        )
-    if not 0 <= model.dropout < 1:
-        found.append(Problem("model.dropout", model.dropout, "in [0, 1)", "0 is usual"))
-    return found
-
-
-def judge_training(run: RunConfig, name: str, train: TrainConfig) -> list[Problem]:
-    path, found = f"train.{name}", []
+def start(run: RunConfig, name: str, train: TrainConfig) -> Iterator[Problem]:
+    """Rules about what a training starts from."""
     seen, at = {name}, train.init_from
     while at:
         if at not in run.train:
-            found.append(
-                Problem(f"{path}.init_from", at, f"another training: {', '.join(run.train)}", "name one of them")
-            )
+            yield Problem("init_from", at, f"another training: {', '.join(run.train)}", "name one of them")
             break
         if at in seen:
-            found.append(
-                Problem(f"{path}.init_from", train.init_from, "no training starts from itself", "break the circle")
-            )
+            yield Problem("init_from", train.init_from, "no training starts from itself", "break the circle")
             break
         seen.add(at)
         at = run.train[at].init_from
-    adapted = bool(getattr(train.objective, "adapter_rank", 0))
-    heads_only = trains_heads_only(train.objective) or adapted
     if train.init_folder and not (Path(train.init_folder) / "model.safetensors").is_file():
         rule = "a folder with model.safetensors, exported or imported"
-        found.append(Problem(f"{path}.init_folder", train.init_folder, rule, "make one with `proseco import`"))
-    if heads_only and not (train.init_from or train.init_folder):
+        yield Problem("init_folder", train.init_folder, rule, "make one with `proseco import`")
+    if not (train.objective.trains_heads_only() or train.objective.freezes_trunk()):
+        return
+    if not (train.init_from or train.init_folder):
         rule = "it trains a head on a frozen network, so it needs a trained one"
-        found.append(Problem(f"{path}.init_from", "", rule, "name another training, e.g. one by mdlm"))
-    if heads_only and train.optimizer.weight_decay:
+        yield Problem("init_from", "", rule, "name another training, e.g. one by mdlm")
+    if train.optimizer.weight_decay:
         rule = "0, or the frozen network would decay"
-        found.append(Problem(f"{path}.optimizer.weight_decay", train.optimizer.weight_decay, rule, "set it to 0"))
-    every = getattr(train.objective, "every", 1)
-    workers = max(1, run.runtime.workers)  # zero of them is told elsewhere
-    micro = run.runtime.micro_batch or -(-train.batch_rows // workers)
-    if every > 1 and (micro % every or train.batch_rows % (workers * micro)):
-        found.append(
-            Problem(
-                f"{path}.objective.every", every,
-                f"divides the micro-batch ({micro}), and workers x micro-batch divides batch_rows ({train.batch_rows}), "
-                "so that every process corrects equally many rows",
-                "change every, runtime.micro_batch or batch_rows",
-            )
-        )  # fmt: skip
-    if train.batch_rows < workers:
-        found.append(
-            Problem(f"{path}.batch_rows", train.batch_rows, f"at least one row a worker ({workers})", "raise it")
-        )
-    return found
+        yield Problem("optimizer.weight_decay", train.optimizer.weight_decay, rule, "set it to 0")
 
 
-def judge_sampling(run: RunConfig, name: str, sampling: SamplingConfig) -> list[Problem]:
-    path = f"samplers.{name}"
+def sampler(run: RunConfig, sampling: SamplingConfig) -> Iterator[Problem]:
+    """Rules of a sampler at its budgets, and with the model that it is run on; paths begin below it."""
     if sampling.model not in run.train:
-        return [Problem(f"{path}.model", sampling.model, f"a training: {', '.join(run.train)}", "name one of them")]
-    found = []
+        yield Problem("model", sampling.model, f"a training: {', '.join(run.train)}", "name one of them")
+        return
     for budget in budgets(sampling):
-        found += budget.problems(f"{path}.sampler")
-    objective = run.train[sampling.model].objective
-    info = dataclasses.asdict(model_of(run, sampling.model)) | {
-        "visible_supervision": taught_visible(run, sampling.model)
-    }
+        yield from sampler_problems(budget, "sampler")
+    taught = {"visible_supervision": taught_visible(run, sampling.model)}
+    info = dataclasses.asdict(model_of(run, sampling.model)) | taught
     for need in missing(sampling.sampler, info, sampling.allow_untrained):
-        trained = f"{sampling.model!r}, trained with {objective_name(objective)},"
-        rule = f"it {need.what}, and {trained} {need.lack}"
-        found.append(Problem(f"{path}.sampler", sampling.sampler.preset, rule, need.remedy))
-    reward = getattr(sampling.sampler.search, "reward", "")
+        trained = f"{sampling.model!r}, trained with {run.train[sampling.model].objective.name},"
+        yield Problem("sampler", sampling.sampler.preset, f"it {need.what}, and {trained} {need.lack}", need.remedy)
+    reward = sampling.sampler.search.reward_name
     if reward and reward not in SCORERS:
-        rule = f"empty or one of {', '.join(SCORERS)}"
-        found.append(Problem(f"{path}.sampler.search.reward", reward, rule, "name a scorer"))
-    if reward == "judge" and "judge" not in run.scorers:
-        rule = "a reward by the judge needs it among the run's scorers"
-        found.append(Problem(f"{path}.sampler.search.reward", reward, rule, "add judge to scorers"))
-    return found
+        yield Problem("sampler.search.reward", reward, f"empty or one of {', '.join(SCORERS)}", "name a scorer")
+    elif reward and SCORERS[reward].trains and reward not in run.scorers:
+        rule = f"a reward by {reward}, which is trained, needs it among the run's scorers"
+        yield Problem("sampler.search.reward", reward, rule, f"add {reward} to scorers")
 
 
-def judge_scorers(run: RunConfig) -> list[Problem]:
-    found = []
-    for name in run.scorers:
-        if name == "validity" and run.corpora:
-            source = next(iter(run.corpora.values())).source
-            kind = next(n for n, p in CORPORA.items() if p.config is type(source))
-            if kind not in ("latin_square", "sudoku", "coding", "addition"):
-                found.append(Problem("scorers.validity", kind, "the first corpus has rules", "drop the scorer"))
+def scorers(run: RunConfig) -> Iterator[Problem]:
+    for name, scorer in run.scorers.items():
+        source = next(iter(run.corpora.values())).source if run.corpora else None
+        if scorer.reads_rules and source is not None and not source.has_rules:
+            yield Problem(f"scorers.{name}", source.name, "the first corpus has rules", "drop the scorer")
     if run.metric and run.metric not in run.scorers:
-        found.append(Problem("metric", run.metric, f"one of the run's scorers: {', '.join(run.scorers)}", "name one"))
+        yield Problem("metric", run.metric, f"one of the run's scorers: {', '.join(run.scorers)}", "name one")
     if run.samplers and not run.scorers:
-        found.append(Problem("scorers", {}, "at least one, to compare samplers by", "e.g. scorers: {entropy: {}}"))
-    return found
+        yield Problem("scorers", {}, "at least one, to compare samplers by", "e.g. scorers: {entropy: {}}")

@@ -22,7 +22,7 @@ from components.store.root import mark_root, remove_stage, require_ours, stages
 from components.tracking import JsonlTracker, read_metrics
 from pipelines.plan import Finding, plan
 from pipelines.progress import Screen
-from pipelines.stage import Context, Stage
+from pipelines.stage import Context, Given, Stage
 
 
 @dataclass
@@ -99,7 +99,10 @@ def run_stage(
     identity = {"format": FORMAT, "label": stage.label, "identity": stage.identity}
     publish_text(folder / IDENTITY, json.dumps(identity, indent=1))
     inputs = {role: below.folder(root) for role, below in stage.inputs.items()}
-    infos = {role: checked_info(role, path) for role, path in inputs.items()}
+    infos = {
+        role: below.info if isinstance(below, Given) else checked_info(role, inputs[role])
+        for role, below in stage.inputs.items()
+    }
     journal = folder / "metrics.jsonl"
     run = None
     if tracking is not None:

@@ -3,93 +3,118 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from cluster.config import RuntimeConfig
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.errors import Problem
 from components.models.config import ModelConfig
-from components.objectives import supervises_visible, trains_heads_only
-from components.samplers import SamplerConfig
+from components.options import Count, Natural, Seed, options
+from components.samplers import Sampler, SamplerConfig
+from components.scorers import Scorers
 from components.training.config import TrainConfig
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)]
+"""Becomes part of labels and file names."""
 
-@dataclass(frozen=True)
+
+@options
 class SamplingConfig:
     """One sampler on one model, at one or several budgets."""
 
     model: str = ""
     """Name of the training whose export is sampled."""
-    sampler: Any = field(default_factory=SamplerConfig)
-    steps: tuple[int, ...] = ()
+    sampler: Sampler = SamplerConfig()
+    """A preset's name, or a section with ``preset`` and changes to it, or a YAML file of one."""
+    steps: tuple[Natural, ...] = ()
     """Budgets: the sampler is run once for each number of steps. Empty uses sampler.steps."""
     allow_untrained: bool = False
     """Run a sampler that the model was not trained for, as a control."""
 
 
-@dataclass(frozen=True)
+@options
 class GenerateConfig:
     """How many samples, and of what."""
 
-    num_samples: int = 256
+    num_samples: Count = 256
     """For each seed."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Sampling seeds, all different."""
     prompts: Literal["none", "validation", "test"] = "none"
     """Continue the prompts of that split, in order and again from the start, or nothing."""
-    shard_rows: int = 256
-    lanes: int = 64
+    shard_rows: Count = 256
+    """Rows that one replica is asked for at a time."""
+    lanes: Count = 64
     """Rows that share a forward. Part of the identity: the last bits of logits depend on it."""
     deterministic: bool = True
-    num_traced: int = 4
+    """One shape for every forward, so that a row does not depend on its company."""
+    num_traced: Natural = 4
     """Rows whose trajectory is kept, for the report."""
 
-    def problems(self, path: str) -> list[Problem]:
-        found = []
-        for name in ("num_samples", "shard_rows", "lanes"):
-            if getattr(self, name) < 1:
-                found.append(Problem(f"{path}.{name}", getattr(self, name), "at least 1", "set it to 1 or more"))
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            found.append(Problem(f"{path}.seeds", self.seeds, "one or more different seeds", "e.g. [0, 1, 2]"))
-        return found
+    def problems(self) -> Iterator[Problem]:
+        """Broken rules between options; paths begin below the section."""
+        if len(set(self.seeds)) != len(self.seeds):
+            yield Problem("seeds", self.seeds, "one or more different seeds", "e.g. [0, 1, 2]")
 
 
-@dataclass(frozen=True)
+@options
 class RunConfig:
     """A whole run, from corpus to report."""
 
-    name: str = ""
-    corpora: dict[str, CorpusConfig] = field(default_factory=dict)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    rows: RowsConfig = field(default_factory=RowsConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: dict[str, TrainConfig] = field(default_factory=dict)
-    generate: GenerateConfig = field(default_factory=GenerateConfig)
-    samplers: dict[str, SamplingConfig] = field(default_factory=dict)
-    scorers: dict[str, Any] = field(default_factory=dict)
+    workflow: ClassVar[str] = "main_job"
+    """How a YAML names this kind of run."""
+
+    name: Name = "run"
+    """Of the run; the file's own where it is not given."""
+    corpora: dict[Name, CorpusConfig] = dataclasses.field(default_factory=dict)
+    """What is learned from, by name."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """Shared by all corpora."""
+    rows: RowsConfig = RowsConfig()
+    """How documents become rows."""
+    model: ModelConfig = ModelConfig()
+    """Shape of the network."""
+    train: dict[Name, TrainConfig] = dataclasses.field(default_factory=dict)
+    """Trainings by name; one may start from another."""
+    generate: GenerateConfig = GenerateConfig()
+    """How many samples."""
+    samplers: dict[Name, SamplingConfig] = dataclasses.field(default_factory=dict)
+    """Samplers by name, each on the model of a training."""
+    scorers: Scorers = dataclasses.field(default_factory=dict)
+    """What samples are scored by."""
     metric: str = ""
-    """Column that the report ranks by; the first scorer's where empty."""
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Scorer that the report ranks by; the first one where empty."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where and how it is carried out."""
 
 
-@dataclass(frozen=True)
+@options
 class Comparison:
     """The same trainings and samplers on several tasks, each from several training seeds."""
 
-    name: str
-    tasks: dict[str, RunConfig]
-    seeds: tuple[int, ...] = (0,)
+    workflow: ClassVar[str] = "compare"
+    """How a YAML names this kind of run."""
+
+    name: Name = "comparison"
+    """Of the comparison; the file's own where it is not given."""
+    tasks: dict[Name, RunConfig] = dataclasses.field(default_factory=dict)
+    """Runs, by the name of what is learned."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Added to the seed of every training."""
     one_seed: tuple[str, ...] = ()
     """Trainings that are made from the first seed only."""
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where and how it is carried out."""
 
 
 def budgets(sampling: SamplingConfig) -> list[SamplerConfig]:
     """The sampler once for each of its budgets."""
     if not sampling.steps:
         return [sampling.sampler]
-    return [dataclasses.replace(sampling.sampler, steps=steps) for steps in sampling.steps]
+    return [sampling.sampler.with_steps(steps) for steps in sampling.steps]
 
 
 def lineage(run: RunConfig, name: str) -> list[TrainConfig]:
@@ -105,11 +130,18 @@ def model_of(run: RunConfig, name: str) -> ModelConfig:
     """The run's model with the heads and the encoder that a training's objectives brought along."""
     changes: dict[str, Any] = {}
     for train in lineage(run, name):
-        changes |= getattr(train.objective, "model_changes", {})
+        changes |= train.objective.model_changes()
     return dataclasses.replace(run.model, **changes)
 
 
 def taught_visible(run: RunConfig, name: str) -> bool:
     """Was the trunk that a training ends with taught what to say at visible positions?"""
-    trunk = [t for t in lineage(run, name) if not trains_heads_only(t.objective)]
-    return bool(trunk) and supervises_visible(trunk[-1].objective)
+    trunk = [t for t in lineage(run, name) if not t.objective.trains_heads_only()]
+    return bool(trunk) and trunk[-1].objective.teaches_visible()
+
+
+def total_passes(run: RunConfig, name: str) -> int:
+    """Forward-backwards that a training and those that it started from took."""
+    train = run.train[name]
+    own = round(train.steps * train.objective.passes(train.steps))
+    return own + (total_passes(run, train.init_from) if train.init_from else 0)

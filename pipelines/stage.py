@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from cluster.api import Cluster
 from cluster.config import RuntimeConfig
+from components.plugins import locate
 from components.store.fingerprint import canonical, fingerprint
 from components.tracking import Tracker
 
@@ -43,6 +43,22 @@ Run = Callable[[Any, Context], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class Given:
+    """An input that no stage of the workflow makes: a folder that is there already, named by its content."""
+
+    label: str
+    """For people."""
+    key: str
+    """Digest of what the stages read of it."""
+    place: Path
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What its manifest says, where it has one."""
+
+    def folder(self, root: Path) -> Path:
+        return self.place
+
+
+@dataclass(frozen=True)
 class Stage:
     """``run`` is the place of the code, ``module:function``; it is imported only when the stage runs."""
 
@@ -53,7 +69,7 @@ class Stage:
     """Raised by hand when the code changes what the stage makes."""
     config: Any
     run: str
-    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    inputs: Mapping[str, Stage | Given] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -73,8 +89,7 @@ class Stage:
         return root / self.name / self.key
 
     def load(self) -> Run:
-        module, function = self.run.split(":")
-        found: Run = getattr(importlib.import_module(module), function)
+        found: Run = locate(self.run)
         return found
 
 
@@ -86,7 +101,8 @@ def in_order(targets: list[Stage]) -> list[Stage]:
         if stage.key in found:
             return
         for below in stage.inputs.values():
-            visit(below)
+            if isinstance(below, Stage):
+                visit(below)
         found[stage.key] = stage
 
     for target in targets:

@@ -9,11 +9,39 @@ from typing import Any
 
 import torch
 
-from components.samplers import PARTS, SamplerConfig
-from components.samplers import config as c
-from components.samplers.contract import Extras, Sampler, Vocabulary
-from components.samplers.engine import Engine, Row, Sample, play
-from components.samplers.search import build
+from components.samplers import SamplerConfig, rules
+from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
+from components.samplers.contract import Extras, Row, Sample, Sampler, Vocabulary
+from components.samplers.engine import Engine, play
+from components.samplers.options.correctors import (
+    DscConfig,
+    FreeCorrectionConfig,
+    MaskPredictConfig,
+    NoCorrectorConfig,
+    PrismConfig,
+    ProsecoCorrectorConfig,
+    RandomSwapConfig,
+    RemdmConfig,
+    RemdmLoopConfig,
+    SmartConfig,
+    TokenEditConfig,
+)
+from components.samplers.options.inputs import DslSdeConfig, HardConfig, MixtureConfig, SoftMaskConfig
+from components.samplers.options.orders import ConfidenceConfig, EntropyConfig, MarginConfig, RandomConfig
+from components.samplers.options.schedules import (
+    AncestralConfig,
+    AtEndConfig,
+    CosineConfig,
+    EntropyBoundConfig,
+    FactorConfig,
+    FirstHittingConfig,
+    FixedCountConfig,
+    LearnedConfig,
+    LinearConfig,
+    ThresholdConfig,
+)
+from components.samplers.options.search import BestOfConfig, SelfRewardingConfig, SingleConfig, SteeringConfig
+from components.samplers.sampler import build_sampler
 from components.samplers.state import Record, State
 from tests.oracle import Oracle
 
@@ -36,7 +64,7 @@ def likes_last(tokens: torch.Tensor, rows: list[Row]) -> torch.Tensor:
 
 
 def sampler_of(oracle: Oracle, config: SamplerConfig, end_id: int | None = None) -> Sampler:
-    return build(config, Vocabulary(oracle.mask_id, end_id=end_id), Extras(policy, oracle.embedding))
+    return build_sampler(config, Vocabulary(oracle.mask_id, end_id=end_id), Extras(policy, oracle.embedding))
 
 
 def run(
@@ -53,32 +81,32 @@ def tokens_of(samples: dict[int, Sample]) -> torch.Tensor:
 
 CHOICES: dict[str, list[Any]] = {
     "schedule": [
-        c.AncestralConfig(), c.FirstHittingConfig(), c.FixedCountConfig(), c.FixedCountConfig(per_call=2),
-        c.CosineConfig(), c.LinearConfig(), c.ThresholdConfig(0.6), c.FactorConfig(0.8), c.EntropyBoundConfig(0.4),
-        c.LearnedConfig(), c.AtEndConfig(),
+        AncestralConfig(), FirstHittingConfig(), FixedCountConfig(), FixedCountConfig(per_call=2),
+        CosineConfig(), LinearConfig(), ThresholdConfig(0.6), FactorConfig(0.8), EntropyBoundConfig(0.4),
+        LearnedConfig(), AtEndConfig(),
     ],
-    "unmask": [c.RandomConfig(), c.ConfidenceConfig(), c.ConfidenceConfig(noise=0.5), c.MarginConfig(), c.EntropyConfig()],
+    "unmask": [RandomConfig(), ConfidenceConfig(), ConfidenceConfig(noise=0.5), MarginConfig(), EntropyConfig()],
     "corrector": [
-        c.NoCorrectorConfig(),
-        c.ProsecoCorrectorConfig(every=1, passes=1, draft="argmax"),
-        c.ProsecoCorrectorConfig(passes=3, draft_positions="all", inner="sample"),
-        c.ProsecoCorrectorConfig(every=2, passes=4, inner="top_k", start=2, skip_above=0.7, region="generated"),
-        c.RemdmConfig(eta=0.3), c.RemdmConfig(sigma="rescale", eta=0.3), c.RemdmConfig(sigma="conf", eta=1.0, switch=0.7),
-        c.RemdmConfig(sigma="dfm"), c.RemdmLoopConfig(eta=0.3),
-        c.PrismConfig(start=0.2), c.PrismConfig(score="loo", eta=0.4, start=0.1), c.DscConfig(threshold=0.4, queue=3),
-        c.DscConfig(threshold=0.2, score="visible", every=2), c.FreeCorrectionConfig(), c.FreeCorrectionConfig(score="drop"),
-        c.FreeCorrectionConfig(score="loo"), c.RandomSwapConfig(), c.MaskPredictConfig(), c.SmartConfig(),
-        c.TokenEditConfig(rounds=3), c.TokenEditConfig(threshold=0.7, action="remask", rounds=2),
+        NoCorrectorConfig(),
+        ProsecoCorrectorConfig(every=1, passes=1, draft="argmax"),
+        ProsecoCorrectorConfig(passes=3, draft_positions="all", inner="sample"),
+        ProsecoCorrectorConfig(every=2, passes=4, inner="top_k", start=2, skip_above=0.7, region="generated"),
+        RemdmConfig(eta=0.3), RemdmConfig(sigma="rescale", eta=0.3), RemdmConfig(sigma="conf", eta=1.0, switch=0.7),
+        RemdmConfig(sigma="dfm"), RemdmLoopConfig(eta=0.3),
+        PrismConfig(start=0.2), PrismConfig(score="loo", eta=0.4, start=0.1), DscConfig(threshold=0.4, queue=3),
+        DscConfig(threshold=0.2, score="visible", every=2), FreeCorrectionConfig(), FreeCorrectionConfig(score="drop"),
+        FreeCorrectionConfig(score="loo"), RandomSwapConfig(), MaskPredictConfig(), SmartConfig(),
+        TokenEditConfig(rounds=3), TokenEditConfig(threshold=0.7, action="remask", rounds=2),
     ],
-    "inputs": [c.HardConfig(), c.MixtureConfig(top_k=2), c.SoftMaskConfig(top_k=2), c.DslSdeConfig(gamma_max=20.0)],
+    "inputs": [HardConfig(), MixtureConfig(top_k=2), SoftMaskConfig(top_k=2), DslSdeConfig(gamma_max=20.0)],
     "search": [
-        c.SingleConfig(), c.BestOfConfig(particles=2), c.BestOfConfig(particles=2, reward="x"),
-        c.SelfRewardingConfig(particles=3, every=2), c.RewardSearchConfig(particles=2, every=2, reward="x"),
-        c.RewardSearchConfig(particles=3, sweeps=2, every=2, reward="x", guesses=2, guess="sample", beta=0.5),
+        SingleConfig(), BestOfConfig(particles=2), BestOfConfig(particles=2, reward="x"),
+        SelfRewardingConfig(particles=3, every=2), SteeringConfig(particles=2, every=2, reward="x"),
+        SteeringConfig(particles=3, sweeps=2, every=2, reward="x", guesses=2, guess="sample", beta=0.5),
     ],
-    "guidance": [c.GuidanceConfig(), c.GuidanceConfig(gamma=0.5)],
-    "blocks": [c.BlocksConfig(), c.BlocksConfig(length=3)],
-    "guard": [c.GuardConfig(), c.GuardConfig(edits_per_position=1, edit_share=0.4, cooldown=1)],
+    "guidance": [GuidanceConfig(), GuidanceConfig(gamma=0.5)],
+    "blocks": [BlocksConfig(), BlocksConfig(length=3)],
+    "guard": [GuardConfig(), GuardConfig(edits_per_position=1, edit_share=0.4, cooldown=1)],
     "temperature": [1.0, 0.0],
 }  # fmt: skip
 
@@ -90,7 +118,7 @@ def configured(choice: dict[str, Any], steps: int = 5) -> SamplerConfig:
 
 
 def fits(choice: dict[str, Any]) -> bool:
-    return not configured(choice).problems("s")
+    return not rules.problems(configured(choice), "s")
 
 
 def valid_choices() -> list[tuple[int, ...]]:
@@ -135,10 +163,6 @@ def covering_array(valid: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         chosen.append(best)
         missing -= set(pairs(best))
     return chosen
-
-
-def part_families() -> set[str]:
-    return set(PARTS)
 
 
 def drive(denoiser: Any, sampler: Sampler, rows: list[Row], seed: int = 0) -> Iterator[tuple[State, State, Record]]:

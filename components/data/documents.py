@@ -41,6 +41,13 @@ class Corpus(Protocol):
         """Documents of one piece, always the same in the same order."""
 
 
+class RuledCorpus(Corpus, Protocol):
+    """A corpus whose options say that it has rules."""
+
+    def obeys(self, prompt: str, text: str) -> bool:
+        """Does a text obey the rules, after this prompt?"""
+
+
 def split_of(document: Document, validation_share: float, test_share: float) -> str:
     """The split of a document, from its content alone."""
     content = f"{len(document.prompt)}:{document.prompt}{document.text}"

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from components.diffusion.config import CosineNoiseConfig, LogLinearConfig
+
 
 class Schedule(Protocol):
     """What objectives and samplers read of a schedule."""
@@ -48,7 +50,12 @@ class Cosine:
         return math.pi / 2 * torch.tan(math.pi / 2 * (1 - t))
 
 
-SCHEDULES = {"log_linear": LogLinear, "cosine": Cosine}
+def log_linear(options: LogLinearConfig) -> Schedule:
+    return LogLinear(options.eps)
+
+
+def cosine(options: CosineNoiseConfig) -> Schedule:
+    return Cosine()
 
 
 def stratified_times(index: Tensor, num_rows: int, jitter: Tensor, t_min: float) -> Tensor:

@@ -26,8 +26,9 @@ from components.diffusion.categorical import inverse_cdf, suppress
 from components.diffusion.noise import Stream
 from components.models.denoiser import Denoiser
 from components.samplers.config import SamplerConfig
-from components.samplers.contract import Extras, Vocabulary
-from components.samplers.engine import Engine, Row
+from components.samplers.contract import Extras, Row, Vocabulary
+from components.samplers.engine import Engine
+from components.samplers.sampler import build_sampler
 
 BATCH = 64
 
@@ -147,8 +148,6 @@ def repair(
 
     ``num_hidden`` right tokens of each row are masked, because most samplers end with the last mask.
     """
-    from components.samplers.search import build
-
     keys = noise.row_keys(1, torch.arange(len(planted.clean)))
     order = noise.uniform(keys, 0, 0, planted.clean.shape[1], Stream.PAIR)
     right = planted.writable & ~planted.wrong
@@ -158,7 +157,7 @@ def repair(
         Row(i, tuple(t), tuple(f), trace=True)
         for i, (t, f) in enumerate(zip(canvas.tolist(), (~planted.writable).tolist(), strict=True))
     ]
-    samples = sorted(Engine(model, build(config, vocabulary, extras), BATCH).run(rows), key=lambda s: s.id)
+    samples = sorted(Engine(model, build_sampler(config, vocabulary, extras), BATCH).run(rows), key=lambda s: s.id)
     tokens = torch.tensor([s.tokens for s in samples])
     edited, back = torch.zeros_like(hidden), torch.zeros_like(hidden)
     for sample in samples:

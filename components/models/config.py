@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.errors import Problem
+from components.options import Count, Natural, Positive, nearest, options
 
 
-@dataclass(frozen=True)
+@options
 class ModelConfig:
     """A bidirectional transformer. ``preset`` fills what is left at 0."""
 
     preset: str = "nano"
-    dim: int = 0
-    depth: int = 0
-    heads: int = 0
-    mlp_dim: int = 0
+    """Sizes of a name; see MODEL_PRESETS."""
+    dim: Natural = 0
+    """Width."""
+    depth: Natural = 0
+    """Blocks."""
+    heads: Natural = 0
+    """Heads of attention."""
+    mlp_dim: Natural = 0
     """Width inside SwiGLU; 8/3 of dim, rounded up to a multiple of 8, where the preset leaves it 0."""
-    rope_theta: float = 10000.0
-    num_positions: int = 0
+    rope_theta: Positive = 10000.0
+    """Base of the rotary positions."""
+    num_positions: Natural = 0
     """Learned absolute positions beside the rotary ones, for rows whose places have a meaning of
     their own (grids); no row can then be longer. 0 is none."""
-    dropout: float = 0.0
-    num_classes: int = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of activations that are dropped in training."""
+    num_classes: Natural = 0
     """Number of class labels; 0 is unconditional. One more embedding stands for "no label"."""
     time_conditioning: bool = False
     """Feed the time of the row to every block. The corrector pass gets the same time as the
     predictor pass it follows, in training and in sampling alike."""
     tie_embeddings: bool = False
+    """Read logits with the table of input embeddings."""
     encoder: Literal["tokens", "dsl"] = "tokens"
     """What is read: a table of token embeddings, or DSL's noisy unit-norm embeddings."""
-    noise_dim: int = 32
+    noise_dim: Count = 32
     """Width of those."""
-    mask_id: int = 0
+    mask_id: Natural = 0
     """The mask's place in the vocabulary; that encoder shows it as no evidence at all."""
-    gamma_max: float = 100.0
+    gamma_max: Positive = 100.0
     """Signal-to-noise ratio at which DSL's encoder sees a written token."""
-    quality_layers: int = -1
+    quality_layers: Annotated[int, Field(ge=-1)] = -1
     """Blocks of the head that says how good each token is; 0 is a norm and a line, -1 is no head."""
-    adapter_rank: int = 0
+    adapter_rank: Natural = 0
     """Rank of adapters on queries, keys and values; 0 is none. Exports have them merged in."""
     policy: bool = False
     """A network that decides what to unmask, beside the trunk."""
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
+    """Added under the root of norms."""
     shift_logits: bool = False
     """Read the logits of a position from the row before it, as networks that began as causal ones do."""
 
@@ -58,6 +71,20 @@ class ModelConfig:
             heads=self.heads or sizes["heads"],
             mlp_dim=mlp_dim or -(-dim * 8 // 3 // 8) * 8,
         )
+
+    def problems(self, length: int) -> Iterator[Problem]:
+        """Broken rules between options, for rows of this length; paths begin below the model."""
+        if self.preset not in MODEL_PRESETS:
+            known = list(MODEL_PRESETS)
+            yield Problem("preset", self.preset, f"one of {', '.join(known)}", nearest(self.preset, known))
+            return
+        full = self.resolved()
+        if full.dim % full.heads or (full.dim // full.heads) % 2:
+            rule = f"divides dim ({full.dim}) into heads of even width"
+            yield Problem("heads", full.heads, rule, "change heads or dim")
+        if 0 < self.num_positions < length:
+            rule = f"at least rows.length ({length})"
+            yield Problem("num_positions", self.num_positions, rule, "raise it, or use 0")
 
     def num_parameters(self, vocab_size: int) -> int:
         """Weights of the network without conditioning."""

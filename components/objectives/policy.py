@@ -34,11 +34,13 @@ from components.objectives.base import Batch, Network, Objective, Setting, Term
 from components.objectives.config import PolicyGrpoConfig, PolicyImitationConfig
 from components.objectives.mdlm import noise_rows
 from components.objectives.pair import logits_at, words
-from components.samplers.config import ConfidenceConfig, LearnedConfig, SamplerConfig, ThresholdConfig
+from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Vocabulary
 from components.samplers.engine import play
-from components.samplers.learned import log_probability
+from components.samplers.options.orders import ConfidenceConfig
+from components.samplers.options.schedules import LearnedConfig, ThresholdConfig
 from components.samplers.sampler import RowSampler
+from components.samplers.schedules.learned import log_probability
 
 
 def ask(model: Network, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:

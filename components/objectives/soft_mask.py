@@ -21,14 +21,13 @@ from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
 from components.models.denoiser import Prediction
 from components.objectives.base import Batch, Network, Objective, Setting, Term, one_uniform
-from components.objectives.config import BASES, SoftMaskConfig
+from components.objectives.config import SoftMaskConfig
 
 
 def build(config: SoftMaskConfig, setting: Setting) -> Objective:
     """The objective with its options bound."""
-    from components.objectives import OBJECTIVES
-
-    base: Objective = OBJECTIVES[config.base].load()(BASES[config.base], setting)
+    softened = config.softened()
+    base: Objective = softened.load()(softened, setting)
 
     def terms(model: Network, batch: Batch) -> Iterator[Term]:
         soft = one_uniform(batch, Stream.MIX) < config.share

@@ -16,6 +16,48 @@ from components.samplers.state import Record, State
 
 
 @dataclass(frozen=True)
+class Row:
+    """A canvas to fill."""
+
+    id: int
+    canvas: tuple[int, ...]
+    """Token ids; the mask where something is to be written."""
+    fixed: tuple[bool, ...]
+    label: int | None = None
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One written token, for the viewer."""
+
+    call: int
+    tick: int
+    position: int
+    old: int
+    new: int
+    confidence: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished row with its cost."""
+
+    id: int
+    tokens: tuple[int, ...]
+    calls: int
+    call_positions: float
+    reward_calls: int
+    edits: int
+    trace: tuple[Edit, ...] = ()
+
+
+Reward = Callable[[Tensor, list[Row]], Tensor]
+"""(full rows [N, L], the row that each belongs to) -> rewards [N], larger is better."""
+
+
+@dataclass(frozen=True)
 class Query:
     """Q network inputs: none, one or several for each row of the state.
 
@@ -44,9 +86,10 @@ class Query:
     """[Q, L, D]: noisy embeddings that it sees instead."""
     heads: tuple[str, ...] = ()
     """Heads whose outputs are wanted."""
-    judged: Tensor | None = None
-    """[R] bool: rows whose ``candidates`` [R, P, L] want a reward."""
+    rewarded: Tensor | None = None
+    """[R, P] bool: which of the ``candidates`` want a reward."""
     candidates: Tensor | None = None
+    """[R, P, L]: full rows, P for each row of the state."""
 
 
 @dataclass(frozen=True)

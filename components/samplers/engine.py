@@ -24,50 +24,8 @@ from torch import Tensor
 
 from components.errors import SamplingError
 from components.models.denoiser import Denoiser, Prediction
-from components.samplers.contract import Answer, Query, Sampler
+from components.samplers.contract import Answer, Edit, Query, Reward, Row, Sample, Sampler
 from components.samplers.state import Record, State
-
-
-@dataclass(frozen=True)
-class Row:
-    """A canvas to fill."""
-
-    id: int
-    canvas: tuple[int, ...]
-    """Token ids; the mask where something is to be written."""
-    fixed: tuple[bool, ...]
-    label: int | None = None
-    trace: bool = False
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One written token, for the viewer."""
-
-    call: int
-    tick: int
-    position: int
-    old: int
-    new: int
-    confidence: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A finished row with its cost."""
-
-    id: int
-    tokens: tuple[int, ...]
-    calls: int
-    call_positions: float
-    reward_calls: int
-    edits: int
-    trace: tuple[Edit, ...] = ()
-
-
-Reward = Callable[[Tensor, list[Row]], Tensor]
-"""(full rows [N, L], the row that each belongs to) -> rewards [N], larger is better."""
 
 
 @dataclass
@@ -141,8 +99,8 @@ class Engine:
                 raise SamplingError(f"a row used more than the {bound} calls its sampler promised at most")
             query = self.sampler.query(state)
             calls = calls.index_add(0, query.row, query.active.long())
-            if query.judged is not None:
-                rewards = rewards + query.judged.sum(-1)
+            if query.rewarded is not None:
+                rewards = rewards + query.rewarded.sum(-1)
             state, record = self.sampler.advance(state, self._answer(query, lanes))
             if any(row is not None and row.trace for row in lanes.row):
                 self._trace(record, lanes, calls.tolist())
@@ -204,10 +162,10 @@ class Engine:
 
     def _rewards(self, query: Query, lanes: Lanes) -> Tensor | None:
         """[R, P], 0 where none is wanted."""
-        if query.judged is None or query.candidates is None:
+        if query.rewarded is None or query.candidates is None:
             return None
-        rewards = torch.zeros(query.judged.shape, dtype=torch.float64, device=self.device)
-        chosen = query.judged.nonzero()
+        rewards = torch.zeros(query.rewarded.shape, dtype=torch.float64, device=self.device)
+        chosen = query.rewarded.nonzero()
         if not len(chosen):
             return rewards
         if self.reward is None:

@@ -3,150 +3,198 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from components.plugins import Plugin
-from components.samplers import catalogue as paper
-from components.samplers.catalogue import PARTS, needs, part_name
+from components import papers
+from components.errors import ConfigError, Problem
+from components.options import Reads, collect, json_schema, malformed, not_in
 from components.samplers.config import SamplerConfig
-
-PRESETS: dict[str, Plugin] = {}
-
-
-def define(name: str, summary: str, source: str, **options: Any) -> None:
-    """One preset. A part may be given by its name alone."""
-    nested = {k: {"name": v} if k in PARTS and isinstance(v, str) else v for k, v in options.items()}
-    PRESETS[name] = Plugin(
-        SamplerConfig, "components.samplers.search:build", summary, source, needs(configured(name, nested)), nested
-    )
+from components.samplers.options import PARTS
+from components.samplers.rules import problems as rules
 
 
-def configured(name: str, options: dict[str, Any]) -> SamplerConfig:
-    """The config of a preset's nested options."""
-    base = SamplerConfig(preset=name)
-    found: dict[str, Any] = {}
-    for key, value in options.items():
+@dataclass(frozen=True)
+class Preset:
+    """Options over the defaults of ``SamplerConfig``; a part may stand by its name alone."""
+
+    summary: str
+    paper: str
+    options: Mapping[str, Any]
+
+
+BY_CONFIDENCE: dict[str, Any] = {"schedule": "fixed_count", "unmask": "confidence"}
+COSINE: dict[str, Any] = {"schedule": "cosine", "unmask": {"name": "confidence", "noise": 1.0}}
+UNTIL_FULL: dict[str, Any] = {"unmask": "confidence", "steps": 0}
+GREEDY: dict[str, Any] = {"draw": {"temperature": 0.0}}
+GREEDY_BLOCKS: dict[str, Any] = {**GREEDY, "blocks": {"length": 32}}
+REFILL: dict[str, Any] = {"schedule": "linear", "unmask": "confidence", "steps": 10, **GREEDY}
+
+PRESETS: dict[str, Preset] = {
+    "mdlm": Preset("ancestral sampling, exact", papers.MDLM, {}),
+    "first_hitting": Preset("one call a reveal, exact", papers.FHS, {"schedule": "first_hitting", "steps": 0}),
+    "maskgit": Preset("cosine schedule, confidence with fading Gumbel noise", papers.MASKGIT, COSINE),
+    "confidence": Preset("a fixed count per tick, the most confident positions first", papers.LLADA, BY_CONFIDENCE),
+    "threshold": Preset(
+        "everything above 0.9 at once, at least one", papers.FAST, {"schedule": "threshold", **UNTIL_FULL}
+    ),
+    "fast_dllm": Preset(
+        "blocks of 32, the factor rule, greedy", papers.FAST, {"schedule": "factor", **UNTIL_FULL, **GREEDY_BLOCKS}
+    ),
+    "llada_block": Preset(
+        "blocks of 32, a fixed count by confidence, greedy", papers.LLADA, {**BY_CONFIDENCE, **GREEDY_BLOCKS}
+    ),
+    "entropy_bound": Preset(
+        "the least uncertain positions up to an entropy bound",
+        papers.EB,
+        {"schedule": "entropy_bound", "unmask": "entropy", "steps": 0},
+    ),
+    "remdm_cap": Preset(
+        "remask with a capped probability", papers.REMDM, {"corrector": {"name": "remdm", "eta": 0.02}}
+    ),
+    "remdm_rescale": Preset(
+        "remask with a share of the largest allowed probability",
+        papers.REMDM,
+        {"corrector": {"name": "remdm", "sigma": "rescale", "eta": 0.05}},
+    ),
+    "remdm_conf": Preset(
+        "remask the least confident tokens more often",
+        papers.REMDM,
+        {"corrector": {"name": "remdm", "sigma": "conf", "eta": 1.0}},
+    ),
+    "remdm_loop": Preset("plain, then a loop at constant masks, then plain", papers.REMDM, {"corrector": "remdm_loop"}),
+    "remdm_switch": Preset(
+        "remask late only",
+        papers.REMDM,
+        {"corrector": {"name": "remdm", "sigma": "rescale", "eta": 0.1, "switch": 0.5}},
+    ),
+    "dfm": Preset(
+        "predictor-corrector of discrete flow matching", papers.DFM, {"corrector": {"name": "remdm", "sigma": "dfm"}}
+    ),
+    "proseco": Preset("ancestral unmasking with self-correction", papers.PROSECO, {"corrector": "proseco"}),
+    "proseco_confidence": Preset(
+        "unmasking by confidence with self-correction", papers.PROSECO, {**BY_CONFIDENCE, "corrector": "proseco"}
+    ),
+    "proseco_llada": Preset(
+        "greedy blocks by confidence, every second tick corrected",
+        papers.PROSECO,
+        {
+            **BY_CONFIDENCE,
+            **GREEDY_BLOCKS,
+            "corrector": {"name": "proseco", "every": 2, "passes": 4, "draft": "argmax", "region": "generated"},
+        },
+    ),
+    "prism": Preset(
+        "random order; a quality head says what to remask",
+        papers.PRISM,
+        {"schedule": "fixed_count", "unmask": "random", "corrector": "prism"},
+    ),
+    "dsc": Preset(
+        "two tokens a call; a correction head says what to remask",
+        papers.DSC,
+        {"schedule": {"name": "fixed_count", "per_call": 2}, **UNTIL_FULL, "corrector": "dsc"},
+    ),
+    "free_correction": Preset(
+        "swap tokens whose probability stayed low", papers.FREE, {**COSINE, "corrector": "free_correction"}
+    ),
+    "random_swap": Preset("the control of free_correction", papers.FREE, {**COSINE, "corrector": "random_swap"}),
+    "mask_predict": Preset(
+        "fill all, mask the least confident, repeat", papers.CMLM, {**REFILL, "corrector": "mask_predict"}
+    ),
+    "smart": Preset("Mask-Predict that re-predicts every position", papers.SMART, {**REFILL, "corrector": "smart"}),
+    "token_edit": Preset(
+        "threshold unmasking that overwrites what it disagrees with",
+        papers.LLADA21,
+        {
+            "schedule": {"name": "threshold", "threshold": 0.7},
+            **UNTIL_FULL,
+            **GREEDY,
+            "corrector": "token_edit",
+            "guard": {"edits_per_position": 4},
+        },
+    ),
+    "moi": Preset("mixture of inputs on written tokens", papers.MOI, {**BY_CONFIDENCE, "inputs": "mixture"}),
+    "soft_mask": Preset("soft masks", papers.SOFT, {**BY_CONFIDENCE, "inputs": "soft_mask"}),
+    "dsl": Preset(
+        "remasking on a network that reads noisy embeddings",
+        papers.DSL,
+        {"corrector": {"name": "remdm", "eta": 0.02}, "encoder": "dsl"},
+    ),
+    "dsl_sde": Preset(
+        "noisy embeddings, integrated, then drawn at once",
+        papers.DSL,
+        {"schedule": "at_end", "inputs": "dsl_sde", "encoder": "dsl"},
+    ),
+    "learned_policy": Preset(
+        "a policy network decides what to reveal; greedy tokens",
+        papers.POLICY,
+        {"schedule": "learned", **UNTIL_FULL, **GREEDY},
+    ),
+    "best_of_n": Preset("four ancestral chains, the most probable is kept", papers.MDLM, {"search": "best_of"}),
+    "sr_smc": Preset(
+        "four chains that reward themselves",
+        papers.SMC,
+        {"schedule": "first_hitting", "steps": 0, "search": "self_rewarding"},
+    ),
+    "fk_steering": Preset("four chains steered by a reward", papers.FK, {"search": "steering"}),
+    "particle_gibbs": Preset(
+        "two sweeps of four chains with a pinned reference", papers.PG, {"search": {"name": "steering", "sweeps": 2}}
+    ),
+    "cfg": Preset("guidance away from what the prompt's absence predicts", papers.CFG, {"guidance": {"gamma": 0.5}}),
+}
+
+
+def preset(name: str, **options: Any) -> SamplerConfig:
+    """A preset as published, with options of one's own, nested as in a run's YAML:
+    ``preset("proseco", steps=6, corrector={"passes": 2})``.
+
+    Raises:
+        ConfigError: there is no such preset or option, a value is wrong, or the parts do not fit together.
+    """
+    return read_sampler({**options, "preset": name})
+
+
+def read_sampler(value: Any, path: str = "sampler") -> SamplerConfig:
+    """The sampler that plain options ask for: a preset's name, or a section with ``preset`` and changes to it.
+
+    Raises:
+        ConfigError: a name, a type or a value is wrong, or the parts do not go together.
+    """
+    found: list[Problem] = []
+    config: SamplerConfig = collect(Sampler, value, path, found)
+    found += [p for p in rules(config, path) if p.path not in {other.path for other in found}]
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def with_preset(value: Any) -> tuple[type[SamplerConfig], dict[str, Any]]:
+    """A preset's options with the section's own over them. A part named anew starts from its own defaults."""
+    section = {"preset": value} if isinstance(value, str) else value
+    if not isinstance(section, Mapping):
+        raise malformed("the name of a preset, or a section", f"preset: one of {', '.join(PRESETS)}")
+    name = section.get("preset", "mdlm")
+    if name not in PRESETS:
+        raise not_in(list(PRESETS), name, "preset")
+    options: dict[str, Any] = {"preset": name, **PRESETS[name].options}
+    for key, change in section.items():
         if key in PARTS:
-            section = dict(value)
-            found[key] = PARTS[key][section.pop("name")].config(**section)
+            options[key] = over_part(key, options.get(key, DEFAULT_PARTS[key]), change)
         else:
-            own = getattr(base, key)
-            found[key] = replace(own, **value) if is_dataclass(own) and not isinstance(own, type) else value
-    return replace(base, **found)
+            published = options.get(key)
+            both = isinstance(published, Mapping) and isinstance(change, Mapping)
+            options[str(key)] = {**published, **change} if both else change  # type: ignore[dict-item]
+    return SamplerConfig, options
 
 
-def changed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's nested options with others over them. A part named anew starts from that part's own defaults."""
-    defaults = PRESETS[name].defaults
-    base = configured(name, dict(defaults))
-    found = {k: dict(v) if isinstance(v, Mapping) else v for k, v in defaults.items()}
-    for key, change in options.items():
-        if key not in PARTS:
-            both = isinstance(found.get(key), Mapping) and isinstance(change, Mapping)
-            found[key] = {**found[key], **change} if both else change
-            continue
-        change = {"name": change} if isinstance(change, str) else change
-        published = found.get(key, {"name": part_name(key, getattr(base, key))})
-        same = isinstance(change, Mapping) and change.get("name", published["name"]) == published["name"]
-        found[key] = {**published, **change} if same else change
-    return found
+def over_part(family: str, published: Any, change: Any) -> Any:
+    """One part with a change over it."""
+    published = {"name": published} if isinstance(published, str) else published
+    change = {"name": change} if isinstance(change, str) else change
+    same = isinstance(change, Mapping) and change.get("name", published["name"]) == published["name"]
+    return {**published, **change} if same else change
 
 
-BY_CONFIDENCE = {"schedule": "fixed_count", "unmask": "confidence"}
-COSINE = {"schedule": "cosine", "unmask": {"name": "confidence", "noise": 1.0}}
-THRESHOLD = {"schedule": "threshold", "unmask": "confidence", "steps": 0}
-
-define("mdlm", "ancestral sampling, exact", paper.MDLM)
-define("first_hitting", "one call a reveal, exact", paper.FHS, schedule="first_hitting", steps=0)
-define("maskgit", "cosine schedule, confidence with fading Gumbel noise", paper.MASKGIT, **COSINE)
-define("confidence", "a fixed count per tick, the most confident positions first", paper.LLADA, **BY_CONFIDENCE)
-define("threshold", "everything above 0.9 at once, at least one", paper.FAST, **THRESHOLD)
-define(
-    "fast_dllm", "blocks of 32, the factor rule, greedy", paper.FAST,
-    schedule="factor", unmask="confidence", steps=0, blocks={"length": 32}, draw={"temperature": 0.0},
-)  # fmt: skip
-define(
-    "llada_block", "blocks of 32, a fixed count by confidence, greedy", paper.LLADA,
-    **BY_CONFIDENCE, blocks={"length": 32}, draw={"temperature": 0.0},
-)  # fmt: skip
-define(
-    "entropy_bound", "the least uncertain positions up to an entropy bound", paper.EB,
-    schedule="entropy_bound", unmask="entropy", steps=0,
-)  # fmt: skip
-define("remdm_cap", "remask with a capped probability", paper.REMDM, corrector={"name": "remdm", "eta": 0.02})
-define(
-    "remdm_rescale", "remask with a share of the largest allowed probability", paper.REMDM,
-    corrector={"name": "remdm", "sigma": "rescale", "eta": 0.05},
-)  # fmt: skip
-define(
-    "remdm_conf", "remask the least confident tokens more often", paper.REMDM,
-    corrector={"name": "remdm", "sigma": "conf", "eta": 1.0},
-)  # fmt: skip
-define("remdm_loop", "plain, then a loop at constant masks, then plain", paper.REMDM, corrector="remdm_loop")
-define(
-    "remdm_switch", "remask late only", paper.REMDM,
-    corrector={"name": "remdm", "sigma": "rescale", "eta": 0.1, "switch": 0.5},
-)  # fmt: skip
-define("dfm", "predictor-corrector of discrete flow matching", paper.DFM, corrector={"name": "remdm", "sigma": "dfm"})
-define("proseco", "ancestral unmasking with self-correction", paper.PROSECO, corrector="proseco")
-define(
-    "proseco_confidence", "unmasking by confidence with self-correction", paper.PROSECO,
-    **BY_CONFIDENCE, corrector="proseco",
-)  # fmt: skip
-define(
-    "proseco_llada", "greedy blocks by confidence, every second tick corrected", paper.PROSECO,
-    **BY_CONFIDENCE, blocks={"length": 32}, draw={"temperature": 0.0},
-    corrector={"name": "proseco", "every": 2, "passes": 4, "draft": "argmax", "region": "generated"},
-)  # fmt: skip
-define(
-    "prism", "random order; a quality head says what to remask", paper.PRISM,
-    schedule="fixed_count", unmask="random", corrector={"name": "prism"},
-)  # fmt: skip
-define(
-    "dsc", "two tokens a call; a correction head says what to remask", paper.DSC,
-    schedule={"name": "fixed_count", "per_call": 2}, unmask="confidence", steps=0, corrector="dsc",
-)  # fmt: skip
-define(
-    "free_correction", "swap tokens whose probability stayed low", paper.FREE,
-    **COSINE, corrector="free_correction",
-)  # fmt: skip
-define("random_swap", "the control of free_correction", paper.FREE, **COSINE, corrector="random_swap")
-define(
-    "mask_predict", "fill all, mask the least confident, repeat", paper.CMLM,
-    schedule="linear", unmask="confidence", steps=10, draw={"temperature": 0.0}, corrector="mask_predict",
-)  # fmt: skip
-define(
-    "smart", "Mask-Predict that re-predicts every position", paper.SMART,
-    schedule="linear", unmask="confidence", steps=10, draw={"temperature": 0.0}, corrector="smart",
-)  # fmt: skip
-define(
-    "token_edit", "threshold unmasking that overwrites what it disagrees with", paper.LLADA21,
-    schedule={"name": "threshold", "threshold": 0.7}, unmask="confidence", steps=0, draw={"temperature": 0.0},
-    corrector="token_edit", guard={"edits_per_position": 4},
-)  # fmt: skip
-define("moi", "mixture of inputs on written tokens", paper.MOI, **BY_CONFIDENCE, inputs="mixture")
-define("soft_mask", "soft masks", paper.SOFT, **BY_CONFIDENCE, inputs="soft_mask")
-define(
-    "dsl", "remasking on a network that reads noisy embeddings", paper.DSL,
-    corrector={"name": "remdm", "eta": 0.02}, encoder="dsl",
-)  # fmt: skip
-define(
-    "dsl_sde", "noisy embeddings, integrated, then drawn at once", paper.DSL,
-    schedule="at_end", inputs="dsl_sde", encoder="dsl",
-)  # fmt: skip
-define(
-    "learned_policy", "a policy network decides what to reveal; greedy tokens", paper.POLICY,
-    schedule="learned", unmask="confidence", steps=0, draw={"temperature": 0.0},
-)  # fmt: skip
-define("best_of_n", "four ancestral chains, the most probable is kept", paper.MDLM, search="best_of")
-define(
-    "sr_smc", "four chains that reward themselves", paper.SMC,
-    schedule="first_hitting", steps=0, search="self_rewarding",
-)  # fmt: skip
-define("fk_steering", "four chains steered by a reward", paper.FK, search="reward")
-define(
-    "particle_gibbs", "two sweeps of four chains with a pinned reference", paper.PG,
-    search={"name": "reward", "sweeps": 2},
-)  # fmt: skip
-define("cfg", "guidance away from what the prompt's absence predicts", paper.CFG, guidance={"gamma": 0.5})
+DEFAULT_PARTS = {family: getattr(SamplerConfig(), family).name for family in PARTS}
+Sampler = Annotated[SamplerConfig, Reads(with_preset, lambda: json_schema(SamplerConfig))]
+"""A field that holds a sampler: plain, it is a preset's name, or a section with changes to one."""

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from components.diffusion import categorical, noise, select
 from components.diffusion.noise import Stream
-from components.samplers import guidance
-from components.samplers.catalogue import PARTS, part_name
+from components.samplers import planes
 from components.samplers.config import SamplerConfig
-from components.samplers.contract import Answer, Extras, Query, Samples, Vocabulary
-from components.samplers.corrector import Corrector, Verdict
-from components.samplers.inputs import Inputs
-from components.samplers.rules import ends_itself
-from components.samplers.schedule import Schedule
+from components.samplers.contract import Answer, Extras, Query, Sampler, Samples, Vocabulary
+from components.samplers.correctors.base import Corrector, Verdict
+from components.samplers.inputs.base import Inputs
+from components.samplers.orders import Order
+from components.samplers.schedules.base import Schedule
 from components.samplers.state import Record, State, Written, choose_rows, write
-from components.samplers.unmask import Order
 from components.samplers.view import Spread, View, opinions, shapes
 
 NO_EXTRAS = Extras()
+
+
+def build_sampler(config: SamplerConfig, vocabulary: Vocabulary, extras: Extras = NO_EXTRAS) -> Sampler:
+    """The sampler of a config: of one chain a row, or whatever its search is."""
+    sampler: Sampler = config.search.load()(config, vocabulary, extras)
+    return sampler
 
 
 @dataclass(frozen=True)
@@ -81,26 +84,17 @@ class RowSampler:
         self.suppressed = (vocabulary.mask_id, *vocabulary.never)
         self.survey = survey
 
-        def part(family: str) -> tuple[Any, Any]:
-            section = getattr(config, family)
-            return PARTS[family][part_name(family, section)].load(), section
-
-        build, section = part("corrector")
-        self.corrector: Corrector = build(section)
-        build, section = part("schedule")
-        self.schedule: Schedule = build(section, self.corrector, extras)
-        build, section = part("unmask")
-        self.order: Order = build(section)
-        build, section = part("inputs")
-        self.inputs: Inputs = build(section, extras)
+        self.corrector: Corrector = config.corrector.load()(config.corrector)
+        self.schedule: Schedule = config.schedule.load()(config.schedule, self.corrector, extras)
+        self.order: Order = config.unmask.load()(config.unmask)
+        self.inputs: Inputs = config.inputs.load()(config.inputs, extras)
         reads = self.order.reads | self.schedule.reads
-        self.reads_shape = bool(reads & {"entropy", "gap"}) or self.inputs.top_k > 0
-        self.picks_ahead = self.schedule.counts and not self.order.reads and not self.corrector.compensates
-        self.endless = ends_itself(config)
+        self.reads_shape = bool(reads & {"entropy", "margin"}) or self.inputs.top_k > 0
+        self.picks_ahead = config.schedule.counts and not self.order.reads and not config.corrector.refills
 
     def ticks(self, length: int) -> int:
         """T for rows of this length."""
-        return self.config.steps or (2 * length if self.endless else length)
+        return self.config.ticks(length)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -201,12 +195,12 @@ class RowSampler:
     def candidates(self, state: State, masked: Tensor, window: Tensor, due: Tensor, steps: int) -> Tensor:
         """Masked positions that this tick may reveal; all of them in the last fill. [R, L] bool."""
         found = self.schedule.positions(state, window, steps)
-        if self.schedule.counts:
+        if self.config.schedule.counts:
             quota = self.schedule.quota(state, window, steps)
             if self.picks_ahead:
                 found = select.best(self.order.score(state, None, steps), found, quota)
             else:
-                found = found & ((quota > 0) | (due & self.corrector.calls))[:, None]
+                found = found & ((quota > 0) | (due & self.corrector.needs_answer))[:, None]
         return torch.where((state.tick > steps)[:, None], masked, found)
 
     # --- ask --------------------------------------------------------------------------------------
@@ -214,14 +208,14 @@ class RowSampler:
     def query(self, state: State) -> Query:
         p = self.place(state)
         surveyed = (self.surveys(state) & ~p.looping)[:, None] & p.masked
-        asks = p.looping | p.candidates.any(-1) | (p.due & self.corrector.calls) | surveyed.any(-1)
+        asks = p.looping | p.candidates.any(-1) | (p.due & self.corrector.needs_answer) | surveyed.any(-1)
         if self.inputs.every_tick:
             asks = asks | p.masked.any(-1)
         active = state.active & asks
         wants = self.corrector.wants(state, p.masked, p.due, p.reach)
         seen, mixed = self.inputs.wants(state, p.masked)
         # A loop that is about to begin draws from its last pass; only one that may be skipped draws here, too.
-        begins = p.due & ~p.looping & (self.corrector.num_passes > 0) & (not self.may_skip())
+        begins = p.due & ~p.looping & (self.corrector.num_passes > 0) & (not self.config.corrector.may_skip())
         drawn = ((p.candidates & ~begins[:, None]) | wants.sampled | mixed | surveyed) & active[:, None]
         soft, dense = self.inputs.encode(state, p.shown, p.steps)
         query = Query(
@@ -235,15 +229,12 @@ class RowSampler:
             dense=dense,
             heads=self.corrector.heads,
         )
-        if self.corrector.leaves_one_out:
+        if self.corrector.reads_left_out:
             query = self.leave_one_out(query, state, p.masked, active & p.due & ~p.looping)
         if self.config.guidance.gamma:
             fixed = state.fixed.repeat(len(query.row) // len(state.ids), 1)
-            query = guidance.doubled(query, fixed, self.config.guidance, self.mask_id)
+            query = planes.doubled(query, fixed, self.config.guidance, self.mask_id)
         return query
-
-    def may_skip(self) -> bool:
-        return getattr(self.config.corrector, "skip_above", 1.0) < 1
 
     def leave_one_out(self, query: Query, state: State, masked: Tensor, due: Tensor) -> Query:
         """The query with L more planes: each row with one visible token masked, where its probability is wanted."""
@@ -277,9 +268,9 @@ class RowSampler:
     def advance(self, state: State, answer: Answer) -> tuple[State, Record]:
         p = self.place(state)
         if self.config.guidance.gamma:
-            answer = guidance.combined(answer, self.config.guidance.gamma)
+            answer = planes.combined(answer, self.config.guidance.gamma)
         view = self.read(state, p, answer)
-        verdict = self.guarded(state, self.corrector.judge(state, view, p.due, p.reach, p.steps), view)
+        verdict = self.guarded(state, self.corrector.decide(state, view, p.due, p.reach, p.steps), view)
         commits = (verdict.commits & state.active)[:, None]
         reveal, learned = self.choose(state, p, view, verdict)
         written = write(
@@ -341,10 +332,10 @@ class RowSampler:
         sampled, sampled_probability = p.shown, nothing
         if self.corrector.num_passes:
             sampled, sampled_probability = drawn(state.inner, Stream.DRAFT)
-        said = {"best": p.shown, "margin": nothing, "current": nothing, "left_out": nothing}
-        if self.corrector.calls:
+        said = {"best": p.shown, "log_best": nothing, "current": nothing, "left_out": nothing}
+        if self.corrector.needs_answer:
             said = opinions(at, logits, p.shown)
-        form = {"entropy": nothing, "gap": nothing, "top_ids": none, "top_probabilities": none}
+        form = {"entropy": nothing, "margin": nothing, "top_ids": none, "top_probabilities": none}
         if self.reads_shape:
             form = shapes(at, draw_logits, self.inputs.top_k)
         return View(
@@ -399,7 +390,7 @@ class RowSampler:
         """What this tick reveals [R, L] bool, and what a policy learns from."""
         if self.picks_ahead:
             return p.candidates, {}
-        count = view.quota + (verdict.remask.sum(-1) if self.corrector.compensates else 0)
+        count = view.quota + (verdict.remask.sum(-1) if self.config.corrector.refills else 0)
         score = self.order.score(state, view, p.steps)
         chosen, learned = self.schedule.decide(state, p.candidates, score, view, count)
         return torch.where((state.tick > p.steps)[:, None], p.candidates, chosen), learned
@@ -424,7 +415,7 @@ class RowSampler:
         return Samples(state.ids, state.tokens, state.edits)
 
     def max_calls(self, length: int) -> int:
-        planes = 1 + (length if self.corrector.leaves_one_out else 0)
+        planes = 1 + (length if self.corrector.reads_left_out else 0)
         halves = 2 if self.config.guidance.gamma else 1
         ticks = self.ticks(length)
         return halves * planes * (ticks * (1 + self.corrector.num_passes) + 1 + self.corrector.extra_calls)

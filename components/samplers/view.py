@@ -31,8 +31,8 @@ class View:
     """[R, L]: its probability, untempered."""
     best: Tensor
     """[R, L]: the most probable token."""
-    margin: Tensor
-    """[R, L]: its log-probability."""
+    log_best: Tensor
+    """[R, L]: the log-probability of the most probable token."""
     current: Tensor
     """[R, L]: probability of the token that the network was shown there: at visible positions, its
     own opinion of them."""
@@ -42,8 +42,8 @@ class View:
     """[R, L]: its probability."""
     entropy: Tensor
     """[R, L]: of the predicted distribution, in nats."""
-    gap: Tensor
-    """[R, L]: difference of its two largest probabilities."""
+    margin: Tensor
+    """[R, L]: difference of the two largest probabilities of the predicted distribution."""
     left_out: Tensor
     """[R, L]: probability of the visible token when it alone is masked."""
     heads: dict[str, Tensor]
@@ -54,7 +54,7 @@ class View:
     logits: Tensor
     """[N, V], forbidden ids at -inf."""
     at: Spread
-    """Where they belong."""
+    """Where the rows of ``logits`` belong on the canvas."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Spread:
 
 
 def opinions(at: Spread, logits: Tensor, shown: Tensor) -> dict[str, Tensor]:
-    """best, margin, current and left_out [R, L] of logits [N, V]; ``shown`` [R, L] is the network's input."""
+    """best, log_best, current and left_out [R, L] of logits [N, V]; ``shown`` [R, L] is the network's input."""
     normalizer = torch.logsumexp(logits, -1)
     top, best = logits.max(-1)
     own = shown.flatten()[at.position]
@@ -114,14 +114,14 @@ def opinions(at: Spread, logits: Tensor, shown: Tensor) -> dict[str, Tensor]:
     nothing = torch.zeros(shown.shape, device=shown.device)
     return {
         "best": at.wanted(best, shown),
-        "margin": at.wanted(top - normalizer, nothing),
+        "log_best": at.wanted(top - normalizer, nothing),
         "current": at.wanted(probability, nothing),
         "left_out": at.others(probability),
     }
 
 
 def shapes(at: Spread, logits: Tensor, top_k: int) -> dict[str, Tensor]:
-    """entropy, gap [R, L] and the ``top_k`` best tokens [R, L, K] of drawn distributions [M, V]."""
+    """entropy, margin [R, L] and the ``top_k`` best tokens [R, L, K] of drawn distributions [M, V]."""
     p = torch.softmax(logits.double(), -1)
     k = max(2, top_k)
     values, ids = p.topk(min(k, p.shape[-1]), -1)
@@ -130,7 +130,7 @@ def shapes(at: Spread, logits: Tensor, top_k: int) -> dict[str, Tensor]:
     many = torch.zeros(at.rows, at.length, top_k, device=logits.device)
     return {
         "entropy": at.draws(-torch.special.xlogy(p, p).sum(-1), nothing),
-        "gap": at.draws(values[:, 0] - values[:, 1], nothing),
+        "margin": at.draws(values[:, 0] - values[:, 1], nothing),
         "top_ids": at.draws(ids[:, :top_k], many.long()),
         "top_probabilities": at.draws(values[:, :top_k], many),
     }

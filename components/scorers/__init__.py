@@ -1,48 +1,38 @@
-"""Ways to judge samples. Each gives numbers for every row; larger ``quality`` is better."""
+"""Ways to score samples: numbers for every row. This list names them all."""
 
-from components.plugins import Plugin
-from components.scorers.config import (
-    DistinctConfig,
-    EntropyConfig,
-    JudgeConfig,
-    LocalizationConfig,
-    NelboConfig,
-    ValidityConfig,
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from components.options import Reads, json_schema, malformed
+from components.plugins import Family
+from components.scorers import config as c
+
+SCORERS: Family[c.ScorerOptions] = Family(
+    "scorer",
+    c.ScorerOptions,
+    c.ValidityConfig,
+    c.NelboConfig,
+    c.LocalizationConfig,
+    c.NgramConfig,
+    c.EntropyConfig,
+    c.DistinctConfig,
 )
 
-SCORERS: dict[str, Plugin] = {
-    "validity": Plugin(
-        ValidityConfig, "components.scorers.validity:build", "does the row obey the rules of its puzzle?",
-        needs=("puzzle_corpus",),
-    ),
-    "nelbo": Plugin(
-        NelboConfig, "components.scorers.nelbo:build", "likelihood bound under the model itself, with standard error",
-        "Simple and Effective Masked Diffusion Language Models, arXiv 2406.07524", needs=("model",),
-    ),
-    "localization": Plugin(
-        LocalizationConfig, "components.scorers.localization:build",
-        "likelihood bound of a network on noisy embeddings", "Discrete Stochastic Localization, arXiv 2602.16169",
-        needs=("model",),
-    ),
-    "judge": Plugin(
-        JudgeConfig, "components.scorers.judge:build", "generative perplexity under a separately trained n-gram model",
-        "Ney, Essen and Kneser 1994 (absolute discounting)", needs=("judge",),
-    ),
-    "entropy": Plugin(EntropyConfig, "components.scorers.text:build_entropy", "unigram entropy of the row's tokens"),
-    "distinct": Plugin(
-        DistinctConfig, "components.scorers.text:build_distinct", "share of distinct n-grams in the row",
-        "A Diversity-Promoting Objective Function for Neural Conversation Models, arXiv 1510.03055",
-    ),
-}  # fmt: skip
+ByName = dict[str, Annotated[c.ScorerOptions, SCORERS.slot()]]
 
-METRICS: dict[str, tuple[str, bool]] = {
-    "validity": ("valid", True),
-    "judge": ("judge_nll", False),
-    "nelbo": ("nelbo", False),
-    "localization": ("localization", False),
-    "entropy": ("entropy", True),
-    "distinct": ("distinct_2", True),
-}
-"""Main column of each scorer, and whether larger is better."""
 
-__all__ = ["METRICS", "SCORERS"]
+def named(value: Any) -> tuple[Any, Any]:
+    """A mapping of scorers' names to their options, or a list of names."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        value = dict.fromkeys(value)
+    if not isinstance(value, Mapping):
+        raise malformed("a mapping of scorers to their options", f"e.g. {{entropy: {{}}}}; known: {', '.join(SCORERS)}")
+    return ByName, {str(n): {"name": str(n), **(o or {})} for n, o in value.items()}
+
+
+Scorers = Annotated[ByName, Reads(named, lambda: json_schema(ByName))]
+"""A field that holds several scorers by name."""
+
+__all__ = ["SCORERS", "Scorers"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import Tokenizer
 from components.models.denoiser import Denoiser
 
@@ -25,20 +29,23 @@ class ScoredRow:
 
 @dataclass(frozen=True)
 class ScorerSetting:
-    """What scorers may need; each takes what it names in its plug-in."""
+    """What scorers may need; each takes what its options say that it reads."""
 
     tokenizer: Tokenizer
-    source: Any
-    """Config of the corpus whose rules the rows should obey."""
+    source: SourceOptions | None = None
+    """The corpus whose rules the rows should obey."""
     model: Denoiser | None = None
-    judge: Path | None = None
-    """Folder of the judge."""
+    """The model that made the samples, or another one to score with."""
+    trained: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of what scorers that ``train`` were trained to, by the scorer's name."""
     seed: int = 0
 
 
 Columns = dict[str, list[float]]
 Scorer = Callable[[list[ScoredRow]], Columns]
 Build = Callable[[Any, ScorerSetting], Scorer]
+Train = Callable[[Any, NDArray[np.int64], Tokenizer, Path], None]
+"""(options, training rows of all corpora [n, L], tokenizer, folder to write to)."""
 
 
 def written(row: ScoredRow, tokenizer: Tokenizer) -> list[int]:

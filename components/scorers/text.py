@@ -25,7 +25,7 @@ def entropy(ids: list[int]) -> float:
 
 def build_distinct(config: DistinctConfig, setting: ScorerSetting) -> Scorer:
     def score(rows: list[ScoredRow]) -> Columns:
-        return {f"distinct_{config.n}": [distinct(written(row, setting.tokenizer), config.n) for row in rows]}
+        return {config.column: [distinct(written(row, setting.tokenizer), config.n) for row in rows]}
 
     return score
 

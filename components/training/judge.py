@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from components.data.corpora.config import SourceOptions
+from components.data.documents import RuledCorpus
 from components.data.tokenizer import load_tokenizer
 from components.objectives.base import Judge
-from components.scorers.validity import RULES
 
 
 def match(tokens: Tensor, clean: Tensor) -> Tensor:
@@ -18,14 +18,14 @@ def match(tokens: Tensor, clean: Tensor) -> Tensor:
     return (tokens == clean).all(-1).double()
 
 
-def judge_of(source: Any, tokenizer: Path | None) -> Judge:
+def judge_of(source: SourceOptions | None, tokenizer: Path | None) -> Judge:
     """By the rules of a corpus whose rows have no prompt, else by the one right answer."""
-    rule = RULES.get(type(source))
-    if rule is None or tokenizer is None or getattr(source, "givens", None) or not hasattr(source, "num_documents"):
+    if source is None or tokenizer is None or not source.has_rules or source.prompted():
         return match
     decode = load_tokenizer(tokenizer).decode
+    corpus: RuledCorpus = source.load()(source)
 
     def obeys(tokens: Tensor, clean: Tensor) -> Tensor:
-        return torch.tensor([float(rule(source, "", decode(row))) for row in tokens.tolist()], dtype=torch.float64)
+        return torch.tensor([float(corpus.obeys("", decode(row))) for row in tokens.tolist()], dtype=torch.float64)
 
     return obeys

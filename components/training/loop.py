@@ -18,12 +18,11 @@ from components.data.order import Mixture
 from components.data.rows import TokenRows
 from components.diffusion import noise
 from components.diffusion.noise import Stream
-from components.diffusion.schedule import SCHEDULES
+from components.diffusion.schedule import Schedule
 from components.errors import DataError, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
-from components.objectives import OBJECTIVES
 from components.objectives.base import Batch, Objective, Setting
-from components.objectives.config import MdlmConfig
+from components.objectives.config import MdlmConfig, ObjectiveOptions
 from components.tracking import Tracker
 from components.training import checkpoint
 from components.training.config import OptimizerConfig, TrainConfig
@@ -85,7 +84,7 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
     if start >= config.steps:
         assert newest is not None
         return newest
-    schedule = SCHEDULES[config.noise_schedule]()
+    schedule: Schedule = config.noise_schedule.load()(config.noise_schedule)
 
     def anyone(here: bool) -> bool:
         return bool(engine.all_reduce(torch.tensor(float(here), device=engine.device)))
@@ -133,10 +132,9 @@ def has_rows(job: Job, split: str) -> bool:
     return any(len(TokenRows(folder, split)) for folder in job.train_rows)
 
 
-def build_objective(config: object, setting: Setting) -> Objective:
+def build_objective(config: ObjectiveOptions, setting: Setting) -> Objective:
     """The objective whose config this is."""
-    plugin = next(p for p in OBJECTIVES.values() if p.config is type(config))
-    objective: Objective = plugin.load()(config, setting)
+    objective: Objective = config.load()(config, setting)
     return objective
 
 
@@ -170,7 +168,7 @@ def validate(engine: TrainEngine, job: Job, source: RowSource) -> dict[str, floa
     Always plain masked diffusion at t_min = 1e-3, whatever the objective, so that numbers compare.
     """
     engine.train(False)
-    schedule = SCHEDULES[job.config.noise_schedule]()
+    schedule: Schedule = job.config.noise_schedule.load()(job.config.noise_schedule)
     objective = build_objective(MdlmConfig(), Setting(job.mask_id, schedule, VALIDATION_T_MIN, job.vocab_size))
     meter = Meter(engine)
     for batch in source.batches(0, engine):

@@ -12,13 +12,13 @@ from components.evaluation.frontier import over_seeds
 from components.evaluation.page import Section, page, results_table
 from components.store.files import publish_text
 from pipelines.stage import Context
-from pipelines.workflows.compare import ComparePart
+from pipelines.stages.spec import CompareSpec
 
 NUM_SHOWN = 8
 """Lines in a chart, as many as there are colours."""
 
 
-def run(config: ComparePart, context: Context) -> Mapping[str, Any]:
+def run(config: CompareSpec, context: Context) -> Mapping[str, Any]:
     rows: list[dict[str, Any]] = []
     for task in config.tasks:
         found = [context.infos[f"{task}.{seed}"]["results"] for seed in config.seeds]

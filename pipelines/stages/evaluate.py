@@ -8,15 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from components.evaluation.frontier import summarise
-from components.scorers import METRICS
 from components.store.files import publish_text
 from components.store.samples import read_shards
 from pipelines.stage import Context
-from pipelines.workflows.main_job import EvaluatePart
+from pipelines.stages.spec import EvaluateSpec
 
 
-def run(config: EvaluatePart, context: Context) -> Mapping[str, Any]:
-    column, larger = METRICS[config.metric]
+def run(config: EvaluateSpec, context: Context) -> Mapping[str, Any]:
+    column, larger = config.scorer.column, config.scorer.larger_is_better
     results = []
     context.progress.total(len(config.compared), "samplers")
     for role, compared in config.compared.items():

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.data.tokenizer import load_tokenizer
-from components.models.export import write_export
+from components.models.exchange.export import write_export
 from components.models.weights import merge_adapters
 from components.training import checkpoint
 from pipelines.stage import Context
+from pipelines.stages.spec import ExportSpec
 from pipelines.stages.train import final
-from pipelines.workflows.main_job import ExportPart
 
 
-def run(config: ExportPart, context: Context) -> Mapping[str, Any]:
+def run(config: ExportSpec, context: Context) -> Mapping[str, Any]:
     last = final(context.inputs["train"])
     kind = "ema" if config.averaged else "weight"
     weights = {name: tensor for _, name, tensor in checkpoint.read(last, (kind,))}
@@ -24,6 +24,6 @@ def run(config: ExportPart, context: Context) -> Mapping[str, Any]:
     numbers = {k: v for k, v in context.infos["train"].items() if isinstance(v, int | float)}
     write_export(
         context.folder, dataclasses.replace(config.model, mask_id=tokenizer.mask_id, adapter_rank=0), weights, tokenizer, config.length, config.trained_with,
-        config.visible_supervision, numbers,
+        config.visible_supervision, numbers, paper=config.paper,
     )  # fmt: skip
     return {"parameters": sum(w.numel() for w in weights.values())}

@@ -1,65 +1,63 @@
-"""Sample by replicas, shard by shard; a shard with a receipt is not made again."""
+"""Sample by replicas, shard by shard."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components.data.rows import TokenRows
-from components.data.tokenizer import load_tokenizer
 from components.errors import DataError
-from components.samplers.prompt import Prompt
-from components.samplers.shard import SampleShard
-from components.store.samples import shard_is_done
+from components.shards.prompt import Prompt
+from components.shards.sample import SampleShard, Sampling
 from pipelines.stage import Context
-from pipelines.workflows.main_job import GeneratePart
+from pipelines.stages.shards import make_shards, trained_scorers
+from pipelines.stages.spec import GenerateSpec
 
 
-def run(config: GeneratePart, context: Context) -> Mapping[str, Any]:
-    shards = plan_shards(config, context)
-    folder = context.folder / "shards"
-    folder.mkdir(exist_ok=True)
-    todo = [s for s in shards if not shard_is_done(folder, s.name)]
-    context.progress.total(len(shards), "shards")
-    context.progress.to(len(shards) - len(todo))
-    if todo:
-        context.cluster().serve("sample", todo, lambda i, r: context.progress.advance())
-    total = config.generate.num_samples * len(config.generate.seeds)
-    return {"samples": total, "shards": [s.name for s in shards]}
+def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
+    shards = cut_shards(config, context)
+    make_shards(shards, context)
+    return {"samples": sum(len(s.prompts) for s in shards), "shards": [s.name for s in shards]}
 
 
-def plan_shards(config: GeneratePart, context: Context) -> list[SampleShard]:
+def cut_shards(config: GenerateSpec, context: Context) -> list[SampleShard]:
     """The fixed list of shards: for each seed, runs of ``shard_rows`` samples."""
     g = config.generate
-    model = context.inputs["model"].absolute()
-    prompts = prompts_of(config, context, model)
+    prompts = read_prompts(config, context)
     shards: list[SampleShard] = []
     for seed in g.seeds:
-        for start in range(0, g.num_samples, g.shard_rows):
+        sampling = Sampling(
+            sampler=config.sampler,
+            seed=seed,
+            num_lanes=g.lanes,
+            deterministic=g.deterministic,
+            device="cuda" if context.runtime.gpus else "cpu",
+            source=config.source,
+            trained=trained_scorers(context),
+        )
+        for start in range(0, len(prompts), g.shard_rows):
             shards.append(
                 SampleShard(
                     name=f"seed-{seed}-{start // g.shard_rows:05d}",
-                    model=model,
-                    sampler=config.sampler,
-                    seed=seed,
+                    folder=(context.folder / "shards").absolute(),
+                    model=context.inputs["model"].absolute(),
+                    sampling=sampling,
                     prompts=tuple(prompts[start : start + g.shard_rows]),
                     length=config.length,
-                    folder=(context.folder / "shards").absolute(),
-                    num_lanes=g.lanes,
-                    deterministic=g.deterministic,
                     num_traced=g.num_traced if not shards else 0,
-                    device="cuda" if context.runtime.gpus else "cpu",
-                    source=config.source,
-                    judge=context.inputs["judge"].absolute() if "judge" in context.inputs else None,
                 )
             )
     return shards
 
 
-def prompts_of(config: GeneratePart, context: Context, model: Path) -> list[Prompt]:
-    """One prompt for each sample of a seed."""
+def read_prompts(config: GenerateSpec, context: Context) -> list[Prompt]:
+    """One prompt for each sample of a seed, as the token ids that training saw."""
     number = config.generate.num_samples
+    if config.prompts:
+        return [dataclasses.replace(p, index=i) for p in config.prompts for i in range(number)]
     if config.generate.prompts == "none":
         return [Prompt(i) for i in range(number)]
     rows = TokenRows(context.inputs["rows"], config.generate.prompts)
@@ -68,12 +66,6 @@ def prompts_of(config: GeneratePart, context: Context, model: Path) -> list[Prom
             f"The split {config.generate.prompts!r} is empty, so there is no prompt. Raise the corpus's "
             f"{config.generate.prompts}_share, or set generate.prompts=none."
         )
-    import numpy as np
-
-    tokenizer = load_tokenizer(model / "tokenizer.json")
     block = rows.take(np.arange(min(number, len(rows))))
-    texts = [
-        tokenizer.decode(tokens[:n].tolist(), stop_at_end=False)
-        for tokens, n in zip(block.tokens, block.num_prompt, strict=True)
-    ]
-    return [Prompt(i, texts[i % len(texts)]) for i in range(number)]
+    prompts = [tuple(tokens[:n].tolist()) for tokens, n in zip(block.tokens, block.num_prompt, strict=True)]
+    return [Prompt(i, (prompts[i % len(prompts)],)) for i in range(number)]

@@ -14,12 +14,12 @@ from components.store.files import publish_text
 from components.store.samples import read_shard, shard_file
 from components.tracking import read_metrics
 from pipelines.stage import Context
-from pipelines.workflows.main_job import ReportPart
+from pipelines.stages.spec import ReportSpec
 
 NUM_TRAJECTORIES = 2
 
 
-def run(config: ReportPart, context: Context) -> Mapping[str, Any]:
+def run(config: ReportSpec, context: Context) -> Mapping[str, Any]:
     results = context.infos["evaluate"]["results"]
     sections = [
         Section("Quality against network calls", frontier(results)),
@@ -96,7 +96,7 @@ def trajectories(results: list[dict[str, Any]], context: Context) -> str:
     return "".join(parts)
 
 
-def what_was_run(config: ReportPart, context: Context) -> str:
+def what_was_run(config: ReportSpec, context: Context) -> str:
     rows = []
     for role, info in context.infos.items():
         if role.startswith("train_"):

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from components.scorers.shard import ScoreShard
-from components.store.samples import shard_file, shard_is_done
+from components.shards.score import ScoreShard
+from components.store.samples import shard_file
 from pipelines.stage import Context
-from pipelines.workflows.main_job import ScorePart
+from pipelines.stages.shards import make_shards, trained_scorers
+from pipelines.stages.spec import ScoreSpec
 
 
-def run(config: ScorePart, context: Context) -> Mapping[str, Any]:
-    folder = context.folder / "shards"
-    folder.mkdir(exist_ok=True)
-    judge = context.inputs.get("judge")
+def run(config: ScoreSpec, context: Context) -> Mapping[str, Any]:
+    samples: Path = context.inputs["samples"] / "shards"
     shards = [
         ScoreShard(
             name=name,
-            samples=shard_file(context.inputs["samples"] / "shards", name).absolute(),
+            folder=(context.folder / "shards").absolute(),
+            samples=shard_file(samples, name).absolute(),
             scorers=config.scorers,
-            source=config.source,
             model=context.inputs["model"].absolute(),
-            judge=judge.absolute() if judge else None,
-            folder=folder.absolute(),
+            source=config.source,
+            trained=trained_scorers(context),
         )
         for name in context.infos["samples"]["shards"]
     ]
-    todo = [s for s in shards if not shard_is_done(folder, s.name)]
-    context.progress.total(len(shards), "shards")
-    context.progress.to(len(shards) - len(todo))
-    if todo:
-        context.cluster().serve("score", todo, lambda i, r: context.progress.advance())
+    make_shards(shards, context)
     return {"shards": [s.name for s in shards]}

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from components import faults
 from components.data.config import CorpusConfig, RowsConfig
+from components.data.corpora import open_corpus
 from components.data.documents import BadDocument, Document
 from components.data.packing import SPLITS, pack_piece
 from components.data.rows import write_rows
@@ -23,8 +24,7 @@ from components.errors import DataError
 from components.store.files import digest_file, publish_text, publishing
 from components.store.names import file_name
 from pipelines.stage import Context
-from pipelines.stages.tokenizer import corpus_of
-from pipelines.workflows.main_job import RowsPart
+from pipelines.stages.spec import TokenizeSpec
 
 SAMPLED = 64
 QUARANTINE = pa.schema([("id", pa.string()), ("reason", pa.string()), ("excerpt", pa.string())])
@@ -43,8 +43,8 @@ class Piece:
     folder: Path
 
 
-def run(config: RowsPart, context: Context) -> Mapping[str, Any]:
-    corpus = corpus_of(config.corpus)
+def run(config: TokenizeSpec, context: Context) -> Mapping[str, Any]:
+    corpus = open_corpus(config.corpus.source)
     tokenizer = context.inputs["tokenizer"] / "tokenizer.json"
     names = corpus.pieces(config.rows.pieces)
     fast = config.fast == "auto" and fast_is_exact(tokenizer, corpus, names[0])
@@ -61,7 +61,7 @@ def run(config: RowsPart, context: Context) -> Mapping[str, Any]:
         raise DataError(
             f"{total['documents']} documents came in, {placed} were placed and {total['quarantined']} quarantined: some were lost. Please report this."
         )
-    judge_quality(total, receipts, config.corpus, context)
+    check_quality(total, receipts, config.corpus, context)
     shards = {s: [f"{s}-{r['number']:05d}.arrow" for r in receipts if r["rows"][s]] for s in SPLITS}
     publish_text(
         context.folder / "rows.json",
@@ -87,7 +87,7 @@ def tokenize_piece(piece: Piece) -> dict[str, Any]:
     if done is not None:
         return done
     tokenizer = load_tokenizer(piece.tokenizer, piece.fast)
-    packed = pack_piece(corpus_of(piece.corpus).read(piece.name), tokenizer, piece.rows, piece.corpus)
+    packed = pack_piece(open_corpus(piece.corpus.source).read(piece.name), tokenizer, piece.rows, piece.corpus)
     faults.point("tokenize.before_shard")
     files = {}
     for split, rows in packed.rows.items():
@@ -124,7 +124,7 @@ def read_receipt(path: Path, folder: Path) -> dict[str, Any] | None:
     return receipt
 
 
-def judge_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: CorpusConfig, context: Context) -> None:
+def check_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: CorpusConfig, context: Context) -> None:
     """Say what was quarantined, and stop where it is too much."""
     if not total["documents"] or total["documents"] == total["quarantined"]:
         examples = [e for r in receipts for e in r["examples"]]

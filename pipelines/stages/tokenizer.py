@@ -6,24 +6,16 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from components.data import CORPORA
-from components.data.config import CorpusConfig
+from components.data.corpora import open_corpus
 from components.data.documents import Corpus, Document
 from components.data.tokenizer import build_tokenizer
 from components.store.files import publishing
 from pipelines.stage import Context
-from pipelines.workflows.main_job import TokenizerPart
+from pipelines.stages.spec import TokenizerSpec
 
 
-def corpus_of(config: CorpusConfig) -> Corpus:
-    """The corpus whose source this is."""
-    plugin = next(p for p in CORPORA.values() if p.config is type(config.source))
-    corpus: Corpus = plugin.load()(config.source)
-    return corpus
-
-
-def run(config: TokenizerPart, context: Context) -> Mapping[str, Any]:
-    corpora = [corpus_of(c) for c in config.corpora.values()]
+def run(config: TokenizerSpec, context: Context) -> Mapping[str, Any]:
+    corpora = [open_corpus(c.source) for c in config.corpora.values()]
     symbols = "".join(sorted(set("".join(c.symbols for c in corpora))))
     # Where every symbol is known ahead, no document needs to be read.
     texts = (
@@ -37,7 +29,7 @@ def run(config: TokenizerPart, context: Context) -> Mapping[str, Any]:
     return {"vocab_size": tokenizer.vocab_size}
 
 
-def sample(corpora: list[Corpus], config: TokenizerPart) -> Iterator[str]:
+def sample(corpora: list[Corpus], config: TokenizerSpec) -> Iterator[str]:
     """Documents from all pieces of all corpora, evenly."""
     for corpus in corpora:
         pieces = corpus.pieces(config.pieces)

@@ -13,10 +13,10 @@ from components.tracking import read_metrics
 from components.training import checkpoint
 from pipelines.progress import following
 from pipelines.stage import Context
-from pipelines.workflows.main_job import TrainPart
+from pipelines.stages.spec import TrainSpec
 
 
-def run(config: TrainPart, context: Context) -> Mapping[str, Any]:
+def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
     roles = sorted(config.weights)
     launch = TrainLaunch(
@@ -43,7 +43,7 @@ def run(config: TrainPart, context: Context) -> Mapping[str, Any]:
     return {"steps": config.train.steps, "parameters": parameters, **last}
 
 
-def start(config: TrainPart, context: Context) -> Path | None:
+def start(config: TrainSpec, context: Context) -> Path | None:
     """Checkpoint, or file of weights, to start from."""
     if config.train.init_folder:
         return (Path(config.train.init_folder) / "model.safetensors").absolute()

@@ -1,13 +1,21 @@
-"""Stage graphs, one file a workflow."""
+"""Stage graphs, one file a workflow. A run's YAML names one by ``workflow:``; this dict names them all."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from pipelines.schema import Comparison, RunConfig
 from pipelines.stage import Stage
+from pipelines.workflows import compare, main_job
+
+WORKFLOWS: dict[str, Callable[[Any], dict[str, Stage]]] = {
+    RunConfig.workflow: main_job.build,
+    Comparison.workflow: compare.build,
+}
+"""All stages of a run by label; the last is what it is for."""
 
 
 def build(run: RunConfig | Comparison) -> dict[str, Stage]:
     """All stages of a run by label; the last is what it is for."""
-    from pipelines.workflows import compare, main_job
-
-    return compare.build(run) if isinstance(run, Comparison) else main_job.build(run)
+    return WORKFLOWS[run.workflow](run)

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 from pipelines.schema import Comparison, RunConfig
 from pipelines.stage import Stage
+from pipelines.stages.spec import CompareSpec
 from pipelines.workflows import main_job
-
-
-@dataclass(frozen=True)
-class ComparePart:
-    """What decides the table besides the numbers that it is made of."""
-
-    title: str
-    tasks: tuple[str, ...]
-    seeds: tuple[int, ...]
 
 
 def build(comparison: Comparison) -> dict[str, Stage]:
@@ -34,8 +25,8 @@ def build(comparison: Comparison) -> dict[str, Stage]:
                 by_key[stage.key] = stages[stage.label] = stage
             if "evaluate" in made:
                 measured[f"{task}.{seed}"] = by_key[made["evaluate"].key]
-    part = ComparePart(comparison.name, tuple(comparison.tasks), comparison.seeds)
-    stages["compare"] = Stage("compare", "compare", 1, part, "pipelines.stages.compare:run", measured)
+    config = CompareSpec(comparison.name, tuple(comparison.tasks), comparison.seeds)
+    stages["compare"] = Stage("compare", "compare", 1, config, "pipelines.stages.compare:run", measured)
     return stages
 
 

@@ -2,198 +2,133 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
-from components.models.config import ModelConfig
-from components.objectives import OBJECTIVES, objective_name
 from components.samplers import SamplerConfig
-from components.scorers.config import JudgeConfig
 from components.store.files import digest_file
 from components.store.fingerprint import canonical
-from components.training.config import TrainConfig
-from pipelines.schema import GenerateConfig, RunConfig, budgets, model_of, taught_visible
+from pipelines.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible, total_passes
 from pipelines.stage import Stage
+from pipelines.stages import spec
 
 
-@dataclass(frozen=True)
-class TokenizerPart:
-    tokenizer: TokenizerConfig
-    corpora: dict[str, CorpusConfig]
-    pieces: int
+@dataclass
+class Graph:
+    """Stages that are there already, by label."""
 
+    run: RunConfig
+    prefix: str = ""
+    """Put before the labels that people see."""
+    stages: dict[str, Stage] = field(default_factory=dict)
 
-@dataclass(frozen=True)
-class RowsPart:
-    corpus: CorpusConfig
-    rows: RowsConfig
-    fast: str
+    def add(self, name: str, label: str, config: Any, inputs: Mapping[str, Stage], version: int = 1) -> Stage:
+        stage = Stage(name, self.prefix + label, version, config, f"pipelines.stages.{name}:run", inputs)
+        self.stages[label] = stage
+        return stage
 
+    def rows(self) -> dict[str, Stage]:
+        """Tokenized corpora by the role that they play for other stages."""
+        return {f"rows_{name}": self.stages[f"tokenize/{name}"] for name in self.run.corpora}
 
-@dataclass(frozen=True)
-class TrainPart:
-    model: ModelConfig
-    train: TrainConfig
-    weights: dict[str, float]
-    source: Any = None
-    """Config of the corpus that rewards rollouts; only where the objective asks for one."""
-    init_digest: str = ""
-    """Of the weights in ``train.init_folder``."""
-
-
-@dataclass(frozen=True)
-class ExportPart:
-    model: ModelConfig
-    length: int
-    trained_with: str
-    visible_supervision: bool
-    averaged: bool
-
-
-@dataclass(frozen=True)
-class GeneratePart:
-    sampler: SamplerConfig
-    generate: GenerateConfig
-    length: int
-    source: Any = None
-    """Config of the corpus whose rules a reward reads; only where the sampler asks for one."""
-
-
-@dataclass(frozen=True)
-class ScorePart:
-    scorers: dict[str, Any]
-    source: Any
-
-
-@dataclass(frozen=True)
-class JudgePart:
-    judge: JudgeConfig
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One line of the comparison."""
-
-    name: str
-    model: str
-    steps: int
-    preset: str
-    passes: int
-    """Training forward-backwards of its model, those of what it started from included."""
-
-
-@dataclass(frozen=True)
-class EvaluatePart:
-    compared: dict[str, Compared]
-    metric: str
-
-
-@dataclass(frozen=True)
-class ReportPart:
-    title: str
-    run: Any
-
-
-def passes_per_step(train: TrainConfig) -> float:
-    """Forward-backwards of one optimiser step, averaged over the training."""
-    objective = train.objective
-    if hasattr(objective, "passes"):
-        return float(objective.passes)
-    if objective.corrector_weight == 0:
-        return 1.0
-    corrected = (train.steps - objective.start_step) / train.steps
-    return float(1.0 + corrected * (1.0 / objective.every + objective.rollout / 3))
-
-
-def total_passes(run: RunConfig, name: str) -> int:
-    train = run.train[name]
-    own = round(train.steps * passes_per_step(train))
-    return own + (total_passes(run, train.init_from) if train.init_from else 0)
+    def source(self) -> Any:
+        """The first corpus, whose rules are those of the run."""
+        return next(iter(self.run.corpora.values())).source
 
 
 def build(run: RunConfig, prefix: str = "") -> dict[str, Stage]:
-    """All stages by label; the report is the last. ``prefix`` is put before the labels that people see."""
-    stages: dict[str, Stage] = {}
-
-    def add(name: str, label: str, config: Any, inputs: dict[str, Stage], version: int = 1) -> Stage:
-        stages[label] = Stage(name, prefix + label, version, config, f"pipelines.stages.{name}:run", inputs)
-        return stages[label]
-
-    tokenizer = add("tokenizer", "tokenizer", TokenizerPart(run.tokenizer, run.corpora, run.rows.pieces), {})
-    rows = {
-        name: add(
-            "tokenize", f"tokenize/{name}", RowsPart(corpus, run.rows, run.tokenizer.fast), {"tokenizer": tokenizer}
-        )
-        for name, corpus in run.corpora.items()
-    }
-
-    def train(name: str) -> Stage:
-        label = f"train/{name}"
-        if label in stages:
-            return stages[label]
-        config = run.train[name]
-        inputs = {f"rows_{n}": s for n, s in rows.items()} | {"tokenizer": tokenizer}
-        if config.init_from:
-            inputs["init"] = train(config.init_from)
-        weights = {f"rows_{n}": c.weight for n, c in run.corpora.items()}
-        digest = digest_file(Path(config.init_folder) / "model.safetensors") if config.init_folder else ""
-        rewarded = "reward" in OBJECTIVES[objective_name(config.objective)].needs
-        source = next(iter(run.corpora.values())).source if rewarded else None
-        return add("train", label, TrainPart(model_of(run, name).resolved(), config, weights, source, digest), inputs)
-
+    """All stages by label; the report is the last."""
+    graph = Graph(run, prefix)
+    add_rows(graph)
     for name in run.train:
-        train(name)
-    exports = {name: export(run, name, stages, add) for name in run.train}
-    judge = None
-    if "judge" in run.scorers:
-        judge = add(
-            "judge",
-            "judge",
-            JudgePart(run.scorers["judge"]),
-            {"tokenizer": tokenizer} | {f"rows_{n}": s for n, s in rows.items()},
-        )
-    source = next(iter(run.corpora.values())).source
-    compared: dict[str, Compared] = {}
+        add_training(graph, name)
+    for name in run.train:
+        add_export(graph, name)
+    for name, scorer in run.scorers.items():
+        if scorer.trains:
+            graph.add(
+                "fit", f"fit/{name}", spec.FitSpec(scorer), {"tokenizer": graph.stages["tokenizer"], **graph.rows()}
+            )
+    compared: dict[str, spec.Compared] = {}
     measured: dict[str, Stage] = {}
     for name, sampling in run.samplers.items():
         for sampler in budgets(sampling):
-            label = f"{name}@{sampler.steps}"
-            model = exports[sampling.model]
-            made = {"model": model}
-            if run.generate.prompts != "none":
-                made |= {"rows": next(iter(rows.values()))}
-            reward = getattr(sampler.search, "reward", "")
-            if reward == "judge" and judge:
-                made |= {"judge": judge}
-            part = GeneratePart(sampler, run.generate, run.rows.length, source if reward else None)
-            samples = add("generate", f"generate/{label}", part, made)
-            needed = {"samples": samples, "model": model} | ({"judge": judge} if judge else {})
-            scores = add("score", f"score/{label}", ScorePart(run.scorers, source), needed)
             role = f"{len(compared):03d}"
-            compared[role] = Compared(
-                name, sampling.model, sampler.steps, sampler.preset, total_passes(run, sampling.model)
-            )
-            measured |= {f"samples_{role}": samples, f"scores_{role}": scores}
+            passes = total_passes(run, sampling.model)
+            compared[role] = spec.Compared(name, sampling.model, sampler.steps, sampler.preset, passes)
+            measured |= add_samples(graph, f"{name}@{sampler.steps}", role, sampling, sampler)
     if compared:
-        metric = run.metric or next(iter(run.scorers))
-        evaluate = add("evaluate", "evaluate", EvaluatePart(compared, metric), measured)
-        trained = {f"train_{n}": stages[f"train/{n}"] for n in run.train}
-        shown = {"evaluate": evaluate, "tokenizer": tokenizer} | trained
-        shown |= {k: v for k, v in measured.items() if k.startswith("samples_")}
-        told = {k: v for k, v in canonical(run).items() if k != "runtime"}
-        add("report", "report", ReportPart(run.name, told), shown)
-    return stages
+        add_report(graph, compared, measured)
+    return graph.stages
 
 
-def export(run: RunConfig, name: str, stages: dict[str, Stage], add: Any) -> Stage:
-    train = run.train[name]
-    part = ExportPart(
-        model_of(run, name).resolved(), run.rows.length, objective_name(train.objective), taught_visible(run, name),
-        train.ema_decay > 0,
-    )  # fmt: skip
-    made: Stage = add(
-        "export", f"export/{name}", part, {"train": stages[f"train/{name}"], "tokenizer": stages["tokenizer"]}
+def add_rows(graph: Graph) -> None:
+    """The tokenizer that all corpora share, and each corpus in rows."""
+    run = graph.run
+    tokenizer = graph.add("tokenizer", "tokenizer", spec.TokenizerSpec(run.tokenizer, run.corpora, run.rows.pieces), {})
+    for name, corpus in run.corpora.items():
+        config = spec.TokenizeSpec(corpus, run.rows, run.tokenizer.fast)
+        graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": tokenizer})
+
+
+def add_training(graph: Graph, name: str) -> Stage:
+    """A training, and before it the one that it starts from."""
+    label = f"train/{name}"
+    if label in graph.stages:
+        return graph.stages[label]
+    run, config = graph.run, graph.run.train[name]
+    inputs = graph.rows() | {"tokenizer": graph.stages["tokenizer"]}
+    if config.init_from:
+        inputs["init"] = add_training(graph, config.init_from)
+    weights = {f"rows_{n}": c.weight for n, c in run.corpora.items()}
+    digest = digest_file(Path(config.init_folder) / "model.safetensors") if config.init_folder else ""
+    source = graph.source() if config.objective.rewarded else None
+    model = model_of(run, name).resolved()
+    return graph.add("train", label, spec.TrainSpec(model, config, weights, source, digest), inputs)
+
+
+def add_export(graph: Graph, name: str) -> None:
+    run, train = graph.run, graph.run.train[name]
+    config = spec.ExportSpec(
+        model=model_of(run, name).resolved(),
+        length=run.rows.length,
+        trained_with=train.objective.name,
+        paper=train.objective.paper,
+        visible_supervision=taught_visible(run, name),
+        averaged=train.ema_decay > 0,
     )
-    return made
+    inputs = {"train": graph.stages[f"train/{name}"], "tokenizer": graph.stages["tokenizer"]}
+    graph.add("export", f"export/{name}", config, inputs)
+
+
+def add_samples(
+    graph: Graph, label: str, role: str, sampling: SamplingConfig, sampler: SamplerConfig
+) -> dict[str, Stage]:
+    """Samples and scores of one sampler at one budget, by the roles that they play for the evaluation."""
+    run, model = graph.run, graph.stages[f"export/{sampling.model}"]
+    reward = sampler.search.reward_name
+    inputs = {"model": model}
+    if run.generate.prompts != "none":
+        inputs["rows"] = next(iter(graph.rows().values()))
+    if reward and run.scorers.get(reward) and run.scorers[reward].trains:
+        inputs[f"fit_{reward}"] = graph.stages[f"fit/{reward}"]
+    config = spec.GenerateSpec(sampler, run.generate, run.rows.length, graph.source() if reward else None)
+    samples = graph.add("generate", f"generate/{label}", config, inputs)
+    trained = {f"fit_{n}": graph.stages[f"fit/{n}"] for n, scorer in run.scorers.items() if scorer.trains}
+    needed = {"samples": samples, "model": model, **trained}
+    scores = graph.add("score", f"score/{label}", spec.ScoreSpec(run.scorers, graph.source()), needed)
+    return {f"samples_{role}": samples, f"scores_{role}": scores}
+
+
+def add_report(graph: Graph, compared: Mapping[str, spec.Compared], measured: Mapping[str, Stage]) -> None:
+    """One table of all samplers, and the page."""
+    run = graph.run
+    scorer = run.scorers[run.metric or next(iter(run.scorers))]
+    evaluate = graph.add("evaluate", "evaluate", spec.EvaluateSpec(compared, scorer), measured)
+    trained = {f"train_{n}": graph.stages[f"train/{n}"] for n in run.train}
+    shown = {"evaluate": evaluate, "tokenizer": graph.stages["tokenizer"], **trained}
+    shown |= {role: stage for role, stage in measured.items() if role.startswith("samples_")}
+    described = {k: v for k, v in canonical(run).items() if k != "runtime"}
+    graph.add("report", "report", spec.ReportSpec(run.name, described), shown)

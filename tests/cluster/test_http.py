@@ -55,7 +55,13 @@ def test_serving_over_http(tmp_path):
         assert code == 200
         assert scores["scores"]["nelbo"][0] > 0
         assert ask(f"{url}/v1/sample", {"sampler": "prosecco"})[0] == 400
-        assert "Did you mean" in ask(f"{url}/v1/sample", {"sampler": "prosecco"})[1]["error"]
+        assert "did you mean proseco?" in ask(f"{url}/v1/sample", {"sampler": "prosecco"})[1]["error"]
+        code, found = ask(f"{url}/v1/sample", {"sampler": "proseco", "options": {"corrector": {"draft": "argmx"}}})
+        assert code == 400
+        assert "sampler.corrector.draft = 'argmx'" in found["error"]
+        assert "did you mean argmax?" in found["error"]
+        assert ask(f"{url}/v1/sample", {"prompts": "12"})[0] == 400, "a text is no list of prompts"
+        assert ask(f"{url}/v1/score", {})[0] == 400
         assert ask(f"{url}/v1/sample", {"num_samples": 10**6})[0] == 400
         assert ask(f"{url}/v1/sample", [1])[0] == 400
         assert ask(f"{url}/nowhere", {})[0] == 404

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from components.data.config import CorpusConfig, JsonlConfig, RowsConfig, TextConfig, TokenizerConfig
+from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
+from components.data.corpora.config import JsonlConfig, TextConfig
+from components.data.corpora.files import JsonLines, TextFiles
 from components.data.documents import Document
-from components.data.files import JsonLines, TextFiles
 from components.data.packing import SPLITS, pack_piece
 from components.data.tokenizer import Tokenizer, agrees, build_tokenizer
 

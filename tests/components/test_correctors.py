@@ -9,12 +9,21 @@ import pytest
 import torch
 
 from components.models.denoiser import Prediction
-from components.samplers import PRESETS, SamplerConfig, configured
-from components.samplers import config as c
-from components.samplers.contract import Vocabulary
-from components.samplers.dsc import push
-from components.samplers.engine import Engine, Row
-from components.samplers.search import build
+from components.samplers import SamplerConfig, presets, rules
+from components.samplers.config import BlocksConfig, GuardConfig
+from components.samplers.contract import Row, Vocabulary
+from components.samplers.correctors.dsc import push
+from components.samplers.engine import Engine
+from components.samplers.options.correctors import (
+    DscConfig,
+    FreeCorrectionConfig,
+    PrismConfig,
+    ProsecoCorrectorConfig,
+    TokenEditConfig,
+)
+from components.samplers.options.orders import ConfidenceConfig, EntropyConfig
+from components.samplers.options.schedules import EntropyBoundConfig, FactorConfig, FixedCountConfig, ThresholdConfig
+from components.samplers.sampler import build_sampler
 from tests.decoding import drive, rows_of, run, sampler_of
 from tests.oracle import Oracle
 
@@ -34,20 +43,20 @@ def planted(oracle: Oracle, count: int = 20) -> list[Row]:
 
 
 def preset(name: str, **changes) -> SamplerConfig:
-    return replace(configured(name, dict(PRESETS[name].defaults)), **changes)
+    return replace(presets.preset(name), **changes)
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        preset("prism", steps=2, corrector=c.PrismConfig(start=0.0)),
-        preset("prism", steps=2, corrector=c.PrismConfig(start=0.0, score="loo")),
+        preset("prism", steps=2, corrector=PrismConfig(start=0.0)),
+        preset("prism", steps=2, corrector=PrismConfig(start=0.0, score="loo")),
         preset("dsc"),
-        preset("dsc", corrector=c.DscConfig(score="visible")),
-        preset("free_correction", steps=3, corrector=c.FreeCorrectionConfig(score="loo", starts=(0.0,), shares=(0.3,))),
-        preset("free_correction", steps=3, corrector=c.FreeCorrectionConfig(starts=(0.0,), shares=(0.3,))),
+        preset("dsc", corrector=DscConfig(score="visible")),
+        preset("free_correction", steps=3, corrector=FreeCorrectionConfig(score="loo", starts=(0.0,), shares=(0.3,))),
+        preset("free_correction", steps=3, corrector=FreeCorrectionConfig(starts=(0.0,), shares=(0.3,))),
         preset("token_edit"),
-        preset("token_edit", corrector=c.TokenEditConfig(action="remask")),
+        preset("token_edit", corrector=TokenEditConfig(action="remask")),
         preset("smart", steps=4),
         preset("proseco", steps=4),
     ],
@@ -137,7 +146,7 @@ def test_the_running_mean_forgets_what_is_masked():
 def test_a_listed_position_is_not_masked_again_for_as_many_pushes_as_the_list_is_long():
     """tau = -1 calls everything wrong; the loop ends under the cap on steps all the same."""
     oracle = Oracle(num_tokens=3, length=8, seed=2)
-    config = preset("dsc", steps=20, corrector=c.DscConfig(threshold=-1.0, queue=4, num_remasked=1))
+    config = preset("dsc", steps=20, corrector=DscConfig(threshold=-1.0, queue=4, num_remasked=1))
     history: list[list[int]] = [[] for _ in range(10)]
     steps = list(drive(oracle, sampler_of(oracle, config), rows_of(oracle, 10)))
     for _, _, record in steps:
@@ -158,7 +167,7 @@ def test_the_block_list_takes_the_worst_first_and_drops_the_oldest():
 
 def test_the_confidence_threshold_reveals_at_least_one_and_all_that_pass():
     oracle = Oracle(num_tokens=3, length=6, joint=alike)
-    config = preset("threshold", draw=GREEDY, schedule=c.ThresholdConfig(0.6))
+    config = preset("threshold", draw=GREEDY, schedule=ThresholdConfig(0.6))
     several = 0
     for before, _, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30, prompt=1)):
         masked = (before.tokens == oracle.mask_id) & before.active[:, None]
@@ -173,7 +182,7 @@ def test_the_confidence_threshold_reveals_at_least_one_and_all_that_pass():
 
 def test_the_factor_rule_is_the_largest_n_that_keeps_it():
     """Fast-dLLM: (n + 1)(1 - c_n) < f with c_n the n-th largest confidence."""
-    from components.samplers.schedule import Factor
+    from components.samplers.schedules.adaptive import Factor
 
     confidence = torch.tensor([[0.99, 0.6, 0.95, 0.9], [0.3, 0.2, 0.1, 0.4], [1.0, 1.0, 1.0, 1.0]])
     candidates = torch.tensor([[True] * 4, [True] * 4, [True, True, False, False]])
@@ -186,7 +195,7 @@ def test_the_factor_rule_is_the_largest_n_that_keeps_it():
 
     view = Sees()
     view.confidence = confidence
-    chosen = Factor(c.FactorConfig(0.3), None, None).reveal(state, candidates, confidence, view, torch.zeros(3))
+    chosen = Factor(FactorConfig(0.3), None, None).reveal(state, candidates, confidence, view, torch.zeros(3))
     # n = 1: 2 x 0.01; n = 2: 3 x 0.05; n = 3: 4 x 0.1 = 0.4 is too much. None passes in row 2: one all the same.
     assert chosen.tolist() == [[True, False, True, False], [False, False, False, True], [True, True, False, False]]
 
@@ -195,7 +204,7 @@ def test_the_entropy_bound_grows_what_a_call_reveals():
     oracle = Oracle(num_tokens=3, length=7, seed=2)
     calls = []
     for gamma in (0.0, 0.5, 2.0, 20.0):
-        config = preset("entropy_bound", schedule=c.EntropyBoundConfig(gamma))
+        config = preset("entropy_bound", schedule=EntropyBoundConfig(gamma))
         samples = run(oracle, config, rows_of(oracle, 40))
         calls.append(sum(s.calls for s in samples.values()) / 40)
     assert calls[0] == 7
@@ -204,12 +213,12 @@ def test_the_entropy_bound_grows_what_a_call_reveals():
 
 
 @pytest.mark.parametrize(
-    "schedule", [c.FixedCountConfig(), c.ThresholdConfig(0.8), c.FactorConfig(), c.EntropyBoundConfig(0.3)]
+    "schedule", [FixedCountConfig(), ThresholdConfig(0.8), FactorConfig(), EntropyBoundConfig(0.3)]
 )
 def test_blocks_are_written_from_left_to_right(schedule):
     oracle = Oracle(num_tokens=2, length=8, seed=1)
-    unmask = c.EntropyConfig() if isinstance(schedule, c.EntropyBoundConfig) else c.ConfidenceConfig()
-    config = SamplerConfig(steps=6, schedule=schedule, unmask=unmask, blocks=c.BlocksConfig(length=3))
+    unmask = EntropyConfig() if isinstance(schedule, EntropyBoundConfig) else ConfidenceConfig()
+    config = SamplerConfig(steps=6, schedule=schedule, unmask=unmask, blocks=BlocksConfig(length=3))
     for _, after, _ in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 20, prompt=1)):
         masked = after.tokens == oracle.mask_id
         for block in (range(1, 4), range(4, 7)):
@@ -222,7 +231,7 @@ def test_the_ticks_of_a_row_are_divided_over_its_blocks():
     """8 positions in 2 blocks and 4 ticks: 2 a call, as LLaDA's steps per block."""
     oracle = Oracle(num_tokens=2, length=8, seed=1)
     config = SamplerConfig(
-        steps=4, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=4)
+        steps=4, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), blocks=BlocksConfig(length=4)
     )
     assert {s.calls for s in run(oracle, config, rows_of(oracle, 9)).values()} == {4}
 
@@ -231,7 +240,7 @@ def test_text_ends_early_row_by_row():
     """Token 0 ends a text: what follows is filled without calls, once nothing before it is masked."""
     oracle = Oracle(num_tokens=3, length=8, seed=1)
     config = SamplerConfig(
-        steps=8, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=2)
+        steps=8, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), blocks=BlocksConfig(length=2)
     )
     samples = run(oracle, config, rows_of(oracle, 60), end_id=0).values()
     assert len({s.calls for s in samples}) > 2
@@ -239,14 +248,14 @@ def test_text_ends_early_row_by_row():
         if 0 in s.tokens:
             first = s.tokens.index(0)
             assert s.tokens[first + 1 + (first + 1) % 2 :].count(0) == len(s.tokens) - (first + 1 + (first + 1) % 2)
-    keeps = replace(config, blocks=c.BlocksConfig(length=2, early_end=False))
+    keeps = replace(config, blocks=BlocksConfig(length=2, early_end=False))
     assert {s.calls for s in run(oracle, keeps, rows_of(oracle, 60), end_id=0).values()} == {8}
 
 
 def test_an_end_token_in_the_prompt_ends_nothing():
     oracle = Oracle(num_tokens=3, length=6, seed=1)
     config = SamplerConfig(
-        steps=5, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=5)
+        steps=5, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), blocks=BlocksConfig(length=5)
     )
     samples = run(oracle, config, rows_of(oracle, 30, prompt=0), end_id=0).values()
     assert any(set(s.tokens[1:]) - {0} for s in samples)
@@ -270,17 +279,17 @@ class Flips:
 
 def flipped(config: SamplerConfig, length: int = 4, denoiser=None):
     row = Row(0, (MASK,) * length, (False,) * length)
-    return next(Engine(denoiser or Flips(), build(config, Vocabulary(MASK)), 1).run([row]))
+    return next(Engine(denoiser or Flips(), build_sampler(config, Vocabulary(MASK)), 1).run([row]))
 
 
 def test_editing_stops_after_its_rounds_and_at_a_canvas_that_it_has_seen():
-    base = preset("token_edit", guard=c.GuardConfig())
+    base = preset("token_edit", guard=GuardConfig())
     for rounds in (0, 1, 5):
-        sample = flipped(replace(base, corrector=c.TokenEditConfig(rounds=rounds)))
+        sample = flipped(replace(base, corrector=TokenEditConfig(rounds=rounds)))
         assert sample.calls == 1 + rounds
         assert sample.tokens == ((5 + rounds) % 8,) * 4
     # The flips have a period of 8: the ninth round would show the canvas of the first.
-    assert flipped(replace(base, corrector=c.TokenEditConfig(rounds=30))).calls == 1 + 9
+    assert flipped(replace(base, corrector=TokenEditConfig(rounds=30))).calls == 1 + 9
 
 
 def test_a_content_network_needs_one_round():
@@ -297,20 +306,20 @@ def test_a_content_network_needs_one_round():
 @pytest.mark.parametrize(
     ("guard", "edits"),
     [
-        (c.GuardConfig(), 5 * 4),
-        (c.GuardConfig(edits_per_position=2), 2 * 4),
-        (c.GuardConfig(edit_share=0.25), 5),
+        (GuardConfig(), 5 * 4),
+        (GuardConfig(edits_per_position=2), 2 * 4),
+        (GuardConfig(edit_share=0.25), 5),
     ],
     ids=str,
 )
 def test_every_corrector_obeys_the_guard(guard, edits):
-    config = preset("token_edit", guard=guard, corrector=c.TokenEditConfig(rounds=5))
+    config = preset("token_edit", guard=guard, corrector=TokenEditConfig(rounds=5))
     assert flipped(config).edits == edits
 
 
 def test_a_cooldown_leaves_fresh_tokens_alone():
     oracle = Oracle(num_tokens=3, length=8, seed=2)
-    config = preset("prism", steps=8, corrector=c.PrismConfig(start=0.0), guard=c.GuardConfig(cooldown=2))
+    config = preset("prism", steps=8, corrector=PrismConfig(start=0.0), guard=GuardConfig(cooldown=2))
     remasked = 0
     for before, _, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
         age = before.tick[:, None] - before.parts["written_at"]
@@ -322,9 +331,9 @@ def test_a_cooldown_leaves_fresh_tokens_alone():
 def test_a_confident_network_skips_the_loop():
     """skip_above: no loop where every drafted token is at least so probable; the draws are from the first pass."""
     sure = Flips()
-    config = preset("proseco_confidence", steps=2, corrector=c.ProsecoCorrectorConfig(passes=3, skip_above=0.9))
+    config = preset("proseco_confidence", steps=2, corrector=ProsecoCorrectorConfig(passes=3, skip_above=0.9))
     assert flipped(config, denoiser=sure).calls == 2
-    unsure = preset("proseco_confidence", steps=2, corrector=c.ProsecoCorrectorConfig(passes=3, skip_above=1.0))
+    unsure = preset("proseco_confidence", steps=2, corrector=ProsecoCorrectorConfig(passes=3, skip_above=1.0))
     assert flipped(unsure).calls == 2 * 4
 
 
@@ -332,8 +341,8 @@ def test_with_a_region_later_blocks_are_a_frozen_draft():
     """The corrector sees a draft everywhere and rewrites up to the end of the active block."""
     shown = Flips()
     config = SamplerConfig(
-        steps=2, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), blocks=c.BlocksConfig(length=2),
-        draw=GREEDY, corrector=c.ProsecoCorrectorConfig(passes=2, draft="argmax", region="generated"),
+        steps=2, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), blocks=BlocksConfig(length=2),
+        draw=GREEDY, corrector=ProsecoCorrectorConfig(passes=2, draft="argmax", region="generated"),
     )  # fmt: skip
     sample = flipped(config, denoiser=shown)
     drafts = [t[0].tolist() for t in shown.shown if MASK not in t[0].tolist()]
@@ -343,14 +352,14 @@ def test_with_a_region_later_blocks_are_a_frozen_draft():
 
 def test_scores_are_one_family():
     """Every score ranks a planted error lowest where it can know of it; commit-time confidence cannot."""
-    from components.samplers.scores import SCORES
+    from components.samplers.correctors.scores import SCORES
 
     oracle = Oracle(num_tokens=3, length=7, joint=alike)
     for name in sorted(SCORES):
         config = preset(
-            "free_correction", steps=4, corrector=c.FreeCorrectionConfig(score=name, starts=(0.0,), shares=(0.3,))
+            "free_correction", steps=4, corrector=FreeCorrectionConfig(score=name, starts=(0.0,), shares=(0.3,))
         )
-        assert not config.problems("s")
+        assert not rules.problems(config, "s")
         first = next(drive(oracle, sampler_of(oracle, config), planted(oracle)))[2]
         found = first.remasked[:, 0].double().mean()
         if name in ("visible", "mean", "drop", "loo", "quality"):
@@ -361,8 +370,8 @@ def test_scores_are_one_family():
 def test_leave_one_out_costs_a_call_for_every_visible_token():
     oracle = Oracle(num_tokens=2, length=6, seed=1)
     base = preset("prism", steps=3)
-    plain = run(oracle, replace(base, corrector=c.PrismConfig(score="quality", start=0.0)), rows_of(oracle, 5))
-    loo = run(oracle, replace(base, corrector=c.PrismConfig(score="loo", start=0.0)), rows_of(oracle, 5))
+    plain = run(oracle, replace(base, corrector=PrismConfig(score="quality", start=0.0)), rows_of(oracle, 5))
+    loo = run(oracle, replace(base, corrector=PrismConfig(score="loo", start=0.0)), rows_of(oracle, 5))
     assert {s.calls for s in plain.values()} == {3}
     assert {s.calls for s in loo.values()} == {3 + 0 + 2 + 4}
 
@@ -370,7 +379,7 @@ def test_leave_one_out_costs_a_call_for_every_visible_token():
 def test_raw_rows_at_visible_positions_are_not_one_hot():
     """A carried-over row would make every score of it 1."""
     oracle = Oracle(num_tokens=3, length=6, seed=1)
-    config = preset("free_correction", steps=6, corrector=c.FreeCorrectionConfig(score="visible"))
+    config = preset("free_correction", steps=6, corrector=FreeCorrectionConfig(score="visible"))
     spread = []
     for _, after, _ in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
         spread.append(after)

@@ -5,25 +5,23 @@ import json
 import numpy as np
 import pytest
 
-from components.data import CORPORA
-from components.data.config import (
+from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
+from components.data.corpora import CORPORA
+from components.data.corpora.config import (
     AdditionConfig,
     CodingConfig,
-    CorpusConfig,
     JsonlConfig,
     LatinSquareConfig,
     ParquetConfig,
-    RowsConfig,
     StdlibConfig,
     SudokuConfig,
     TextConfig,
-    TokenizerConfig,
 )
+from components.data.corpora.files import JsonLines, ParquetFiles, Stdlib, TextFiles
+from components.data.corpora.puzzles import Addition, Coding, LatinSquares, Sudokus
 from components.data.documents import BadDocument, Document, split_of
-from components.data.files import JsonLines, ParquetFiles, Stdlib, TextFiles
 from components.data.order import BLOCK, Mixture, permute
 from components.data.packing import SPLITS, pack_piece
-from components.data.puzzles import Addition, Coding, LatinSquares, Sudokus
 from components.data.rows import TokenRows, write_rows
 from components.data.tokenizer import SPECIAL, agrees, build_tokenizer, load_tokenizer
 from components.errors import CorruptArtifact, DataError
@@ -199,7 +197,7 @@ def test_the_standard_library_is_there():
 
 
 def test_every_corpus_can_be_listed():
-    assert all(p.load() is not None for p in CORPORA.values())
+    assert all(p().load() is not None for p in CORPORA.values())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 1000, 4097])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from components.evaluation.diagnosis import auroc, detection, diagnose, plant, repair
-from components.samplers import PRESETS, configured
-from components.samplers import config as c
+from components.samplers import preset
+from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Vocabulary
 from components.scorers.base import ScoredRow, ScorerSetting
 from components.scorers.config import NelboConfig
@@ -69,17 +69,17 @@ def test_a_copying_network_finds_nothing():
 
 def test_correctors_are_measured_by_their_edits():
     planted = plant(ORACLE, CLEAN, WRITABLE, 1, "random", WORDS)
-    greedy = replace(c.SamplerConfig().draw, temperature=0.0)
-    edit = replace(configured("token_edit", dict(PRESETS["token_edit"].defaults)), draw=greedy)
+    greedy = replace(SamplerConfig().draw, temperature=0.0)
+    edit = replace(preset("token_edit"), draw=greedy)
     told = repair(ORACLE, planted, edit, WORDS, Extras(policy))
     assert told["edit_precision"] == told["edit_recall"] == 1.0
     assert told["flip_flop_rate"] == 0.0
-    plain = configured("mdlm", dict(PRESETS["mdlm"].defaults))
+    plain = preset("mdlm")
     assert repair(ORACLE, planted, plain, WORDS, Extras())["edit_recall"] == 0.0
 
 
 def test_a_diagnosis_has_a_line_for_each_kind_and_corrector():
-    correctors = {"prism": configured("prism", dict(PRESETS["prism"].defaults))}
+    correctors = {"prism": preset("prism")}
     lines = diagnose(ORACLE, CLEAN, WRITABLE, WORDS, {"quality_layers": 0}, 1, correctors, Extras())
     assert [(x["kind"], x.get("corrector")) for x in lines] == [
         ("random", None), ("random", "prism"), ("own", None), ("own", "prism")

@@ -8,12 +8,13 @@ import sys
 import pytest
 import torch
 
-from components.api import load, sample, score
-from components.data.config import LatinSquareConfig, TokenizerConfig
+from components.api import Judging, load, sample, score
+from components.data.config import TokenizerConfig
+from components.data.corpora.config import LatinSquareConfig
 from components.data.tokenizer import build_tokenizer
 from components.errors import ConfigError, DataError, ModelError, SamplingError
 from components.models.config import ModelConfig
-from components.models.export import write_export
+from components.models.exchange.export import write_export
 from components.models.transformer import Transformer
 from components.models.weights import load_model, save_weights
 
@@ -73,7 +74,7 @@ def test_three_lines_do_what_the_command_does(tmp_path):
     exported(tmp_path / "m")
     model = load(tmp_path / "m")
     rows = sample(model, sampler="proseco", num_samples=3, prompts=["12", ""], steps=4)
-    numbers = score(model, rows, ["nelbo", "entropy", "validity"], source=LatinSquareConfig(size=3))
+    numbers = score(model, rows, ["nelbo", "entropy", "validity"], Judging(LatinSquareConfig(size=3)))
     assert len(rows) == len(numbers["nelbo"]) == len(numbers["valid"]) == 6
     assert all(r.sample.tokens[:2] == (4, 5) for r in rows[:3])
     assert [r.sample for r in rows] == [r.sample for r in sample(model, "proseco", 3, ["12", ""], steps=4)]
@@ -95,7 +96,7 @@ def test_wrong_folders_and_names_say_what_to_do(tmp_path):
         load(tmp_path)
     exported(tmp_path / "m")
     model = load(tmp_path / "m")
-    with pytest.raises(ConfigError, match="Did you mean proseco"):
+    with pytest.raises(ConfigError, match="did you mean proseco"):
         sample(model, "prosecco")
     with pytest.raises(DataError, match="leaves none to write"):
         sample(model, prompts=["123123123"])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from components.errors import ModelError
-from components.models.foreign import FORMATS, read_foreign
+from components.models.exchange.foreign import FORMATS, read_foreign
 
 VOCAB, DIM = 40, 32
 
@@ -143,7 +143,7 @@ def test_an_imported_folder_samples_trains_on_and_loads_in_transformers(tmp_path
     from transformers import AutoModelForMaskedLM
 
     from components.api import load, sample
-    from pipelines.jobs import import_model
+    from pipelines.import_weights import import_model
 
     source = tmp_path / "source"
     llama(source)

@@ -15,18 +15,22 @@ from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.heads import PolicyNet
 from components.models.transformer import Transformer
-from components.samplers import PRESETS, SamplerConfig, configured
-from components.samplers import config as c
-from components.samplers.contract import Extras, Vocabulary
-from components.samplers.engine import Engine, Row
-from components.samplers.learned import log_probability
-from components.samplers.search import build
+from components.samplers import SamplerConfig, presets
+from components.samplers.config import GuidanceConfig
+from components.samplers.contract import Extras, Row, Vocabulary
+from components.samplers.engine import Engine
+from components.samplers.options.correctors import NoCorrectorConfig, PrismConfig, ProsecoCorrectorConfig
+from components.samplers.options.inputs import DslSdeConfig, HardConfig, MixtureConfig, SoftMaskConfig
+from components.samplers.options.orders import ConfidenceConfig
+from components.samplers.options.schedules import FixedCountConfig, LearnedConfig
+from components.samplers.sampler import build_sampler
+from components.samplers.schedules.learned import log_probability
 from tests.decoding import distance, drive, law, rows_of, run, sampler_of, tokens_of
 from tests.oracle import Oracle, chi_square
 
 
 def preset(name: str, **changes) -> SamplerConfig:
-    return replace(configured(name, dict(PRESETS[name].defaults)), **changes)
+    return replace(presets.preset(name), **changes)
 
 
 class Watched:
@@ -42,10 +46,10 @@ class Watched:
         return self.oracle(tokens, **kwargs)
 
 
-@pytest.mark.parametrize("inputs", [c.MixtureConfig(top_k=3), c.SoftMaskConfig(top_k=3)])
+@pytest.mark.parametrize("inputs", [MixtureConfig(top_k=3), SoftMaskConfig(top_k=3)])
 def test_mixture_weights_sum_to_one_and_fixed_positions_are_hard(inputs):
     watched = Watched(Oracle(3, 6, seed=1))
-    config = SamplerConfig(steps=4, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), inputs=inputs)
+    config = SamplerConfig(steps=4, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), inputs=inputs)
     softened = 0
     for _ in drive(watched, sampler_of(watched.oracle, config), rows_of(watched.oracle, 20, prompt=1)):
         _, weights = watched.soft[-1]
@@ -53,7 +57,7 @@ def test_mixture_weights_sum_to_one_and_fixed_positions_are_hard(inputs):
         assert bool((weights >= -1e-6).all())
         assert bool((weights[:, 0, 0] == 1).all()), "the prompt"
         masked = watched.tokens[-1] == 3
-        other = ~masked if isinstance(inputs, c.SoftMaskConfig) else masked
+        other = ~masked if isinstance(inputs, SoftMaskConfig) else masked
         assert bool((weights[..., 0][other] == 1).all()), "each kind softens its own positions only"
         softened += int((weights[..., 0] < 1).sum())
     assert softened > 0
@@ -65,9 +69,9 @@ def test_an_infinite_beta_is_hard_decoding_bit_for_bit():
     torch.nn.init.normal_(network.head.weight)
     rows = [Row(i, (0,) * 6, (False,) * 6) for i in range(8)]
     found = []
-    for inputs in (c.HardConfig(), c.MixtureConfig(beta=math.inf), c.SoftMaskConfig(beta=math.inf)):
-        config = SamplerConfig(steps=4, schedule=c.FixedCountConfig(), unmask=c.ConfidenceConfig(), inputs=inputs)
-        found.append({s.id: s for s in Engine(network, build(config, Vocabulary(0)), 8).run(rows)})
+    for inputs in (HardConfig(), MixtureConfig(beta=math.inf), SoftMaskConfig(beta=math.inf)):
+        config = SamplerConfig(steps=4, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), inputs=inputs)
+        found.append({s.id: s for s in Engine(network, build_sampler(config, Vocabulary(0)), 8).run(rows)})
     assert found[0] == found[1] == found[2]
 
 
@@ -75,7 +79,7 @@ def test_the_more_uncertain_the_more_mask():
     """The sign of soft masks: weight of the mask (beta + H) / (beta + 1)."""
     oracle = Oracle(3, 5, seed=3)
     watched = Watched(oracle)
-    config = preset("soft_mask", steps=4, inputs=c.SoftMaskConfig(beta=1.0, top_k=3, fade=0.0))
+    config = preset("soft_mask", steps=4, inputs=SoftMaskConfig(beta=1.0, top_k=3, fade=0.0))
     list(drive(watched, sampler_of(oracle, config), rows_of(oracle, 30)))
     p = oracle(watched.tokens[0]).logits[..., :3].softmax(-1)
     entropy = -(p * p.log()).sum(-1) / math.log(4)
@@ -88,7 +92,7 @@ def test_a_written_token_stays_mixed_with_what_it_was_drawn_from():
     """w = (H p + (beta + 1 - H) y) / (beta + 1), p from the call of the commit, over the k best."""
     oracle = Oracle(3, 5, seed=3)
     watched = Watched(oracle)
-    config = preset("moi", steps=5, inputs=c.MixtureConfig(beta=1.0, top_k=3, fade=0.0))
+    config = preset("moi", steps=5, inputs=MixtureConfig(beta=1.0, top_k=3, fade=0.0))
     records = [r for _, _, r in drive(watched, sampler_of(oracle, config), rows_of(oracle, 30))]
     p = oracle(watched.tokens[0]).logits[..., :3].softmax(-1)
     entropy = -(p * p.log()).sum(-1) / math.log(4)
@@ -102,7 +106,7 @@ def test_a_written_token_stays_mixed_with_what_it_was_drawn_from():
 
 def test_remasking_clears_the_soft_memory():
     oracle = Oracle(3, 6, seed=3)
-    config = preset("moi", corrector=c.PrismConfig(start=0.0), steps=5)
+    config = preset("moi", corrector=PrismConfig(start=0.0), steps=5)
     for _, after, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
         assert bool((after.parts["soft_weights"][record.remasked] == 0).all())
         assert bool((after.parts["soft_weights"][after.tokens == 3] == 0).all())
@@ -123,7 +127,7 @@ def test_the_sde_ends_on_the_prior_of_a_single_token():
     """One token, p given: the endpoint law of the stochastic differential equation. 20,000 rows, 200 steps;
     the discretisation moves the law by less than 0.01 here, the noise of the test is 0.004."""
     oracle = Oracle(num_tokens=3, length=1, joint=lambda o: torch.tensor([0.5, 0.2, 0.3]))
-    config = preset("dsl_sde", steps=200, inputs=c.DslSdeConfig(gamma_max=40.0))
+    config = preset("dsl_sde", steps=200, inputs=DslSdeConfig(gamma_max=40.0))
     found = law(oracle, tokens_of(run(oracle, config, rows_of(oracle, 20000), lanes=20000)))
     assert distance(found, oracle.joint) < 0.015
 
@@ -131,7 +135,7 @@ def test_the_sde_ends_on_the_prior_of_a_single_token():
 def test_the_sde_couples_positions():
     """Two tokens that agree: independent draws would disagree half of the time."""
     oracle = Oracle(num_tokens=2, length=2, joint=lambda o: (o[:, 0] == o[:, 1]).double() + 1e-6)
-    config = preset("dsl_sde", steps=100, inputs=c.DslSdeConfig(gamma_max=40.0))
+    config = preset("dsl_sde", steps=100, inputs=DslSdeConfig(gamma_max=40.0))
     tokens = tokens_of(run(oracle, config, rows_of(oracle, 2000), lanes=2000))
     assert float((tokens[:, 0] == tokens[:, 1]).double().mean()) > 0.99
     assert abs(float(tokens.double().mean()) - 0.5) < 0.05
@@ -179,7 +183,7 @@ def test_a_noisy_network_samples_by_every_discrete_sampler():
     assert network.encoder is not None
     extras = Extras(embedding=network.encoder.table().detach())
     for name in ("dsl", "mdlm", "free_correction", "dsl_sde"):
-        samples = list(Engine(network, build(preset(name, steps=5), Vocabulary(0), extras), 4).run(rows))
+        samples = list(Engine(network, build_sampler(preset(name, steps=5), Vocabulary(0), extras), 4).run(rows))
         assert all(0 not in s.tokens for s in samples)
     with pytest.raises(ValueError, match="no encoder"):
         Transformer(ModelConfig(dim=16, depth=1, heads=2), 12)(torch.zeros(1, 2).long(), dense=torch.zeros(1, 2, 8))
@@ -219,18 +223,18 @@ class Labelled:
         return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
 
 
-@pytest.mark.parametrize("corrector", [c.NoCorrectorConfig(), c.ProsecoCorrectorConfig(inner="sample", passes=2)])
+@pytest.mark.parametrize("corrector", [NoCorrectorConfig(), ProsecoCorrectorConfig(inner="sample", passes=2)])
 def test_guidance_sharpens_the_class_also_under_the_corrector(corrector):
     """Token 0 has odds e^(1 + gamma) : 1 : 1 under class 0; with the corrector drawing from guided logits, too."""
     share, calls = {}, {}
     for gamma in (0.0, 2.0):
         config = SamplerConfig(
-            steps=1, schedule=c.FixedCountConfig(), corrector=corrector,
-            guidance=c.GuidanceConfig(gamma=gamma, null="label"),
+            steps=1, schedule=FixedCountConfig(), corrector=corrector,
+            guidance=GuidanceConfig(gamma=gamma, null="label"),
         )  # fmt: skip
         network = Labelled()
         rows = [Row(i, (3,) * 4, (False,) * 4, label=0) for i in range(500)]
-        samples = list(Engine(network, build(config, Vocabulary(3)), 500, deterministic=False).run(rows))
+        samples = list(Engine(network, build_sampler(config, Vocabulary(3)), 500, deterministic=False).run(rows))
         share[gamma] = sum(t == 0 for s in samples for t in s.tokens) / 2000
         calls[gamma] = samples[0].calls
         assert sum(s.calls for s in samples) == network.calls
@@ -238,16 +242,16 @@ def test_guidance_sharpens_the_class_also_under_the_corrector(corrector):
     assert calls[2.0] == 2 * calls[0.0]
     expected = odds / (odds + 2)
     assert share[2.0] > share[0.0] + 0.2
-    if isinstance(corrector, c.NoCorrectorConfig):
+    if isinstance(corrector, NoCorrectorConfig):
         assert abs(share[2.0] - expected) < 5 * (expected * (1 - expected) / 2000) ** 0.5
 
 
 def test_rows_with_and_without_a_label_share_a_batch():
-    config = SamplerConfig(steps=1, schedule=c.FixedCountConfig())
+    config = SamplerConfig(steps=1, schedule=FixedCountConfig())
     rows = [Row(i, (3,) * 4, (False,) * 4, label=(0, 1, None)[i % 3]) for i in range(30)]
-    together = {s.id: s for s in Engine(Labelled(), build(config, Vocabulary(3)), 8).run(rows)}
+    together = {s.id: s for s in Engine(Labelled(), build_sampler(config, Vocabulary(3)), 8).run(rows)}
     for row in rows[:6]:
-        assert next(Engine(Labelled(), build(config, Vocabulary(3)), 1).run([row])) == together[row.id]
+        assert next(Engine(Labelled(), build_sampler(config, Vocabulary(3)), 1).run([row])) == together[row.id]
 
 
 def test_the_unconditional_half_misses_the_prompt():
@@ -292,7 +296,7 @@ def test_a_bolder_scale_needs_fewer_calls():
     oracle = Oracle(3, 8, seed=1)
     calls = []
     for scale in (0.2, 1.0, 5.0):
-        config = preset("learned_policy", schedule=c.LearnedConfig(scale=scale))
+        config = preset("learned_policy", schedule=LearnedConfig(scale=scale))
         calls.append(sum(s.calls for s in run(oracle, config, rows_of(oracle, 60)).values()))
     assert calls[0] > calls[1] > calls[2]
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from components.data.rows import TokenRows
-from components.errors import CorruptArtifact, StoreError
+from components.errors import CorruptArtifact
+from components.scorers.config import EntropyConfig
 from components.store.artifact import read_manifest, write_manifest
 from components.store.names import file_name, relative_path
 from components.store.samples import publish_shard, read_shards, shard_is_done
 from components.training import checkpoint
-from pipelines.jobs import score
+from pipelines.commands import score
 from pipelines.stages import evaluate, report, tokenize
 from pipelines.stages import score as score_stage
 from tests.components.test_export import exported
@@ -71,22 +72,20 @@ def victim(tmp_path) -> Path:
 def test_scoring_a_folder_of_somebody_else_touches_nothing_outside(victim, tmp_path, name):
     name = str(victim.with_suffix("")) if name == "absolute" else name
     folder = tmp_path / "outer"
-    write_manifest(folder, "generate", "generate", 1, {}, 1.0, {"shards": [name]}, [])
+    write_manifest(folder, "generate", "generate", 1, {"model": "x"}, 1.0, {"shards": [name]}, [])
+    exported(tmp_path / "model")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(CorruptArtifact, match="manifest.json names a file"):
-        score(folder, tmp_path / "model", "entropy", "local", 1)
+        score(folder, tmp_path / "model", "entropy", ("runtime.executor=local",), str(tmp_path / "root"))
     assert victim.read_text() == '{"kept": true}'
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_scores_are_not_written_through_a_link(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "samples").mkdir()
-    (tmp_path / "samples" / "scores").symlink_to(tmp_path / "elsewhere")
-    write_manifest(tmp_path / "samples", "generate", "generate", 1, {}, 1.0, {"shards": ["a"]}, [])
-    with pytest.raises(StoreError, match="is a link to"):
-        score(tmp_path / "samples", tmp_path / "model", "entropy", "local", 1)
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+def test_the_model_of_somebody_elses_samples_is_a_name(victim, tmp_path):
+    folder = tmp_path / "outer"
+    write_manifest(folder, "generate", "generate", 1, {"model": "../../victim"}, 1.0, {"shards": ["a"]}, [])
+    with pytest.raises(CorruptArtifact, match="manifest.json names a file"):
+        score(folder, None, "entropy", ("runtime.executor=local",), str(tmp_path / "root"))
 
 
 @pytest.mark.parametrize("use", [
@@ -115,7 +114,7 @@ def test_stages_take_the_shards_of_their_inputs_by_name(victim, tmp_path):
         score_stage.run(SimpleNamespace(scorers={}, source=None), context(folder, samples=bad))
     given = context(folder, samples_000=bad, scores_000=bad)
     with pytest.raises(CorruptArtifact):
-        evaluate.run(SimpleNamespace(compared={"000": None}, metric="entropy"), given)
+        evaluate.run(SimpleNamespace(compared={"000": None}, scorer=EntropyConfig()), given)
     with pytest.raises(CorruptArtifact):
         report.trajectories([{"sampler": "mdlm", "steps": 1}], given)
     assert victim.read_text() == '{"kept": true}'

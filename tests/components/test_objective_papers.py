@@ -169,7 +169,7 @@ def test_orders_are_random_and_leave_prompts_and_context_out():
 
 def test_image_tokens_are_rows_like_any_other():
     """A 4 x 4 grid of visual tokens from a small generator: permuted prediction learns that neighbours agree."""
-    from components.data.images import patch_tokens
+    from components.data.corpora.images import patch_tokens
 
     config = c.MapetConfig()
     torch.manual_seed(0)

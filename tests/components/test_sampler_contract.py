@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from components.samplers import PARTS, PRESETS, configured
-from components.samplers.catalogue import needs
+from components.samplers import PARTS, PRESETS, preset, rules
 from components.samplers.contract import Answer
 from tests import decoding
 from tests.decoding import CHOICES, choice_of, covering_array, fits, rows_of, run, sampler_of, valid_choices
@@ -72,8 +71,8 @@ def test_compatibility_is_known_for_the_whole_product_without_running():
 
 def test_every_part_is_among_the_choices():
     for family, plugins in PARTS.items():
-        assert {type(c) for c in CHOICES[family]} == {p.config for p in plugins.values()}
-        assert all(p.load() is not None for p in plugins.values())
+        assert {type(c) for c in CHOICES[family]} == set(plugins.values())
+        assert all(p().load() is not None for p in plugins.values())
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -104,7 +103,7 @@ def test_changing_one_part_to_what_does_not_fit_is_told_with_a_remedy():
     ]
     for choice in wrong:
         assert not fits(choice)
-        problem = decoding.configured(choice).problems("sampler")[0]
+        problem = rules.problems(decoding.configured(choice), "sampler")[0]
         assert problem.path.startswith("sampler.")
         assert problem.remedy
 
@@ -113,14 +112,13 @@ def test_every_published_system_has_a_preset():
     assert set(PUBLISHED) <= set(PRESETS)
     for name, plugin in PRESETS.items():
         assert plugin.paper
-        assert plugin.needs == needs(configured(name, dict(plugin.defaults)))
-        assert not configured(name, dict(plugin.defaults)).problems(name)
+        assert not rules.problems(preset(name), name)
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_runs_on_the_oracle(name):
     oracle = Oracle(num_tokens=3, length=6, seed=4)
-    config = configured(name, dict(PRESETS[name].defaults))
+    config = preset(name)
     samples = run(oracle, config, rows_of(oracle, 6, prompt=2), deterministic=False)
     assert sum(s.calls for s in samples.values()) == oracle.calls
     assert all(oracle.mask_id not in s.tokens and s.tokens[0] == 2 for s in samples.values())
@@ -140,7 +138,7 @@ def test_rows_of_mixed_lengths_and_prompts_equal_their_solo_runs():
         *[decoding.Row(200 + i, (3, 1, 3, 3), (False, True, False, False)) for i in range(3)],
     ]
     for name in ("mdlm", "confidence", "threshold", "free_correction", "dsc", "sr_smc"):
-        config = configured(name, dict(PRESETS[name].defaults))
+        config = preset(name)
         together = {s.id: s for s in decoding.Engine(Both(), sampler_of(long, config), 8, reward=None).run(rows)}
         for row in rows:
             alone = next(decoding.Engine(Both(), sampler_of(long, config), 1).run([row]))
@@ -161,7 +159,7 @@ def test_the_sets_that_are_written_are_disjoint_and_reset_what_they_must():
         "mask_predict",
         "smart",
     ):
-        config = configured(name, dict(PRESETS[name].defaults))
+        config = preset(name)
         config = dataclasses.replace(config, steps=config.steps and 6)
         seen = 0
         for before, after, record in decoding.drive(oracle, sampler_of(oracle, config), rows_of(oracle, 40)):
@@ -187,7 +185,7 @@ def test_no_step_of_a_sampler_waits_for_the_device(combinations):
         select = query.wanted.flatten().nonzero()[:, 0]
         draw = query.drawn.flatten()[select].nonzero()[:, 0]
         logits = torch.randn(len(select), 4)
-        rewards = None if query.judged is None else torch.zeros(query.judged.shape, dtype=torch.float64)
+        rewards = None if query.rewarded is None else torch.zeros(query.rewarded.shape, dtype=torch.float64)
         heads = {name: torch.rand(query.tokens.shape) for name in query.heads}
         answer = Answer(select, logits, draw, heads, rewards)
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:

@@ -10,29 +10,38 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.samplers import PRESETS, SamplerConfig, configured
-from components.samplers import config as c
+from components.samplers import SamplerConfig, preset
+from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
+from components.samplers.correctors.remdm import Remdm, RemdmLoop
 from components.samplers.engine import Engine, Lanes
-from components.samplers.remdm import Remdm, RemdmLoop
+from components.samplers.options.correctors import FreeCorrectionConfig, NoCorrectorConfig, RemdmConfig, RemdmLoopConfig
+from components.samplers.options.inputs import MixtureConfig
+from components.samplers.options.orders import ConfidenceConfig, EntropyConfig
+from components.samplers.options.schedules import (
+    AncestralConfig,
+    EntropyBoundConfig,
+    FirstHittingConfig,
+    FixedCountConfig,
+    ThresholdConfig,
+)
+from components.samplers.options.search import BestOfConfig, SelfRewardingConfig, SteeringConfig
 from components.samplers.sampler import NO_EXTRAS
-from components.samplers.schedule import Ancestral
-from components.samplers.search import SLOT
+from components.samplers.schedules.ancestral import Ancestral
+from components.samplers.search.base import SLOT
 from tests.decoding import distance, drive, law, likes_last, rows_of, run, sampler_of, tokens_of
 from tests.oracle import Oracle, chi_square
 
 EXACT = {
-    "first hitting": SamplerConfig(schedule=c.FirstHittingConfig(), steps=0),
-    "one at a time, random order": SamplerConfig(steps=3, schedule=c.FixedCountConfig()),
-    "threshold of 1, by confidence": SamplerConfig(
-        steps=0, schedule=c.ThresholdConfig(1.0), unmask=c.ConfidenceConfig()
-    ),
-    "entropy bound of 0": SamplerConfig(steps=0, schedule=c.EntropyBoundConfig(0.0), unmask=c.EntropyConfig()),
-    "blocks of 1": SamplerConfig(steps=3, schedule=c.FixedCountConfig(), blocks=c.BlocksConfig(length=1)),
-    "remdm cap": SamplerConfig(steps=150, corrector=c.RemdmConfig(eta=0.02)),
-    "remdm rescale": SamplerConfig(steps=150, corrector=c.RemdmConfig(sigma="rescale", eta=0.02)),
-    "forward-backward": SamplerConfig(steps=150, corrector=c.RemdmConfig(sigma="forward_backward")),
+    "first hitting": SamplerConfig(schedule=FirstHittingConfig(), steps=0),
+    "one at a time, random order": SamplerConfig(steps=3, schedule=FixedCountConfig()),
+    "threshold of 1, by confidence": SamplerConfig(steps=0, schedule=ThresholdConfig(1.0), unmask=ConfidenceConfig()),
+    "entropy bound of 0": SamplerConfig(steps=0, schedule=EntropyBoundConfig(0.0), unmask=EntropyConfig()),
+    "blocks of 1": SamplerConfig(steps=3, schedule=FixedCountConfig(), blocks=BlocksConfig(length=1)),
+    "remdm cap": SamplerConfig(steps=150, corrector=RemdmConfig(eta=0.02)),
+    "remdm rescale": SamplerConfig(steps=150, corrector=RemdmConfig(sigma="rescale", eta=0.02)),
+    "forward-backward": SamplerConfig(steps=150, corrector=RemdmConfig(sigma="forward_backward")),
     "guidance of nothing by nothing": SamplerConfig(
-        steps=0, schedule=c.FirstHittingConfig(), guidance=c.GuidanceConfig(gamma=1.0)
+        steps=0, schedule=FirstHittingConfig(), guidance=GuidanceConfig(gamma=1.0)
     ),
 }
 
@@ -56,9 +65,9 @@ def test_revealing_several_at_once_is_not_exact():
     """The tests above can fail: three positions in one call lose the joint."""
     oracle = Oracle(num_tokens=3, length=3, seed=1)
     for config in (
-        SamplerConfig(steps=1, schedule=c.FixedCountConfig()),
-        SamplerConfig(steps=0, schedule=c.FirstHittingConfig(per_call=3)),
-        SamplerConfig(steps=0, schedule=c.EntropyBoundConfig(9.0), unmask=c.EntropyConfig()),
+        SamplerConfig(steps=1, schedule=FixedCountConfig()),
+        SamplerConfig(steps=0, schedule=FirstHittingConfig(per_call=3)),
+        SamplerConfig(steps=0, schedule=EntropyBoundConfig(9.0), unmask=EntropyConfig()),
     ):
         tokens = tokens_of(run(oracle, config, rows_of(oracle, 20000), lanes=4096))
         counts = torch.bincount(oracle.index(tokens), minlength=len(oracle.joint))
@@ -85,12 +94,12 @@ def masked_share(oracle: Oracle, config: SamplerConfig, rows: int) -> torch.Tens
 @pytest.mark.parametrize(
     "corrector",
     [
-        c.NoCorrectorConfig(),
-        c.RemdmConfig(eta=0.1),
-        c.RemdmConfig(sigma="rescale", eta=0.3),
-        c.RemdmConfig(sigma="forward_backward"),
-        c.RemdmConfig(sigma="dfm"),
-        c.RemdmConfig(sigma="rescale", eta=0.5, switch=0.5),
+        NoCorrectorConfig(),
+        RemdmConfig(eta=0.1),
+        RemdmConfig(sigma="rescale", eta=0.3),
+        RemdmConfig(sigma="forward_backward"),
+        RemdmConfig(sigma="dfm"),
+        RemdmConfig(sigma="rescale", eta=0.5, switch=0.5),
     ],
     ids=str,
 )
@@ -107,7 +116,7 @@ def test_remasking_keeps_the_marginals(corrector):
 def test_remasking_by_confidence_does_not_keep_them():
     """The published form: sigma depends on the tokens and is 0 on masks. It ends all the same."""
     oracle = Oracle(num_tokens=2, length=5, seed=0)
-    share = masked_share(oracle, SamplerConfig(steps=12, corrector=c.RemdmConfig(sigma="conf", eta=1.0)), 3000)
+    share = masked_share(oracle, SamplerConfig(steps=12, corrector=RemdmConfig(sigma="conf", eta=1.0)), 3000)
     expected = 1 - torch.arange(13, dtype=torch.float64) / 12
     assert float((share - expected).abs().max()) > 0.03
 
@@ -115,7 +124,7 @@ def test_remasking_by_confidence_does_not_keep_them():
 def test_the_loop_holds_its_share_of_masks():
     """In the loop's middle the share of masks is 1 - alpha_on; 5 standard deviations."""
     oracle = Oracle(num_tokens=2, length=5, seed=0)
-    loop = c.RemdmLoopConfig(eta=0.1, t_on=0.6, t_off=0.2, alpha_on=0.7)
+    loop = RemdmLoopConfig(eta=0.1, t_on=0.6, t_off=0.2, alpha_on=0.7)
     share = masked_share(oracle, SamplerConfig(steps=40, corrector=loop), 3000)
     middle = share[20:31]
     assert float((middle - 0.3).abs().max()) < 5 * (0.21 / 15000) ** 0.5
@@ -125,25 +134,25 @@ def test_the_loop_holds_its_share_of_masks():
 def test_sigma_of_zero_is_plain_ancestral_sampling_bit_for_bit():
     oracle = Oracle(num_tokens=3, length=6, seed=2)
     plain = run(oracle, SamplerConfig(steps=9), rows_of(oracle, 60))
-    for corrector in (c.RemdmConfig(eta=0.0), c.RemdmConfig(sigma="rescale", eta=0.0), c.RemdmConfig(switch=0.0)):
+    for corrector in (RemdmConfig(eta=0.0), RemdmConfig(sigma="rescale", eta=0.0), RemdmConfig(switch=0.0)):
         assert run(oracle, SamplerConfig(steps=9, corrector=corrector), rows_of(oracle, 60)) == plain
 
 
 def test_sigma_never_exceeds_what_the_schedule_can_make_up_for():
     times = 1 - torch.arange(51, dtype=torch.float64) / 50
     for sigma in ("cap", "rescale", "forward_backward", "dfm"):
-        corrector = Remdm(c.RemdmConfig(sigma=sigma, eta=1.0))
+        corrector = Remdm(RemdmConfig(sigma=sigma, eta=1.0))
         share, used = corrector.pace(times)
         assert bool((used <= (share[1:] / (1 - share[:-1]).clamp(min=1e-300)).clamp(max=1) + 1e-12).all())
-    for corrector in (Remdm(c.RemdmConfig(sigma="dfm")), RemdmLoop(c.RemdmLoopConfig())):
-        _, hazard = Ancestral(c.AncestralConfig(), corrector, NO_EXTRAS).table(50, torch.device("cpu"))
+    for corrector in (Remdm(RemdmConfig(sigma="dfm")), RemdmLoop(RemdmLoopConfig())):
+        _, hazard = Ancestral(AncestralConfig(), corrector, NO_EXTRAS).table(50, torch.device("cpu"))
         assert bool((hazard.diff() >= -1e-12).all())
 
 
 def test_first_hitting_times_are_those_of_the_continuous_process():
     """The number still masked at t is Binomial(L, t): mean and variance at t = 0.3, L = 64."""
     rows, length = 4000, 64
-    sampler = sampler_of(Oracle(2, 2), SamplerConfig(steps=0, schedule=c.FirstHittingConfig()))
+    sampler = sampler_of(Oracle(2, 2), SamplerConfig(steps=0, schedule=FirstHittingConfig()))
     canvas = torch.full((rows, length), 2)
     state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(rows), 3)
     number = (state.parts["hit_time"] < 0.3).double().sum(-1)
@@ -153,13 +162,13 @@ def test_first_hitting_times_are_those_of_the_continuous_process():
 
 def test_first_hitting_calls_are_as_many_as_masks():
     oracle = Oracle(num_tokens=2, length=7, seed=0)
-    samples = run(oracle, SamplerConfig(steps=0, schedule=c.FirstHittingConfig()), rows_of(oracle, 20, prompt=1))
+    samples = run(oracle, SamplerConfig(steps=0, schedule=FirstHittingConfig()), rows_of(oracle, 20, prompt=1))
     assert {s.calls for s in samples.values()} == {6}
 
 
 # --- searches --------------------------------------------------------------------------------------
 
-ONE_BY_ONE = {"steps": 0, "schedule": c.FirstHittingConfig()}
+ONE_BY_ONE = {"steps": 0, "schedule": FirstHittingConfig()}
 
 
 def test_self_rewarding_smc_reaches_p_squared_and_each_pick_has_its_own_law():
@@ -170,7 +179,7 @@ def test_self_rewarding_smc_reaches_p_squared_and_each_pick_has_its_own_law():
     assert distance(squared, oracle.joint) > 0.15
     found = {}
     for pick in ("weight", "first", "best"):
-        search = c.SelfRewardingConfig(particles=16, every=1, pick=pick, resampling="multinomial")
+        search = SelfRewardingConfig(particles=16, every=1, pick=pick, resampling="multinomial")
         samples = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 4000), lanes=16000)
         found[pick] = law(oracle, tokens_of(samples))
     assert distance(found["weight"], squared) < 0.03
@@ -181,19 +190,19 @@ def test_self_rewarding_smc_reaches_p_squared_and_each_pick_has_its_own_law():
 def test_without_resampling_particle_zero_is_the_solo_run_bit_for_bit():
     oracle = Oracle(num_tokens=3, length=5, seed=2)
     solo = run(oracle, SamplerConfig(**ONE_BY_ONE), rows_of(oracle, 30))
-    search = c.SelfRewardingConfig(particles=3, every=2, ess=0.0, pick="first")
+    search = SelfRewardingConfig(particles=3, every=2, ess=0.0, pick="first")
     group = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 30))
     assert {i: s.tokens for i, s in group.items()} == {i: s.tokens for i, s in solo.items()}
     assert all(s.calls == 3 * solo[i].calls for i, s in group.items())
 
 
-@pytest.mark.parametrize("preset", ["mdlm", "first_hitting"])
-def test_an_exponent_of_zero_leaves_the_law_alone(preset):
+@pytest.mark.parametrize("name", ["mdlm", "first_hitting"])
+def test_an_exponent_of_zero_leaves_the_law_alone(name):
     """lambda = 0: equal weights never trigger resampling, and a pick by weight is uniform."""
     oracle = Oracle(num_tokens=2, length=3, seed=1)
-    base = configured(preset, dict(PRESETS[preset].defaults))
-    search = c.SelfRewardingConfig(particles=3, every=1, exponent=0.0)
-    steps = 200 if preset != "first_hitting" else 0
+    base = preset(name)
+    search = SelfRewardingConfig(particles=3, every=1, exponent=0.0)
+    steps = 200 if name != "first_hitting" else 0
     samples = run(oracle, replace(base, search=search, steps=steps), rows_of(oracle, 8000), lanes=6000)
     counts = torch.bincount(oracle.index(tokens_of(samples)), minlength=8)
     statistic, limit = chi_square(counts, oracle.joint * 8000)
@@ -206,7 +215,7 @@ def tilted(oracle: Oracle, beta: float) -> torch.Tensor:
 
 
 def chains(oracle: Oracle, number: int, **options) -> torch.Tensor:
-    search = c.RewardSearchConfig(particles=2, every=1, reward="x", beta=0.7, **options)
+    search = SteeringConfig(particles=2, every=1, reward="x", beta=0.7, **options)
     samples = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, number), lanes=2 * number)
     return law(oracle, tokens_of(samples))
 
@@ -232,7 +241,7 @@ def test_a_drawn_estimate_of_the_reward_leaves_the_same_law():
 
 def test_a_reward_of_zero_leaves_the_base_law():
     oracle = Oracle(num_tokens=2, length=3, seed=1)
-    search = c.RewardSearchConfig(particles=3, sweeps=2, every=1, reward="x")
+    search = SteeringConfig(particles=3, sweeps=2, every=1, reward="x")
     samples = run(
         oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 8000), lanes=9000,
         reward=lambda tokens, rows: torch.zeros(len(tokens)),
@@ -245,11 +254,11 @@ def test_a_reward_of_zero_leaves_the_base_law():
 def test_log_weights_telescope_to_the_reward():
     """Without resampling each chain ends with r(x_0) / beta, whatever the estimates were."""
     oracle = Oracle(num_tokens=3, length=5, seed=2)
-    search = c.RewardSearchConfig(particles=3, every=2, reward="x", beta=0.3, ess=0.0)
+    search = SteeringConfig(particles=3, every=2, reward="x", beta=0.3, ess=0.0)
     for base in (
-        {"steps": 0, "schedule": c.FirstHittingConfig()},
+        {"steps": 0, "schedule": FirstHittingConfig()},
         {"steps": 7},
-        {"steps": 9, "corrector": c.RemdmConfig(eta=0.3)},
+        {"steps": 9, "corrector": RemdmConfig(eta=0.3)},
     ):
         sampler = sampler_of(oracle, SamplerConfig(search=search, **base))
         rows = rows_of(oracle, 20)
@@ -266,7 +275,7 @@ def test_the_reference_costs_no_calls():
     """k T + (m - 1)(k - 1) T calls for T = L one-token calls."""
     oracle = Oracle(num_tokens=2, length=6, seed=0)
     for k, m in ((2, 3), (4, 2), (3, 1)):
-        search = c.RewardSearchConfig(particles=k, sweeps=m, every=2, reward="x")
+        search = SteeringConfig(particles=k, sweeps=m, every=2, reward="x")
         samples = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 5))
         assert {s.calls for s in samples.values()} == {k * 6 + (m - 1) * (k - 1) * 6}
         assert all(s.reward_calls > 0 for s in samples.values())
@@ -274,7 +283,7 @@ def test_the_reference_costs_no_calls():
 
 def test_sweeps_stop_once_a_reference_is_good_enough():
     oracle = Oracle(num_tokens=2, length=4, seed=0)
-    search = c.RewardSearchConfig(particles=2, sweeps=9, every=2, reward="x", beta=0.05, stop_above=1.0)
+    search = SteeringConfig(particles=2, sweeps=9, every=2, reward="x", beta=0.05, stop_above=1.0)
     samples = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 60))
     calls = {s.calls for s in samples.values()}
     assert min(calls) == 8
@@ -285,10 +294,10 @@ def test_sweeps_stop_once_a_reference_is_good_enough():
 def test_resampling_moves_every_field_of_a_chain_and_leaves_its_slot():
     """Every lineage field is tagged with its row; after resampling the tags are the ancestors'."""
     oracle = Oracle(num_tokens=3, length=5, seed=2)
-    search = c.SelfRewardingConfig(particles=4, every=1, ess=1.0)
+    search = SelfRewardingConfig(particles=4, every=1, ess=1.0)
     config = SamplerConfig(
-        steps=5, schedule=c.FixedCountConfig(), corrector=c.FreeCorrectionConfig(), inputs=c.MixtureConfig(),
-        guard=c.GuardConfig(edits_per_position=2, cooldown=1), search=search,
+        steps=5, schedule=FixedCountConfig(), corrector=FreeCorrectionConfig(), inputs=MixtureConfig(),
+        guard=GuardConfig(edits_per_position=2, cooldown=1), search=search,
     )  # fmt: skip
     sampler = sampler_of(oracle, config)
     canvas = torch.full((6, 5), 3)
@@ -315,7 +324,7 @@ def test_resampling_moves_every_field_of_a_chain_and_leaves_its_slot():
 
 def test_systematic_resampling_keeps_each_count_within_one():
     oracle = Oracle(num_tokens=2, length=3, seed=0)
-    sampler = sampler_of(oracle, SamplerConfig(search=c.SelfRewardingConfig(particles=8), **ONE_BY_ONE))
+    sampler = sampler_of(oracle, SamplerConfig(search=SelfRewardingConfig(particles=8), **ONE_BY_ONE))
     canvas = torch.full((200, 3), 2)
     state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(200), 0)
     weight = torch.rand(200, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -330,11 +339,11 @@ def test_the_best_of_n_is_the_most_probable_or_the_most_rewarded():
     oracle = Oracle(num_tokens=3, length=4, seed=2)
     chance = {}
     for number in (2, 8):
-        search = c.BestOfConfig(particles=number)
+        search = BestOfConfig(particles=number)
         tokens = tokens_of(run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 300)))
         chance[number] = float(oracle.joint[oracle.index(tokens)].log().mean())
     plain = tokens_of(run(oracle, SamplerConfig(**ONE_BY_ONE), rows_of(oracle, 300)))
     assert float(oracle.joint[oracle.index(plain)].log().mean()) < chance[2] < chance[8]
-    search = c.BestOfConfig(particles=6, reward="x")
+    search = BestOfConfig(particles=6, reward="x")
     tokens = tokens_of(run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 200)))
     assert float((tokens[:, -1] == 2).double().mean()) > 0.9

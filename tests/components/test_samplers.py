@@ -9,19 +9,14 @@ import pytest
 import torch
 
 from components.models.denoiser import Prediction
-from components.samplers import SamplerConfig
-from components.samplers.config import (
-    AncestralConfig,
-    ConfidenceConfig,
-    FixedCountConfig,
-    NoCorrectorConfig,
-    ProsecoCorrectorConfig,
-    RandomConfig,
-)
-from components.samplers.contract import Vocabulary
-from components.samplers.engine import Engine, Row
-from components.samplers.proseco import row_hash
-from components.samplers.search import build
+from components.samplers import SamplerConfig, rules
+from components.samplers.contract import Row, Vocabulary
+from components.samplers.correctors.proseco import row_hash
+from components.samplers.engine import Engine
+from components.samplers.options.correctors import NoCorrectorConfig, ProsecoCorrectorConfig
+from components.samplers.options.orders import ConfidenceConfig, RandomConfig
+from components.samplers.options.schedules import AncestralConfig, FixedCountConfig
+from components.samplers.sampler import build_sampler
 from tests.oracle import Oracle, chi_square
 
 COUNTED = {"schedule": FixedCountConfig(), "unmask": ConfidenceConfig()}
@@ -62,7 +57,7 @@ def rows_of(oracle: Oracle, count: int, prompt: int | None = None) -> list[Row]:
 
 
 def run(oracle, config, rows, lanes=32, seed=0, deterministic=True):
-    engine = Engine(oracle, build(config, Vocabulary(oracle.mask_id)), lanes, seed, deterministic)
+    engine = Engine(oracle, build_sampler(config, Vocabulary(oracle.mask_id)), lanes, seed, deterministic)
     return {s.id: s for s in engine.run(rows)}
 
 
@@ -73,7 +68,7 @@ def test_contract_of_every_combination(config):
     rows = rows_of(oracle, 12, prompt=1)
     crowd = run(oracle, config, rows, lanes=5)
     assert set(crowd) == {r.id for r in rows}
-    bound = build(config, Vocabulary(oracle.mask_id)).max_calls(oracle.length)
+    bound = build_sampler(config, Vocabulary(oracle.mask_id)).max_calls(oracle.length)
     for sample in crowd.values():
         assert sample.tokens[0] == 1
         assert oracle.mask_id not in sample.tokens
@@ -117,7 +112,7 @@ def test_exact_samplers_reproduce_the_joint(config):
 def test_reveal_ticks_follow_the_schedule():
     """The share still masked after tick k is 1 - k/T; 4 standard deviations, false alarm 6e-5 per tick, seeded."""
     steps, rows, length = 10, 4000, 5
-    sampler = build(SamplerConfig(steps=steps), Vocabulary(9))
+    sampler = build_sampler(SamplerConfig(steps=steps), Vocabulary(9))
     canvas = torch.full((rows, length), 9)
     state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(rows), 5)
     ticks = state.parts["reveal_tick"]
@@ -151,7 +146,7 @@ MASK = 9
 
 def scripted(answer, config, length=4, rows=1):
     denoiser = Scripted(MASK + 1, answer)
-    engine = Engine(denoiser, build(config, Vocabulary(MASK)), rows)
+    engine = Engine(denoiser, build_sampler(config, Vocabulary(MASK)), rows)
     canvas = (MASK,) * length
     samples = list(engine.run([Row(i, canvas, (False,) * length) for i in range(rows)]))
     kinds = ["predict" if bool((t[0] == MASK).any()) else "correct" for t in denoiser.seen]
@@ -173,7 +168,7 @@ def test_the_corrector_runs_at_ticks_that_omega_divides(every):
 def test_a_corrector_that_would_never_run_is_refused():
     """Pitfall 15."""
     config = SamplerConfig(steps=4, corrector=ProsecoCorrectorConfig(every=8))
-    assert "never run" in str(config.problems("s")[0])
+    assert "never run" in str(rules.problems(config, "s")[0])
 
 
 def test_masked_tokens_are_drawn_from_the_last_corrector_pass():
@@ -225,8 +220,8 @@ def test_fixed_points_are_exact_and_each_rows_own():
         corrector=ProsecoCorrectorConfig(passes=5, draft="argmax"), **COUNTED,
     )  # fmt: skip
     rows = [Row(0, (7, mask, mask), (True, False, False)), Row(1, (6, mask, mask), (True, False, False))]
-    together = {s.id: s for s in Engine(Neighbour(), build(config, Vocabulary(mask)), 2).run(rows)}
-    alone = {r.id: next(Engine(Neighbour(), build(config, Vocabulary(mask)), 1).run([r])) for r in rows}
+    together = {s.id: s for s in Engine(Neighbour(), build_sampler(config, Vocabulary(mask)), 2).run(rows)}
+    alone = {r.id: next(Engine(Neighbour(), build_sampler(config, Vocabulary(mask)), 1).run([r])) for r in rows}
     assert together == alone
     assert together[1].calls == 2, "a fixed point needs one pass to be seen"
     assert together[1].tokens == (6, low, low)
@@ -267,7 +262,7 @@ def test_the_mask_is_never_written():
             logits[..., MASK] = 50
             return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
 
-    for sample in Engine(Mad(), build(config, Vocabulary(MASK)), 4).run(
+    for sample in Engine(Mad(), build_sampler(config, Vocabulary(MASK)), 4).run(
         [Row(i, (MASK,) * 5, (False,) * 5) for i in range(8)]
     ):
         assert MASK not in sample.tokens
@@ -290,7 +285,7 @@ def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
     unique = {}
     for draft in ("argmax", "sample"):
         config = SamplerConfig(steps=1, corrector=ProsecoCorrectorConfig(passes=2, draft=draft), **COUNTED)
-        samples = Engine(Copies(), build(config, Vocabulary(oracle.mask_id)), 64).run(rows_of(oracle, 256))
+        samples = Engine(Copies(), build_sampler(config, Vocabulary(oracle.mask_id)), 64).run(rows_of(oracle, 256))
         unique[draft] = len({s.tokens for s in samples})
     assert unique["argmax"] == 1
     assert unique["sample"] > 50

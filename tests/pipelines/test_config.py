@@ -7,8 +7,8 @@ import pytest
 from components.errors import ConfigError
 from pipelines.config import load_run
 from pipelines.plan import plan
+from pipelines.schema import total_passes
 from pipelines.workflows import build
-from pipelines.workflows.main_job import total_passes
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/runs/*.yaml"))
 DEMO = Path(__file__).parents[2] / "configs/runs/demo.yaml"
@@ -76,7 +76,7 @@ def test_all_problems_are_told_at_once_with_a_remedy():
         ("train.proseco.init_from=nobody", "another training"),
         ("train.base.init_from=mdlm", "break the circle"),
         ("train.proseco.objective.every=3", "divides the micro-batch"),
-        ("train.proseco.objective.corrector_weight=-1", "nothing would train"),
+        ("train.proseco.objective.corrector_weight=-1", "at least 0"),
         ("model.num_positions=3", "at least rows.length"),
         ("tokenizer.kind=file", "a tokenizer.json that exists"),
         ("scorers.judgee={}", "did you mean judge?"),
@@ -135,31 +135,24 @@ def test_a_change_reaches_what_depends_on_it_and_nothing_else():
 
 
 def test_an_empty_run_lists_what_it_lacks():
-    from pipelines.rules import judge
+    from pipelines.rules import problems
     from pipelines.schema import RunConfig
 
-    paths = {p.path for p in judge(RunConfig())}
-    assert {"corpora", "name"} <= paths
+    assert {p.path for p in problems(RunConfig())} == {"corpora"}
 
 
 SAMPLER_FILES = sorted(Path(__file__).parents[2].glob("configs/samplers/*.yaml"))
 
 
-def test_every_published_system_has_a_file_of_published_settings():
-    from components.samplers import PRESETS
-    from pipelines.config import read_yaml
-
-    ours = {"confidence", "proseco_confidence"}  # baselines without settings of their own
-    assert {read_yaml(path)["preset"] for path in SAMPLER_FILES} == set(PRESETS) - ours
-
-
 @pytest.mark.parametrize("path", SAMPLER_FILES, ids=lambda p: p.stem)
-def test_every_sampler_file_is_a_valid_sampler(path):
-    from pipelines.jobs import sampler_of
+def test_every_sampler_file_is_a_valid_sampler_that_its_preset_is_not(path):
+    """A file holds published settings that differ from the preset's own, or it would repeat it."""
+    from components.samplers import preset
+    from pipelines.commands import named_sampler
 
-    config, allowed = sampler_of(str(path), ["draw.top_k=5"])
-    assert config.draw.top_k == 5
-    assert not allowed
+    published = named_sampler(str(path), {})
+    assert published != preset(published.preset)
+    assert named_sampler(str(path), {"draw": {"top_k": 5}}).draw.top_k == 5
 
 
 def test_a_run_may_name_a_sampler_by_its_file(tmp_path):

@@ -23,6 +23,7 @@ TINY = "steps: 4, batch_rows: 8, checkpoint_every: 2, validation_rows: 8, optimi
 COMPARISON = (
     COMMON
     + f"""
+workflow: compare
 seeds: [0, 1]
 one_seed: [dsl]
 train:
@@ -113,14 +114,14 @@ def test_an_export_with_a_head_loads_without_this_project(compared):
 
 def test_trained_heads_serve_by_command_and_missing_ones_are_named(compared, tmp_path):
     _, root = compared
-    options = ["--executor", "local", "--num-samples", "4", "--show", "0"]
-    proseco("generate", str(export_of(root, "dsc")), "--sampler", "dsc", "--out", str(tmp_path / "a"), *options)
+    options = ["--num-samples", "4", "--show", "0", "runtime.executor=local", "runtime.tracking_uri=none"]
+    proseco("generate", str(export_of(root, "dsc")), "--sampler", "dsc", "--root", str(tmp_path / "a"), *options)
     proseco(
         "generate",
         str(export_of(root, "policy_grpo")),
         "--sampler",
         "learned_policy",
-        "--out",
+        "--root",
         str(tmp_path / "b"),
         *options,
     )
@@ -129,13 +130,13 @@ def test_trained_heads_serve_by_command_and_missing_ones_are_named(compared, tmp
         str(export_of(root, "dsl")),
         "--sampler",
         "dsl_sde",
-        "--out",
+        "--root",
         str(tmp_path / "c"),
         *options,
         "steps=3",
     )
     result = CliRunner().invoke(
-        main, ["generate", str(export_of(root, "mdlm")), "--sampler", "prism", "--out", str(tmp_path / "d"), *options]
+        main, ["generate", str(export_of(root, "mdlm")), "--sampler", "prism", "--root", str(tmp_path / "d"), *options]
     )
     assert result.exit_code == 1
     assert "quality head" in result.output
@@ -199,7 +200,7 @@ scorers: {{entropy: {{}}}}
         p for p in labelled.glob("export/*") if json.loads((p / "config.json").read_text())["trained_with"] == "mdlm"
     )
     said = proseco(
-        "generate", str(export), "--sampler", "cfg", "--out", str(tmp_path / "guided"), "--executor", "local", "--prompts",
+        "generate", str(export), "--sampler", "cfg", "--root", str(tmp_path / "guided"), "runtime.executor=local", "--prompts",
         str(prompts), "--num-samples", "2", "guidance.null=label", "guidance.gamma=1.5", "steps=4",
     )  # fmt: skip
     assert "4 samples" in said

@@ -18,7 +18,6 @@ from components.training import checkpoint
 from pipelines.cli import main
 from pipelines.config import load_run
 from pipelines.gc import collect
-from pipelines.jobs import same_job
 from pipelines.plan import find
 from pipelines.progress import Screen
 from pipelines.runner import execute, run_stage
@@ -228,10 +227,3 @@ def test_old_checkpoints_go_and_nothing_else(tmp_path):
         (tmp_path / name / "state.json").write_text("{}")
     (tmp_path / "step-00000001").symlink_to(tmp_path / "step-by-step")
     assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-00000002", "step-00000004"]
-
-
-def test_a_job_is_not_begun_in_a_folder_of_something_else(tmp_path):
-    (tmp_path / "mine").write_text("kept")
-    with pytest.raises(StoreError, match="is not empty"):
-        same_job(tmp_path, {"seed": 0})
-    assert [p.name for p in tmp_path.iterdir()] == ["mine"]

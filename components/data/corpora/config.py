@@ -1,0 +1,228 @@
+"""Options of corpora, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from components.errors import Problem
+from components.options import Count, Natural, Seed, options
+from components.plugins import Card
+
+GENERATED = "components.data.corpora.puzzles"
+FILES = "components.data.corpora.files"
+
+
+@options
+class SourceOptions(Card):
+    """Where documents come from."""
+
+    has_rules: ClassVar[bool] = False
+    """The corpus can say whether a text obeys it: its code has ``obeys(prompt, text)``."""
+
+    def prompted(self) -> bool:
+        """Its documents begin with a prompt that is kept clean."""
+        return False
+
+    def problems(self) -> Iterator[Problem]:
+        """Broken rules between options, and things that are not there; paths begin below the source."""
+        yield from ()
+
+
+@options
+class LatinSquareConfig(SourceOptions):
+    """Latin squares, generated: size x size symbols, none twice in a row or column; written row by row."""
+
+    name: ClassVar[str] = "latin_square"
+    code: ClassVar[str] = f"{GENERATED}:LatinSquares"
+    has_rules: ClassVar[bool] = True
+
+    size: Annotated[int, Field(ge=2, le=9)] = 5
+    """Symbols are the digits from 1."""
+    num_documents: Count = 40000
+    """Squares; equal ones can come up again."""
+    seed: Seed = 0
+    """Of the generator."""
+
+
+@options
+class SudokuConfig(SourceOptions):
+    """Sudoku, generated: solved grids, or puzzles with the givens as prompt."""
+
+    name: ClassVar[str] = "sudoku"
+    code: ClassVar[str] = f"{GENERATED}:Sudokus"
+    has_rules: ClassVar[bool] = True
+
+    size: Literal[4, 6, 9] = 4
+    """Symbols of a row."""
+    num_documents: Count = 20000
+    """Grids or puzzles."""
+    givens: Natural = 0
+    """0 writes whole grids; otherwise the prompt is the puzzle (0 for empty) and the text its solution."""
+    seed: Seed = 0
+    """Of the generator."""
+
+    def prompted(self) -> bool:
+        return self.givens > 0
+
+    def problems(self) -> Iterator[Problem]:
+        if self.givens >= self.size**2:
+            yield Problem("givens", self.givens, f"fewer than the {self.size**2} cells", "lower it")
+
+
+@options
+class CodingConfig(SourceOptions):
+    """Strings of groups, generated; each group holds permuted copies of one symbol and is valid if they agree."""
+
+    name: ClassVar[str] = "coding"
+    code: ClassVar[str] = f"{GENERATED}:Coding"
+    has_rules: ClassVar[bool] = True
+
+    groups: Count = 4
+    """Groups of a string."""
+    copies: Count = 4
+    """Copies of a group's symbol."""
+    symbols: Annotated[int, Field(ge=2, le=9)] = 6
+    """Different symbols, the digits from 1."""
+    num_documents: Count = 20000
+    """Strings."""
+    seed: Seed = 0
+    """Of the generator."""
+
+
+@options
+class PatchesConfig(SourceOptions):
+    """Images as tokens, generated: smooth blobs on side x side patches, each one of so many grey levels."""
+
+    name: ClassVar[str] = "patches"
+    code: ClassVar[str] = "components.data.corpora.images:Patches"
+
+    side: Count = 8
+    """Patches of a line."""
+    levels: Annotated[int, Field(ge=2, le=9)] = 6
+    """Grey levels, the digits from 1."""
+    num_documents: Count = 20000
+    """Images."""
+    seed: Seed = 0
+    """Of the generator."""
+
+
+@options
+class AdditionConfig(SourceOptions):
+    """Long addition, generated: ``a+b=`` as prompt, the sum as text, least significant digit last."""
+
+    name: ClassVar[str] = "addition"
+    code: ClassVar[str] = f"{GENERATED}:Addition"
+    has_rules: ClassVar[bool] = True
+
+    min_digits: Count = 3
+    """Of the shorter numbers."""
+    max_digits: Count = 8
+    """Of the longer ones."""
+    num_documents: Count = 20000
+    """Sums."""
+    seed: Seed = 0
+    """Of the generator."""
+
+    def prompted(self) -> bool:
+        return True
+
+    def problems(self) -> Iterator[Problem]:
+        if self.min_digits > self.max_digits:
+            yield Problem("min_digits", self.min_digits, f"at most max_digits ({self.max_digits})", "lower it")
+
+
+@options
+class StdlibConfig(SourceOptions):
+    """Python files of the running interpreter's standard library."""
+
+    name: ClassVar[str] = "stdlib"
+    code: ClassVar[str] = f"{FILES}:Stdlib"
+
+    max_documents: Natural = 0
+    """0 takes all; otherwise this many, spread evenly."""
+    include_tests: bool = False
+    """Take the library's own tests as well."""
+
+
+@options
+class FileSource(SourceOptions):
+    """What corpora share that are read from files."""
+
+    path: str = ""
+    """A file, a folder, or a glob. ``$PROSECO_DATA`` stands for that setting."""
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.path:
+            yield Problem("path", "", "where the corpus is", "set it")
+        elif "$PROSECO_DATA" not in self.path and not Path(self.path).exists() and not set("*?[") & set(self.path):
+            yield Problem("path", self.path, "a file, folder or glob that exists", f"look in {os.getcwd()}")
+
+
+@options
+class RecordSource(SourceOptions):
+    """What corpora of records share: which fields hold what."""
+
+    text_field: str = "text"
+    """Field of the text."""
+    prompt_field: str = ""
+    """Set it for fine-tuning: the prompt is kept clean and out of the loss."""
+    label_field: str = ""
+    """Field of a class label, a number from 0."""
+
+    def prompted(self) -> bool:
+        return bool(self.prompt_field)
+
+
+@options
+class TextConfig(FileSource):
+    """Text files or a folder of them: one document a file, a line or a paragraph."""
+
+    name: ClassVar[str] = "text"
+    code: ClassVar[str] = f"{FILES}:TextFiles"
+
+    document: Literal["file", "line", "paragraph"] = "file"
+    """What is a document."""
+
+
+@options
+class JsonlConfig(RecordSource, FileSource):
+    """JSON lines."""
+
+    name: ClassVar[str] = "jsonl"
+    code: ClassVar[str] = f"{FILES}:JsonLines"
+
+
+@options
+class ParquetConfig(RecordSource, FileSource):
+    """Parquet files."""
+
+    name: ClassVar[str] = "parquet"
+    code: ClassVar[str] = f"{FILES}:ParquetFiles"
+
+
+@options
+class HubConfig(RecordSource):
+    """A dataset of the Hugging Face hub, streamed."""
+
+    name: ClassVar[str] = "hub"
+    code: ClassVar[str] = f"{FILES}:HubDataset"
+
+    dataset: str = ""
+    """Its name on the hub."""
+    subset: str = ""
+    """Configuration of the dataset."""
+    split: str = "train"
+    """Split of the dataset."""
+    revision: str = ""
+    """Commit or tag; pin it, or the corpus may change."""
+    max_documents: Natural = 0
+    """0 reads to the end."""
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.dataset:
+            yield Problem("dataset", "", "name of a dataset of the hub", "set it")

@@ -1,0 +1,209 @@
+"""Corpora that lie in files: the standard library, text, JSON lines, Parquet, the hub.
+
+Text is read as bytes and decoded strictly, line by line where lines are documents, so that one bad
+line is one bad document and not a failed file. Parquet and the hub go through ``datasets``, streaming.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import json
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from components.data.corpora.config import HubConfig, JsonlConfig, ParquetConfig, StdlibConfig, TextConfig
+from components.data.documents import BadDocument, Document
+from components.errors import DataError
+
+EXCERPT = 200
+
+
+def expand(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Files that a path, folder or glob names, sorted.
+
+    Raises:
+        DataError: the setting is missing, or nothing is there.
+    """
+    if not path:
+        raise DataError("The corpus has no path. Set source.path to a file, a folder or a glob.")
+    if "$PROSECO_DATA" in path:
+        if "PROSECO_DATA" not in os.environ:
+            raise DataError(f"{path}: PROSECO_DATA is not set. Set it to the folder that holds your corpora.")
+        path = path.replace("$PROSECO_DATA", os.environ["PROSECO_DATA"])
+    root = Path(path)
+    if root.is_dir():
+        found = [str(p) for p in root.rglob("*") if p.is_file() and Path(p.name.removesuffix(".gz")).suffix in suffixes]
+    else:
+        found = glob.glob(path, recursive=True)
+    if not found:
+        raise DataError(
+            f"{path}: there is no such file, or the folder holds none of {', '.join(suffixes)}. Check source.path."
+        )
+    return sorted(found)
+
+
+def opened(name: str) -> IO[bytes]:
+    """A file's bytes, unpacked where it is gzipped."""
+    return gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[return-value]
+
+
+def deal(names: list[str], count: int) -> list[str]:
+    """Names dealt onto at most ``count`` pieces, as JSON lists."""
+    count = min(count, len(names))
+    return [json.dumps(names[i::count]) for i in range(count)]
+
+
+def decode(raw: bytes, id: str) -> Document | BadDocument:
+    """Strict UTF-8."""
+    try:
+        return Document(id, raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        excerpt = raw[max(0, error.start - 40) : error.start + 40].decode("utf-8", "replace")
+        return BadDocument(id, f"not UTF-8 at byte {error.start}", excerpt)
+
+
+class Stdlib:
+    """Python files below the standard library's folder, without installed packages."""
+
+    symbols = ""
+
+    def __init__(self, config: StdlibConfig):
+        self.config = config
+        self.root = Path(sysconfig.get_paths()["stdlib"])
+
+    def pieces(self, count: int) -> list[str]:
+        skipped = {"site-packages", "dist-packages", "__pycache__"}
+        if not self.config.include_tests:
+            skipped |= {"test", "tests", "idle_test"}
+        found = [p.relative_to(self.root) for p in self.root.rglob("*.py")]
+        names = sorted(p.as_posix() for p in found if not skipped & set(p.parts))
+        limit = self.config.max_documents
+        if limit and limit < len(names):
+            names = [names[i * len(names) // limit] for i in range(limit)]
+        return deal(names, count)
+
+    def read(self, piece: str) -> Iterator[Document | BadDocument]:
+        for name in json.loads(piece):
+            yield decode((self.root / name).read_bytes(), name)
+
+
+class TextFiles:
+    """One document a file, a line or a paragraph."""
+
+    symbols = ""
+
+    def __init__(self, config: TextConfig):
+        self.config = config
+
+    def pieces(self, count: int) -> list[str]:
+        return deal(expand(self.config.path, (".txt", ".md", ".rst", ".py")), count)
+
+    def read(self, piece: str) -> Iterator[Document | BadDocument]:
+        for name in json.loads(piece):
+            with opened(name) as file:
+                raw = file.read()
+            if self.config.document == "file":
+                yield decode(raw, name)
+                continue
+            separator = b"\n" if self.config.document == "line" else b"\n\n"
+            for number, part in enumerate(raw.replace(b"\r\n", b"\n").split(separator), 1):
+                if part.strip():
+                    yield decode(part, f"{name}:{number}")
+
+
+def record_document(record: Any, id: str, config: JsonlConfig | ParquetConfig | HubConfig) -> Document | BadDocument:
+    """A document from a mapping of fields."""
+    wanted = [config.text_field] + [f for f in (config.prompt_field, config.label_field) if f]
+    if not isinstance(record, dict):
+        return BadDocument(id, "not an object", str(record)[:EXCERPT])
+    absent = [f for f in wanted if record.get(f) is None]
+    if absent:
+        return BadDocument(id, f"no field {absent[0]!r} (it has {', '.join(map(str, record))})"[:EXCERPT])
+    label = record[config.label_field] if config.label_field else None
+    if label is not None and not isinstance(label, int):
+        return BadDocument(id, f"label {label!r} is not an integer")
+    prompt = str(record[config.prompt_field]) if config.prompt_field else ""
+    return Document(id, str(record[config.text_field]), prompt, label)
+
+
+class JsonLines:
+    """One object a line. A broken line is quarantined and does not take its neighbours with it."""
+
+    symbols = ""
+
+    def __init__(self, config: JsonlConfig):
+        self.config = config
+
+    def pieces(self, count: int) -> list[str]:
+        return deal(expand(self.config.path, (".jsonl", ".json", ".ndjson")), count)
+
+    def read(self, piece: str) -> Iterator[Document | BadDocument]:
+        for name in json.loads(piece):
+            with opened(name) as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield self.parse(line, f"{name}:{number}")
+
+    def parse(self, line: bytes, id: str) -> Document | BadDocument:
+        decoded = decode(line, id)
+        if isinstance(decoded, BadDocument):
+            return decoded
+        try:
+            record = json.loads(decoded.text)
+        except json.JSONDecodeError as error:
+            return BadDocument(id, f"broken JSON: {error.msg} at column {error.colno}", decoded.text[:EXCERPT])
+        return record_document(record, id, self.config)
+
+
+class ParquetFiles:
+    """Parquet through ``datasets``, streamed."""
+
+    symbols = ""
+
+    def __init__(self, config: ParquetConfig):
+        self.config = config
+
+    def pieces(self, count: int) -> list[str]:
+        return deal(expand(self.config.path, (".parquet",)), count)
+
+    def read(self, piece: str) -> Iterator[Document | BadDocument]:
+        from datasets import load_dataset
+
+        for name in json.loads(piece):
+            rows = load_dataset("parquet", data_files=name, split="train", streaming=True)
+            for number, record in enumerate(rows):
+                yield record_document(dict(record), f"{name}:{number}", self.config)
+
+
+class HubDataset:
+    """A dataset by name, streamed; pieces take every n-th document."""
+
+    symbols = ""
+
+    def __init__(self, config: HubConfig):
+        self.config = config
+
+    def pieces(self, count: int) -> list[str]:
+        return [f"{i}/{count}" for i in range(count)]
+
+    def read(self, piece: str) -> Iterator[Document | BadDocument]:
+        from datasets import load_dataset
+
+        first, step = map(int, piece.split("/"))
+        c = self.config
+        try:
+            rows = load_dataset(c.dataset, c.subset or None, split=c.split, revision=c.revision or None, streaming=True)
+        except Exception as error:
+            raise DataError(
+                f"The dataset {c.dataset!r} (subset {c.subset!r}, split {c.split!r}) cannot be opened: {error}. "
+                f"Check the name and the network, or use a local corpus."
+            ) from error
+        for number, record in enumerate(rows):
+            if c.max_documents and number >= c.max_documents:
+                return
+            if number % step == first:
+                yield record_document(dict(record), f"{c.dataset}:{number}", c)

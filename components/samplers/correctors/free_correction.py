@@ -1,0 +1,52 @@
+"""Training-free correction ("Training-Free Self-Correction for Multimodal Masked Diffusion Models",
+arXiv 2602.02927), and its control.
+
+In the middle and late part of sampling the r tokens of lowest score are masked and r more fresh tokens
+stay, so that the number of masks after every tick is the schedule's and the number of calls does not
+change. The paper's r is 16, 8 and 4 tokens of 4,096 at 64 ticks, a quarter, an eighth and a sixteenth of the
+mean number of reveals; here it is given as those shares.
+
+Departures from the released code: the tick at which a phase begins both reveals more and masks (there one
+reveals r tokens too many where 0.4 T is whole); r is never more than there are visible tokens; rows of a
+batch are independent. ``RandomSwap`` is the same with random tokens: remasking anything gives extra reveals
+late, when context is better, and part of every gain is that.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from components.diffusion import select
+from components.samplers.correctors.base import Verdict, verdict
+from components.samplers.correctors.worst import Remask, room
+from components.samplers.options.correctors import FreeCorrectionConfig, RandomSwapConfig
+from components.samplers.state import State
+from components.samplers.view import View
+
+
+class FreeCorrection(Remask):
+    """See ``components.samplers.correctors.base.Corrector``."""
+
+    def __init__(self, config: FreeCorrectionConfig | RandomSwapConfig):
+        super().__init__(config.score)
+        self.phases = list(zip(config.starts, config.shares, strict=True))
+
+    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
+        return super().start(masked, keys, times) | {"a_tick": masked.sum(-1) / (len(times) - 1)}
+
+    def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        return (state.tick > self.phases[0][0] * steps) & (state.tick < steps)
+
+    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        score, fields = self.score.update(state, view)
+        visible = view.changeable & (due & view.called)[:, None]
+        count = torch.minimum(self.swaps(state, steps), room(view.quota, view.window))
+        return verdict(state, remask=select.best(-score, visible, count), urgency=-score, parts=fields)
+
+    def swaps(self, state: State, steps: int) -> Tensor:
+        """r [R]."""
+        share = torch.zeros_like(state.parts["a_tick"])
+        for start, value in self.phases:
+            share = torch.where(state.tick > start * steps, value, share)
+        return (share * state.parts["a_tick"]).round().long().clamp(min=1)

@@ -1,0 +1,47 @@
+"""PRISM's inference ("Fine-Tuning Masked Diffusion for Provable Self-Correction", arXiv 2510.01384).
+
+At each tick of a window the r visible tokens of lowest quality are masked, and r more masks than planned
+are revealed, so that the number of visible tokens keeps to the schedule; forgetting the "+ r" is the usual
+bug. Quality is the head's estimate of p(x_i = y_i | the rest), read from the same call as the prediction.
+r is fixed, or binomial with ReMDM's capped rate as in the released OWT sampler.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from components.diffusion import noise, select
+from components.diffusion.noise import Stream
+from components.samplers.correctors.base import Verdict, verdict
+from components.samplers.correctors.worst import Remask, room
+from components.samplers.options.correctors import PrismConfig
+from components.samplers.state import State
+from components.samplers.view import View
+
+
+class Prism(Remask):
+    """See ``components.samplers.correctors.base.Corrector``."""
+
+    def __init__(self, config: PrismConfig):
+        super().__init__(config.score)
+        self.config = config
+
+    def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        return (state.tick > self.config.start * steps) & (state.tick <= self.config.stop * steps)
+
+    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        score, fields = self.score.update(state, view)
+        visible = view.changeable & (due & view.called)[:, None]
+        count = torch.minimum(self.wanted(state, visible, steps), room(view.quota, view.window))
+        return verdict(state, remask=select.best(-score, visible, count), urgency=-score, parts=fields)
+
+    def wanted(self, state: State, visible: Tensor, steps: int) -> Tensor:
+        """r [R]."""
+        if not self.config.eta:
+            return torch.full_like(state.tick, self.config.num_remasked)
+        after = (1 - state.tick / steps).clamp(min=0)
+        largest = (after / ((state.tick - 1) / steps).clamp(min=1e-9)).clamp(max=1)
+        sigma = largest.clamp(max=self.config.eta)[:, None]
+        u = noise.uniform(state.keys, state.tick, 0, visible.shape[1], Stream.REMASK_COUNT)
+        return (visible & (u < sigma)).sum(-1)

@@ -1,0 +1,70 @@
+"""Token editing with two thresholds (LLaDA2.1, arXiv 2602.08676), and its token-to-mask form (T2M, arXiv 2604.18738).
+
+Each call reveals masks above tau_m (the ``threshold`` schedule) and changes visible tokens where the
+network's best token is another one with more than tau_e. When no mask is left, up to ``rounds`` more calls
+edit, until one proposes nothing or the canvas was seen before. Limits on edits per position and per call
+are the sampler's ``guard``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from components.samplers.correctors.base import Correcting, Verdict, Wants, verdict
+from components.samplers.correctors.proseco import row_hash
+from components.samplers.options.correctors import TokenEditConfig
+from components.samplers.state import State
+from components.samplers.view import View
+
+
+class TokenEdit(Correcting):
+    """See ``components.samplers.correctors.base.Corrector``."""
+
+    def __init__(self, config: TokenEditConfig):
+        self.config = config
+        self.extra_calls = config.rounds
+
+    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
+        rows = len(masked)
+        return {
+            "round": torch.zeros(rows, dtype=torch.int64, device=masked.device),
+            "content": torch.zeros(rows, dtype=torch.bool, device=masked.device),
+            "seen": torch.zeros(rows, self.config.rounds + 1, dtype=torch.int64, device=masked.device),
+        }
+
+    def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        in_time = state.tick <= steps if self.config.action == "replace" else state.tick < steps
+        return in_time | self.lingers(state, masked, steps)
+
+    def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
+        left = state.parts["round"] < self.config.rounds
+        if self.config.action == "remask":
+            left = left & (state.tick < steps)
+        return left & ~masked.any(-1) & ~state.parts["content"] & (~state.fixed).any(-1)
+
+    def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
+        nowhere = torch.zeros_like(masked)
+        return Wants(~masked & ~state.fixed & due[:, None], nowhere, nowhere)
+
+    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        acts = due & view.called
+        sure = view.log_best.exp() > self.config.threshold
+        wrong = view.changeable & acts[:, None] & sure & (view.best != state.tokens)
+        full = ~view.masked.any(-1) & acts
+        number, hashes = state.parts["round"], state.parts["seen"]
+        digest = row_hash(state.tokens)
+        content = full & (~wrong.any(-1) | (hashes == digest[:, None]).any(-1))
+        wrong = wrong & ~content[:, None]
+        at = torch.arange(hashes.shape[1], device=hashes.device)[None, :] == number[:, None]
+        fields = {
+            "round": number + full.long(),
+            "content": state.parts["content"] | content,
+            "seen": torch.where(at & full[:, None], digest[:, None], hashes),
+        }
+        if self.config.action == "remask":
+            return verdict(state, remask=wrong, urgency=view.log_best, parts=fields)
+        return verdict(
+            state, replace=wrong, replacement=view.best, probability=view.log_best.exp(), urgency=view.log_best,
+            parts=fields,
+        )  # fmt: skip

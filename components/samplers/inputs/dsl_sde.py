@@ -1,0 +1,66 @@
+"""DSL's continuous sampler ("Discrete Stochastic Localization", arXiv 2602.16169).
+
+Each position follows z with dz = xhat dgamma + sqrt(dgamma) eps from z = 0, where xhat = sum_v f(v) e_v is the
+network's expectation of the clean unit-norm embedding. After T ticks of an even grid to gamma_max the tokens
+are drawn from the last prediction, once. A written token sits at gamma_max e_v, a remasked one starts again
+at 0: with unit norms the network reads z alone, so every position may have a path of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from components.diffusion import noise
+from components.diffusion.noise import Stream
+from components.errors import SamplingError
+from components.samplers.contract import Extras
+from components.samplers.inputs.base import Mixture
+from components.samplers.options.inputs import DslSdeConfig
+from components.samplers.state import State, Written
+from components.samplers.view import View
+
+
+class DslSde:
+    """See ``components.samplers.inputs.base.Inputs``."""
+
+    top_k = 0
+    every_tick = True
+
+    def __init__(self, config: DslSdeConfig, extras: Extras):
+        if extras.embedding is None:
+            raise SamplingError(
+                "The inputs 'dsl_sde' need a network with a noisy-embedding encoder; this one has none."
+            )
+        self.gamma_max = config.gamma_max
+        self.embedding = extras.embedding
+
+    def start(self, canvas: Tensor, fixed: Tensor) -> dict[str, Tensor]:
+        clean = self.gamma_max * self.embedding[canvas]
+        return {"z": torch.where(fixed[..., None], clean, 0.0)}
+
+    def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
+        return masked, torch.zeros_like(masked)
+
+    def encode(self, state: State, looked_at: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
+        written = self.gamma_max * self.embedding[looked_at]
+        drafting = (state.inner > 0)[:, None, None]
+        return None, torch.where(drafting, written, state.parts["z"])
+
+    def update(self, state: State, written: Written, view: View, steps: int) -> dict[str, Tensor]:
+        z = state.parts["z"]
+        _, length, width = z.shape
+        expected = torch.softmax(view.logits, dim=-1).to(z) @ self.embedding
+        own = (view.at.select < view.at.size).to(z)[:, None]  # other planes add nothing
+        flat = torch.zeros(view.at.size, width, dtype=z.dtype, device=z.device)
+        xhat = flat.index_add(0, view.at.position, expected * own).view_as(z)
+        step = self.gamma_max / steps
+        eps = noise.normal(state.keys, state.tick, length * width, Stream.BROWNIAN).view_as(z).to(z)
+        moved = z + xhat * step + math.sqrt(step) * eps
+        moves = view.masked & view.called[:, None]
+        z = torch.where(moves[..., None], moved, z)
+        clean = self.gamma_max * self.embedding[written.tokens]
+        z = torch.where((written.revealed | written.replaced)[..., None], clean, z)
+        return {"z": z.masked_fill(written.remasked[..., None], 0)}

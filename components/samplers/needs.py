@@ -1,0 +1,93 @@
+"""Does a model bring what a sampler needs? Known from its config alone, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.errors import SamplingError
+from components.samplers.config import SamplerConfig
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a sampler may need of a model."""
+
+    name: str
+    """In a list of them."""
+    what: str
+    """The sampler ..."""
+    lack: str
+    """and this model ..."""
+    remedy: str
+    brought: Callable[[Mapping[str, Any]], bool]
+    """Does a model with this config.json bring it?"""
+    training: bool = False
+    """It is about training and not about weights, so a control may do without."""
+
+
+NEEDS: dict[str, Need] = {
+    "visible_supervision": Need(
+        "training at visible positions",
+        "replaces visible tokens",
+        "was never taught what to say there",
+        "Use a model trained with proseco or smart, another sampler, or allow_untrained=true for a control.",
+        lambda info: bool(info.get("visible_supervision")),
+        training=True,
+    ),
+    "quality_head": Need(
+        "a quality head",
+        "asks a quality head",
+        "has none",
+        "Train one with prism or dsc, or set corrector.score to another one.",
+        lambda info: int(info.get("quality_layers", -1)) >= 0,
+    ),
+    "dsl_encoder": Need(
+        "DSL's encoder",
+        "needs DSL's encoder of noisy embeddings",
+        "reads tokens",
+        "Train one with dsl.",
+        lambda info: info.get("encoder") == "dsl",
+    ),
+    "policy": Need(
+        "an unmasking policy",
+        "asks an unmasking policy",
+        "has none",
+        "Train one with policy_imitation or policy_grpo, or use threshold.",
+        lambda info: bool(info.get("policy")),
+    ),
+    "labels": Need(
+        "class labels",
+        "guides by class labels",
+        "has no classes",
+        "Use guidance.null=prompt.",
+        lambda info: int(info.get("num_classes", 0)) > 0,
+    ),
+}
+
+
+def needs(config: SamplerConfig) -> tuple[str, ...]:
+    """What a checkpoint must bring for this sampler: the union over its parts."""
+    parts = (config.schedule, config.unmask, config.corrector, config.inputs, config.search)
+    found = [need for part in parts for need in part.needs()]
+    if config.guidance.gamma and config.guidance.null == "label":
+        found.append("labels")
+    if config.encoder == "dsl":
+        found.append("dsl_encoder")
+    return tuple(dict.fromkeys(found))
+
+
+def missing(config: SamplerConfig, info: Mapping[str, Any], allow_untrained: bool) -> list[Need]:
+    """What the model with this config.json lacks and nothing allows away."""
+    lacking = [NEEDS[n] for n in needs(config) if not NEEDS[n].brought(info)]
+    return [n for n in lacking if not (allow_untrained and n.training)]
+
+
+def check_needs(config: SamplerConfig, info: Mapping[str, Any], allow_untrained: bool) -> None:
+    """Raise SamplingError if the model lacks what the sampler needs."""
+    for need in missing(config, info, allow_untrained):
+        trained = info.get("trained_with", "an unknown objective")
+        raise SamplingError(
+            f"The sampler {config.preset!r} {need.what}, and this model (trained with {trained}) {need.lack}. {need.remedy}"
+        )

@@ -1,0 +1,63 @@
+"""A shard of scores: the unit that a replica is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from components.data.corpora.config import SourceOptions
+from components.data.tokenizer import load_tokenizer
+from components.scorers.base import ScoredRow, ScorerSetting
+from components.scorers.config import ScorerOptions
+from components.shards.sample import loaded
+from components.store.samples import publish_shard, read_shard
+
+
+@dataclass(frozen=True)
+class ScoreShard:
+    """Everything a replica needs to know, as plain values."""
+
+    name: str
+    folder: Path
+    samples: Path
+    """Parquet file of the samples."""
+    scorers: Mapping[str, ScorerOptions]
+    model: Path
+    source: SourceOptions | None = None
+    """The corpus whose rules apply."""
+    trained: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of trained scorers, by name."""
+
+    def work(self) -> dict[str, Any]:
+        """Score and publish the shard, row for row in the order of its samples. Returns its receipt."""
+        table = read_shard(self.samples)
+        reads_model = any(options.reads_model for options in self.scorers.values())
+        setting = ScorerSetting(
+            tokenizer=load_tokenizer(self.model / "tokenizer.json"),
+            source=self.source,
+            model=loaded(self.model, "cpu").network if reads_model else None,
+            trained=self.trained,
+        )
+        columns = table.select(["sample_id", "seed", "index"]).to_pydict()
+        columns |= score_rows(rows_of(table), self.scorers, setting)
+        return publish_shard(self.folder, self.name, pa.table(columns), "score")
+
+
+def score_rows(
+    rows: list[ScoredRow], scorers: Mapping[str, ScorerOptions], setting: ScorerSetting
+) -> dict[str, list[float]]:
+    """Columns of all scorers."""
+    columns: dict[str, list[float]] = {}
+    for options in scorers.values():
+        columns |= options.load()(options, setting)(rows)
+    return columns
+
+
+def rows_of(table: pa.Table) -> list[ScoredRow]:
+    """A table of samples as scorers see it."""
+    wanted = table.select(["sample_id", "prompt", "text", "tokens", "num_prompt"]).to_pylist()
+    return [ScoredRow(r["sample_id"], r["prompt"], r["text"], tuple(r["tokens"]), r["num_prompt"]) for r in wanted]

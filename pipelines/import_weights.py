@@ -1,0 +1,33 @@
+"""Make weights of another project a model of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.data.tokenizer import load_tokenizer
+from components.errors import StoreError
+from components.models.exchange.export import write_export
+from components.models.exchange.foreign import FORMATS, read_all, read_foreign
+
+
+def import_model(source: Path, folder: Path, tokenizer: Path | None, length: int) -> Iterator[str]:
+    """Turn another project's weights into an exported folder, and yield what to print.
+
+    Raises:
+        ModelError: the weights are of no known format.
+        StoreError: the folder is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise StoreError(f"{folder} is not empty. Nothing was changed. Use another --out, or delete the folder.")
+    words = load_tokenizer(tokenizer or source / "tokenizer.json")
+    tensors = read_all(source)
+    embed = next((f.embed for f in FORMATS.values() if f.sign in tensors), "")
+    size = max(words.vocab_size, len(tensors[embed]) if embed in tensors else 0)
+    model, report = read_foreign(source, size)
+    config = dataclasses.replace(model.config, mask_id=words.mask_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_export(folder, config, model.state_dict(), words, length, f"imported {report.format}", False, {}, size)
+    yield from report.lines()
+    yield f"wrote {folder}; train from it with train.<name>.init_folder={folder}"

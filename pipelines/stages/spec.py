@@ -1,0 +1,112 @@
+"""What decides the result of each stage: the configs that are hashed into its key. Workflows make them, stages read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
+from components.data.corpora.config import SourceOptions
+from components.models.config import ModelConfig
+from components.samplers.config import SamplerConfig
+from components.scorers.config import ScorerOptions
+from components.shards.prompt import Prompt
+from components.training.config import TrainConfig
+from pipelines.schema import GenerateConfig
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    tokenizer: TokenizerConfig
+    corpora: Mapping[str, CorpusConfig]
+    pieces: int
+
+
+@dataclass(frozen=True)
+class TokenizeSpec:
+    corpus: CorpusConfig
+    rows: RowsConfig
+    fast: str
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    model: ModelConfig
+    train: TrainConfig
+    weights: Mapping[str, float]
+    """Share of each corpus in a batch, by the role of its rows."""
+    source: SourceOptions | None = None
+    """The corpus that rewards rollouts; only where the objective asks for one."""
+    init_digest: str = ""
+    """Of the weights in ``train.init_folder``."""
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    model: ModelConfig
+    length: int
+    trained_with: str
+    paper: str
+    visible_supervision: bool
+    averaged: bool
+
+
+@dataclass(frozen=True)
+class FitSpec:
+    """A scorer that is trained before it scores."""
+
+    scorer: ScorerOptions
+
+
+@dataclass(frozen=True)
+class GenerateSpec:
+    sampler: SamplerConfig
+    generate: GenerateConfig
+    length: int
+    source: SourceOptions | None = None
+    """The corpus whose rules a reward reads; only where the sampler asks for one."""
+    prompts: tuple[Prompt, ...] = ()
+    """Instead of rows of a corpus: each is continued ``generate.num_samples`` times."""
+
+
+@dataclass(frozen=True)
+class ScoreSpec:
+    scorers: Mapping[str, ScorerOptions]
+    source: SourceOptions | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One line of the comparison."""
+
+    name: str
+    model: str
+    steps: int
+    preset: str
+    passes: int
+    """Training forward-backwards of its model, those of what it started from included."""
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    compared: Mapping[str, Compared]
+    """By the role of its samples and scores."""
+    scorer: ScorerOptions
+    """Its main column is what samplers are ranked by."""
+
+
+@dataclass(frozen=True)
+class ReportSpec:
+    title: str
+    run: Any
+    """The configuration, for people."""
+
+
+@dataclass(frozen=True)
+class CompareSpec:
+    """What decides the table besides the numbers that it is made of."""
+
+    title: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]

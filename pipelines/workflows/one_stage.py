@@ -1,0 +1,140 @@
+"""Workflows of one stage, for folders that are there already: samples of a model, scores of samples.
+
+They are stages like any other: tracked, resumable, made once, on any executor and device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.data.tokenizer import load_tokenizer
+from components.errors import ConfigError, CorruptArtifact, DataError, ModelError, StoreError
+from components.samplers import SamplerConfig
+from components.samplers.needs import check_needs
+from components.scorers.config import ScorerOptions
+from components.shards.canvas import read_pieces
+from components.shards.prompt import Prompt
+from components.store.artifact import MANIFEST, damage, read_manifest
+from components.store.files import digest_file
+from components.store.names import file_name
+from components.store.root import foreign
+from pipelines.prompts import Entry
+from pipelines.schema import GenerateConfig
+from pipelines.stage import Given, Stage
+from pipelines.stages.spec import GenerateSpec, ScoreSpec
+
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def given_model(folder: Path) -> Given:
+    """A model: of a run, by the key of its export and unchanged since, or imported, named by its content.
+
+    Raises:
+        ModelError: the folder is not one.
+        CorruptArtifact: it was changed since it was exported.
+    """
+    lost = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if lost:
+        raise ModelError(
+            f"{folder} holds no {lost[0]}, so it is no exported model. "
+            f"Give the folder that the export stage made (`proseco show RUN --json` names it)."
+        )
+    manifest = read_manifest(folder)
+    if manifest is not None and not foreign(folder.absolute()):
+        if lost := damage(folder, manifest, full=True):
+            raise CorruptArtifact(
+                f"The model in {folder} was changed since it was exported: {lost[0]}. Run its run again with "
+                f"`proseco gc --corrupt --delete` before it, or import the changed weights as a model of their own."
+            )
+        return Given(manifest.label, manifest.key, folder)
+    digests = [digest_file(folder / name) for name in MODEL_FILES]
+    return Given(folder.name, hashlib.sha256("".join(digests).encode()).hexdigest()[:16], folder)
+
+
+def given_samples(folder: Path) -> Given:
+    """Finished samples.
+
+    Raises:
+        StoreError: the folder holds none.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.stage != "generate":
+        raise StoreError(
+            f"{folder} holds no finished samples (no manifest of a generate stage). Give the folder that "
+            f"`proseco generate` names, or that of a run's generate stage."
+        )
+    for name in manifest.info["shards"]:
+        file_name(name, folder / MANIFEST)
+    return Given(manifest.label, manifest.key, folder, manifest.info)
+
+
+def model_of_samples(samples: Path) -> Path:
+    """The export that samples were made of, where it lies in the same root.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    manifest = read_manifest(samples)
+    key = manifest.inputs.get("model", "") if manifest is not None else ""
+    folder = samples.absolute().parent.parent / "export" / file_name(key, samples / MANIFEST)
+    if not folder.exists():
+        raise ConfigError(
+            f"Which model should score {samples}? The one that made them, {key}, is not in the same root. Give --model FOLDER."
+        )
+    return folder
+
+
+def sampling(
+    model: Path,
+    sampler: SamplerConfig,
+    generate: GenerateConfig,
+    entries: list[Entry],
+    length: int = 0,
+    allow_untrained: bool = False,
+) -> Stage:
+    """The stage that samples a model.
+
+    Args:
+        entries: what is continued; none samples from nothing.
+        length: positions of a row; 0 is the trained length.
+    Raises:
+        ModelError: the folder is no model.
+        SamplingError: the model lacks what the sampler needs.
+        DataError: a prompt does not fit the model.
+    """
+    given = given_model(model)
+    info = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    check_needs(sampler, info, allow_untrained)
+    tokenizer, classes = load_tokenizer(model / "tokenizer.json"), int(info.get("num_classes", 0))
+    prompts = []
+    for number, entry in enumerate(entries, 1):
+        if entry.label is not None and entry.label >= classes:
+            raise DataError(
+                f"The prompt number {number} has the label {entry.label}, and the model knows {classes} classes, "
+                f"counted from 0. Mend the label, or leave it out."
+            )
+        prompts.append(Prompt(0, read_pieces(tokenizer, entry.pieces()), entry.label))
+    config = GenerateSpec(sampler, generate, length or int(info["length"]), None, tuple(prompts))
+    return Stage("generate", f"generate/{sampler.preset}", 1, config, "pipelines.stages.generate:run", {"model": given})
+
+
+def scoring(samples: Path, model: Path | None, scorers: Mapping[str, ScorerOptions]) -> Stage:
+    """The stage that scores samples; with the model that made them where no other is given.
+
+    Raises:
+        StoreError: the folder holds no finished samples.
+        ConfigError: a scorer needs what a command cannot give.
+    """
+    given = given_samples(samples)
+    for name, scorer in scorers.items():
+        if scorer.reads_rules or scorer.trains:
+            lack = "the rules of a corpus" if scorer.reads_rules else "training on a corpus"
+            raise ConfigError(f"The scorer {name!r} needs {lack}, so only a run has it. Drop it from --scorers.")
+    inputs = {"samples": given, "model": given_model(model or model_of_samples(samples))}
+    config = ScoreSpec(scorers, None)
+    return Stage(
+        "score", f"score/{given.label.removeprefix('generate/')}", 1, config, "pipelines.stages.score:run", inputs
+    )
