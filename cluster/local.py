@@ -11,14 +11,14 @@ from typing import Any
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
-from cluster.api import Done, TrainLaunch
+from cluster.cluster import Done, TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.environment import Prepared
 from cluster.worker import do_shard, failure_of, train_rank
 
 
 class LocalCluster:
-    """See ``cluster.api.Cluster``."""
+    """See ``cluster.cluster.Cluster``."""
 
     def __init__(self, runtime: RuntimeConfig, prepared: Prepared):
         self.runtime = runtime
@@ -41,7 +41,7 @@ class LocalCluster:
             try:
                 spawn(in_group, (self.runtime.workers, meeting, launch), nprocs=self.runtime.workers)
             except ProcessRaisedException:
-                failure = failure_of(launch.folder)
+                failure = failure_of(launch.job.folder)
                 if failure is not None:
                     raise failure from None
                 raise

@@ -13,7 +13,7 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from cluster import processes, ray_tasks, ray_train, serving
-from cluster.api import Done, TrainLaunch
+from cluster.cluster import Done, TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.environment import Prepared
 from components.errors import ConfigError
@@ -24,7 +24,7 @@ PATIENCE_S = 5.0
 
 
 class RayCluster:
-    """See ``cluster.api.Cluster``. Replicas start with the first shard and stay until the end."""
+    """See ``cluster.cluster.Cluster``. Replicas start with the first shard and stay until the end."""
 
     def __init__(self, runtime: RuntimeConfig, prepared: Prepared):
         self.runtime = runtime

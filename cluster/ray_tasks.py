@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from cluster.api import Done
+from cluster.cluster import Done
 from components.errors import ProsecoError
 
 

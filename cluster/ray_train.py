@@ -7,14 +7,14 @@ not used.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
-from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster.api import TrainLaunch
+from cluster.cluster import TrainLaunch
 from cluster.worker import FAILURE, failure_of, train_rank
 from components.errors import TrainingError
 
@@ -25,13 +25,12 @@ def train(launch: TrainLaunch) -> None:
     Raises:
         TrainingError: a rank stopped on purpose, or workers died more often than allowed.
     """
-    runtime = launch.runtime
-    failure_of(launch.folder)  # one of an earlier run is not ours
+    runtime, folder = launch.runtime, launch.job.folder
+    failure_of(folder)  # one of an earlier run is not ours
     on_gpu = runtime.gpus > 0
     with tempfile.TemporaryDirectory(prefix="proseco-train-") as scratch:
         trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"launch": launch},
+            functools.partial(_worker, launch),
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=runtime.workers,
@@ -39,7 +38,7 @@ def train(launch: TrainLaunch) -> None:
                 resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
             ),
             run_config=RunConfig(
-                name=f"{launch.folder.parent.name}-{launch.folder.name}",
+                name=f"{folder.parent.name}-{folder.name}",
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=runtime.max_failures),
             ),
@@ -50,22 +49,21 @@ def train(launch: TrainLaunch) -> None:
             failed: Exception | None = error
         else:
             failed = None
-        failure = failure_of(launch.folder)
+        failure = failure_of(folder)
         if failure is not None:
             raise failure
         if failed is not None:
             raise TrainingError(
                 f"The training workers failed more than {runtime.max_failures} times: {last_line(failed)}. What they "
-                f"had written as checkpoints is kept in {launch.folder / 'checkpoints'}; running again resumes."
+                f"had written as checkpoints is kept in {folder / 'checkpoints'}; running again resumes."
             ) from failed
 
 
-def _worker(config: dict[str, Any]) -> None:
-    launch: TrainLaunch = config["launch"]
+def _worker(launch: TrainLaunch) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     # A rank that stops on purpose leaves its error behind and raises, so that Ray ends the other ranks,
     # which wait for it. Ray then starts them again; trying again would fail in the same way, so they end.
-    if not (launch.folder / FAILURE).exists():
+    if not (launch.job.folder / FAILURE).exists():
         train_rank(launch)
 
 

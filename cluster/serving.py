@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from cluster.api import Done
+from cluster.cluster import Done
 from cluster.config import RuntimeConfig
 from cluster.ray_tasks import cause_of
 from cluster.worker import do_shard

@@ -29,8 +29,9 @@ from deepspeed.utils import (
 from torch import Tensor
 
 from components.models.transformer import Transformer
+from components.objectives.base import Network
 from components.training.config import OptimizerConfig
-from components.training.engine import MOMENTS, Piece, adamw, set_lr
+from components.training.engine import MOMENTS, Autocast, Piece, adamw, set_lr
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 
@@ -93,14 +94,7 @@ class ZeroEngine:
         )
         self.parameters = dict(self.engine.module.named_parameters())
         autocast = precision == "bf16" and stage == 0
-        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=autocast)
-
-    def model(self) -> Transformer:
-        return self._call  # type: ignore[return-value]
-
-    def _call(self, *args: object, **kwargs: object) -> object:
-        with self._autocast:
-            return self.engine(*args, **kwargs)
+        self.network: Network = Autocast(self.engine, self.device, enabled=autocast)
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages over ranks; the loss was divided by the global count, so it must be summed.

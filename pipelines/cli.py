@@ -350,8 +350,8 @@ def serve(model: Path, port: int, host: str, replicas: int, threads: int) -> Non
     [b]POST /v1/score[/b] {"texts": ["..."], "scorers": ["nelbo"]}
     [b]GET /healthz[/b]
     """
-    from cluster.api import open_cluster
     from cluster.config import RuntimeConfig
+    from cluster.open import open_cluster
     from components.models.weights import load_model
 
     load_model(model)  # a wrong folder is told before a cluster is started

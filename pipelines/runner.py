@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Cluster, open_cluster
+from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from cluster.environment import prepare
+from cluster.open import open_cluster
 from components.errors import CorruptArtifact, ProsecoError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
 from components.store.files import publish_text

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.api import Cluster
+from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from components.plugins import locate
 from components.store.fingerprint import canonical, fingerprint

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("PROSECO_FAULT", None)
 
+import jaxtyping
 import pytest
 import torch
 
 from cluster.environment import prepare
 
 prepare()
+
+# Shapes and types written in the signatures of objectives are checked by every test that calls them. Options hold no
+# tensor, and are checked where they are parsed.
+OBJECTIVES = Path(__file__).parents[1] / "components" / "objectives"
+SHAPED = [f"components.objectives.{p.stem}" for p in OBJECTIVES.glob("*.py") if p.stem not in ("__init__", "config")]
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from components.data.rows import PackedRow, write_rows
 from components.models.config import ModelConfig
 from components.objectives.config import ProsecoConfig
 from components.training.config import OptimizerConfig, TrainConfig
-from components.training.loop import Job
+from components.training.job import Job
 
 VOCAB, LENGTH, MASK, PAD = 9, 8, 0, 1
 TINY = ModelConfig(dim=16, depth=2, heads=2, num_positions=LENGTH)
@@ -45,4 +45,14 @@ def train_config(**changes) -> TrainConfig:
 
 
 def job(folder: Path, rows: Path, micro_batch: int = 2, **changes) -> Job:
-    return Job(train_config(**changes), folder, (rows,), (1.0,), MASK, PAD, micro_batch, VOCAB, keep=9)
+    return Job(
+        config=train_config(**changes),
+        folder=folder,
+        rows=(rows,),
+        weights=(1.0,),
+        mask_id=MASK,
+        pad_id=PAD,
+        vocab_size=VOCAB,
+        micro_batch=micro_batch,
+        keep=9,
+    )

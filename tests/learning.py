@@ -12,7 +12,7 @@ from components.diffusion.schedule import LogLinear
 from components.models.config import ModelConfig
 from components.models.transformer import Transformer
 from components.objectives import config as c
-from components.objectives.base import Batch, Setting
+from components.objectives.base import Batch, Setting, Term
 from components.training.loop import build_objective
 
 MASK, PAD, VOCAB, LENGTH = 0, 1, 7, 8
@@ -48,14 +48,14 @@ def likes_even(tokens: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return (tokens[:, -1] % 2 == 0).double()
 
 
-def setting(judge=likes_even) -> Setting:
-    return Setting(MASK, LogLinear(), 0.1, VOCAB, judge)
+def setting(reward=likes_even) -> Setting:
+    return Setting(MASK, LogLinear(), 0.1, VOCAB, reward)
 
 
 def network(config, seed=0, **changes) -> Transformer:
     torch.manual_seed(seed)
     made = ModelConfig(dim=16, depth=2, heads=2, num_positions=LENGTH, **changes)
-    model = Transformer(dataclasses.replace(made, **getattr(config, "model_changes", {})), VOCAB)
+    model = Transformer(dataclasses.replace(made, **config.model_changes()), VOCAB)
     nn.init.normal_(model.head.weight, std=0.3)
     return model.double()
 
@@ -71,20 +71,23 @@ def batch(rows=4, step=4, prompt=0, pads=0, seed=11, first=0, total=None) -> Bat
     return Batch(tokens, maskable, target, index, noise.row_keys(seed, index), total or rows, step)
 
 
-def told(config, given, model, judge=likes_even):
-    return {t.name: t for t in build_objective(config, setting(judge)).terms(model, given)}
+def terms_of(config, given, model, reward=likes_even) -> dict[str, Term]:
+    """Every term of an objective on a batch, by name."""
+    objective = build_objective(config, setting(reward))
+    return {t.name: t for t in objective.terms(model, objective.corrupt(given))}
 
 
 def gradients(config, batches, model) -> dict[str, torch.Tensor]:
     """Of the sums over all batches, divided by the global counts."""
     objective = build_objective(config, setting())
+    corrupted = [objective.corrupt(b) for b in batches]
     totals: dict[str, float] = {}
-    for b in batches:
-        for name, count in objective.counts(b).items():
+    for rows in corrupted:
+        for name, count in objective.counts(rows).items():
             totals[name] = totals.get(name, 0) + float(count)
     model.zero_grad()
-    for b in batches:
-        for term in objective.terms(model, b):
+    for rows in corrupted:
+        for term in objective.terms(model, rows):
             if term.loss_sum.requires_grad:
                 (term.loss_sum / max(1, totals[term.name])).backward()
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}

@@ -64,7 +64,7 @@ class Oracle:
         wanted = logits if select is None else logits.flatten(0, 1)[select]
         own = tokens.clamp(max=self.num_tokens - 1)[..., None]
         quality = logits.gather(-1, own)[..., 0].exp()
-        return Prediction(wanted, logits, dict.fromkeys(heads, quality))
+        return Prediction(wanted, dict.fromkeys(heads, quality))
 
     def localized(self, z: Tensor, select: Tensor | None) -> Prediction:
         """Marginals of the posterior given z = gamma e + sqrt(gamma) noise at every position [B, L, D]."""
@@ -73,7 +73,7 @@ class Oracle:
         posterior = torch.softmax(evidence + self.joint.log(), -1)
         one_hot = torch.nn.functional.one_hot(self.outcomes, self.num_tokens + 1).double()
         logits = torch.einsum("bo,olv->blv", posterior, one_hot).clamp(min=1e-300).log()
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
     def index(self, tokens: Tensor) -> Tensor:
         """Place of full rows among the outcomes."""

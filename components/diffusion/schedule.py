@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from components.diffusion.config import CosineNoiseConfig, LogLinearConfig
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What objectives and samplers read of a schedule."""
 

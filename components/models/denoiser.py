@@ -15,8 +15,6 @@ class Prediction:
 
     logits: Tensor
     """[B, L, V], or [N, V] for the N selected positions."""
-    hidden: Tensor
-    """[B, L, D], after the last norm."""
     heads: dict[str, Tensor] = field(default_factory=dict)
     """[B, L] for each head that was asked for; quality is in [0, 1], larger is better."""
 

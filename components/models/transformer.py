@@ -68,7 +68,7 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        tokens: Tensor,
+        tokens: Tensor | None = None,
         *,
         select: Tensor | None = None,
         label: Tensor | None = None,
@@ -80,25 +80,33 @@ class Transformer(nn.Module):
         permuted: Permuted | None = None,
         decided: tuple[Tensor, Tensor, Tensor] | None = None,
         frozen: bool = False,
-    ) -> Prediction:
-        """See ``components.models.denoiser.Denoiser``. What only objectives use:
+    ) -> Prediction | Tensor:
+        """Predict, see ``components.models.denoiser.Denoiser``; or, with ``decided`` alone, ask the policy.
+
+        Two questions share one entry because a module whose parameters are sharded over processes (ZeRO 3) must
+        be called through its root. ``decide`` puts the second of them.
 
         Args:
             evidence: (gamma [B, L], noise [B, L, D]): see noisy embeddings of the tokens, made here so that
                 the table's gradient is kept.
             permuted: predict in a given order; logits are those of the query rows.
-            decided: (confidence [B, L], masked [B, L], time [B]): ask the policy alone; its logits come as
-                the head ``policy``, and ``tokens`` are not read.
             frozen: no gradient to the trunk.
+            decided: (confidence [B, L], masked [B, L] bool, time [B]): what the policy decides by.
+        Returns:
+            The prediction, or the policy's reveal logits [B, L].
         """
         if decided is not None:
-            return self.decide(decided)
+            if self.policy is None:
+                raise ValueError("this network has no unmasking policy")
+            logits: Tensor = self.policy(*decided)
+            return logits
+        assert tokens is not None, "a prediction is asked for without tokens"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             x, rope, hidden = self.trunk(tokens, label, time, soft, dense, evidence, permuted)
             wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
             logits = self.head(wanted)
         outputs = {name: self.read_head(name, x, rope) for name in heads}
-        return Prediction(logits, hidden, outputs)
+        return Prediction(logits, outputs)
 
     def trunk(
         self,
@@ -140,12 +148,13 @@ class Transformer(nn.Module):
         logits = self.quality(x, rope)
         return logits if name == "quality_logits" else torch.sigmoid(logits.float())
 
-    def decide(self, inputs: tuple[Tensor, Tensor, Tensor]) -> Prediction:
-        """The policy's reveal logits [B, L]."""
-        if self.policy is None:
-            raise ValueError("this network has no unmasking policy")
-        logits = self.policy(*inputs)
-        return Prediction(logits, logits, {"policy": logits})
+    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
+        """The policy's reveal logits [B, L], given confidence [B, L], masked [B, L] bool and time [B].
+
+        Raises:
+            ValueError: the network has no policy.
+        """
+        return self(decided=(confidence, masked, time))
 
     def see(
         self,

@@ -12,30 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.diffusion.categorical import suppress
-from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times
+from components.diffusion.select import best
+from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times, flat_index
 from components.objectives.config import CmlmConfig
-from components.objectives.pair import some_of_each
+from components.objectives.fills import logits_at
+from components.objectives.mdlm import Noised
 
 
-def build(config: CmlmConfig, setting: Setting) -> Objective:
+def build(config: CmlmConfig, setting: Setting) -> Objective[Noised]:
     """The objective with its options bound."""
 
-    def masks(batch: Batch) -> Tensor:
-        """[B, L] bool."""
-        number = torch.ceil(draw_times(batch, 1e-6).double() * batch.maskable.sum(-1)).long().clamp(min=1)
-        return some_of_each(batch.maskable, number, corruption(batch))
+    def corrupt(batch: Batch) -> Noised:
+        share = draw_times(batch, 1e-6).double()
+        num_masked = torch.ceil(share * batch.maskable.sum(-1)).long().clamp(min=1)
+        masked = best(corruption(batch), batch.maskable, num_masked)
+        return Noised(batch, masked.float().mean(-1), masked, batch.tokens.masked_fill(masked, setting.mask_id))
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        return {"masked": (masks(batch) & batch.target).sum()}
+    def counts(noised: Noised) -> dict[str, Tensor]:
+        return {"masked": (noised.masked & noised.batch.target).sum()}
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        masked = masks(batch)
-        noised = batch.tokens.masked_fill(masked, setting.mask_id)
-        where = (masked & batch.target).flatten().nonzero()[:, 0]
-        found = model(noised, select=where, label=batch.label, time=masked.float().mean(-1))
-        logits, clean = suppress(found.logits, (setting.mask_id,)), batch.tokens.flatten()[where]
-        nll = F.cross_entropy(logits, clean, reduction="none")
+    def terms(network: Network, noised: Noised) -> Iterator[Term]:
+        batch = noised.batch
+        counted = noised.masked & batch.target
+        logits = logits_at(network, noised.tokens, counted, batch, setting, time=noised.time)
+        where = flat_index(counted)
+        nll = F.cross_entropy(logits, batch.tokens.flatten()[where], reduction="none")
         loss = nll
         if config.label_smoothing:
             # The suppressed mask has no share in the smoothing.
@@ -44,4 +45,4 @@ def build(config: CmlmConfig, setting: Setting) -> Objective:
             loss = (1 - config.label_smoothing) * nll + config.label_smoothing * flat
         yield Term("masked", loss.sum(), {"masked_ce": (nll.detach().sum(), torch.tensor(len(where)))})
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)

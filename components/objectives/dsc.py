@@ -15,54 +15,83 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from components.diffusion.corrupt import mask_tokens
 from components.diffusion.noise import Stream
-from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times, one_uniform
+from components.objectives.base import (
+    Batch,
+    Network,
+    Objective,
+    Setting,
+    Term,
+    corruption,
+    draw_times,
+    nowhere,
+    one_uniform,
+)
 from components.objectives.config import DscConfig
-from components.objectives.pair import judging_term, logits_at, num_of, some_of, words
+from components.objectives.fills import count_kept, fill_tokens, keep_best, logits_at, quality_term
 
 
-def build(config: DscConfig, setting: Setting) -> Objective:
+@dataclass(frozen=True)
+class LookBack:
+    """The rows of a batch at two times of their generation."""
+
+    batch: Batch
+    tokens: Int64[Tensor, "B L"]
+    """x_t: the rows when they are judged."""
+    masked: Bool[Tensor, "B L"]
+    """Masks of ``tokens``."""
+    early_tokens: Int64[Tensor, "B L"]
+    """x_(t + t'): the rows when tokens were written."""
+    early_masked: Bool[Tensor, "B L"]
+    """Masks of ``early_tokens``, which include those of ``tokens``."""
+    fillable: Bool[Tensor, "B L"]
+    """Early masks that may be filled."""
+
+
+def build(config: DscConfig, setting: Setting) -> Objective[LookBack]:
     """The objective with its options bound."""
 
-    def states(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(later row [B, L], its masks, earlier row, its masks, which include the later one's)."""
+    def corrupt(batch: Batch) -> LookBack:
         later = draw_times(batch, 0.0) * (1 - config.step)
         back = config.step + one_uniform(batch, Stream.PAIR).float() * (1 - later - config.step)
         u = corruption(batch)
-        x_t, masked = mask_tokens(batch.tokens, batch.maskable, 1 - later, u, setting.mask_id)
-        x_early, masked_early = mask_tokens(batch.tokens, batch.maskable, 1 - later - back, u, setting.mask_id)
-        return x_t, masked, x_early, masked_early
+        tokens, masked = mask_tokens(batch.tokens, batch.maskable, 1 - later, u, setting.mask_id)
+        early_tokens, early = mask_tokens(batch.tokens, batch.maskable, 1 - later - back, u, setting.mask_id)
+        fillable = batch.target & (early & ~masked if config.fill_from == "extra" else early)
+        return LookBack(batch, tokens, masked, early_tokens, early, fillable)
 
-    def fillable(masked: Tensor, early: Tensor, batch: Batch) -> Tensor:
-        return batch.target & (early & ~masked if config.fill_from == "extra" else early)
-
-    def number(batch: Batch) -> int:
+    def num_filled(batch: Batch) -> int:
         return math.ceil(batch.tokens.shape[1] * config.step)
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        _, masked, _, early = states(batch)
+    def counts(rows: LookBack) -> dict[str, Tensor]:
         if config.scope == "visible":
-            return {"quality": batch.target.sum()}
-        return {"quality": num_of(fillable(masked, early, batch), number(batch))}
+            return {"quality": rows.batch.target.sum()}
+        return {"quality": count_kept(rows.fillable, num_filled(rows.batch))}
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        x_t, masked, x_early, early = states(batch)
+    def terms(network: Network, rows: LookBack) -> Iterator[Term]:
+        batch, early = rows.batch, rows.early_masked
         with torch.no_grad():
             time = early.float().mean(-1)
-            logits = logits_at(model, x_early, early, batch, setting, time=time, frozen=True)
-            tokens, probability = words(logits, early, batch, "sample")
-            chosen = some_of(fillable(masked, early, batch), number(batch), probability)
-            z = torch.where(chosen, tokens, x_t)
-        nowhere = torch.zeros(0, dtype=torch.long, device=z.device)
-        judged = model(
-            z, select=nowhere, label=batch.label, time=masked.float().mean(-1), heads=("quality_logits",), frozen=True
+            logits = logits_at(network, rows.early_tokens, early, batch, setting, time=time, frozen=True)
+            tokens, probability = fill_tokens(logits, early, batch, "sample")
+            chosen = keep_best(rows.fillable, num_filled(batch), probability)
+            filled = torch.where(chosen, tokens, rows.tokens)
+        prediction = network(
+            filled,
+            select=nowhere(filled),
+            label=batch.label,
+            time=rows.masked.float().mean(-1),
+            heads=("quality_logits",),
+            frozen=True,
         )
-        where = chosen if config.scope == "artifact" else batch.target & (z != setting.mask_id)
-        yield judging_term(judged.heads["quality_logits"], z, batch.tokens, where)
+        where = chosen if config.scope == "artifact" else batch.target & (filled != setting.mask_id)
+        yield quality_term(prediction.heads["quality_logits"], filled, batch.tokens, where)
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)

@@ -11,32 +11,57 @@ seen at gamma_max and the rest not at all, as discrete samplers will show them. 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32
 from torch import Tensor
 
 from components.diffusion import noise
-from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
-from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times, one_uniform
+from components.objectives.base import (
+    Batch,
+    Network,
+    Objective,
+    Setting,
+    Term,
+    corruption,
+    draw_times,
+    flat_index,
+    one_uniform,
+)
 from components.objectives.config import DslConfig
+from components.objectives.fills import logits_at
 
 
-def build(config: DslConfig, setting: Setting) -> Objective:
+@dataclass(frozen=True)
+class Evidence:
+    """What is added to the embeddings of a batch."""
+
+    batch: Batch
+    gamma: Float32[Tensor, "B L"]
+    """Signal-to-noise ratio."""
+    eps: Float32[Tensor, "B L D"]
+    """Standard normal noise, 0 in prompts."""
+
+
+def build(config: DslConfig, setting: Setting) -> Objective[Evidence]:
     """The objective with its options bound."""
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        return {"clean": batch.target.sum()}
-
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        gamma = ratios(batch, config)
+    def corrupt(batch: Batch) -> Evidence:
         length = batch.tokens.shape[1]
         eps = noise.normal(batch.keys, batch.step, length * config.noise_dim, Stream.EVIDENCE_NOISE)
         eps = eps.view(-1, length, config.noise_dim).float() * batch.maskable[..., None]
-        select = batch.target.flatten().nonzero()[:, 0]
-        found = model(batch.tokens, select=select, label=batch.label, evidence=(gamma, eps))
-        logits = suppress(found.logits, (setting.mask_id,))
+        return Evidence(batch, ratios(batch, config), eps)
+
+    def counts(evidence: Evidence) -> dict[str, Tensor]:
+        return {"clean": evidence.batch.target.sum()}
+
+    def terms(network: Network, evidence: Evidence) -> Iterator[Term]:
+        batch, gamma = evidence.batch, evidence.gamma
+        select = flat_index(batch.target)
+        logits = logits_at(network, batch.tokens, batch.target, batch, setting, evidence=(gamma, evidence.eps))
         nll = F.cross_entropy(logits, batch.tokens.flatten()[select], reduction="none")
         unseen = (gamma == 0).flatten()[select]
         metrics = {
@@ -45,11 +70,11 @@ def build(config: DslConfig, setting: Setting) -> Objective:
         }
         yield Term("clean", nll.sum(), metrics)
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)
 
 
-def ratios(batch: Batch, config: DslConfig) -> Tensor:
-    """gamma [B, L] float32."""
+def ratios(batch: Batch, config: DslConfig) -> Float32[Tensor, "B L"]:
+    """gamma, the signal-to-noise ratio at each position: one a row, or gamma_max at some positions and 0 at the rest."""
     z = torch.special.ndtri(one_uniform(batch, Stream.EVIDENCE))
     row = torch.exp(config.log_mean + config.log_std * z).clamp(max=config.gamma_max)
     seen = corruption(batch) >= draw_times(batch, 0.0)[:, None]

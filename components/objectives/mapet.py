@@ -16,44 +16,61 @@ leaves out those of context positions (2.5 L at n0 = L/4).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
 from components.models.permuted import Permuted
-from components.objectives.base import Batch, Network, Objective, Setting, Term, uniforms
+from components.objectives.base import Batch, Network, Objective, Setting, Term, flat_index, uniforms
 from components.objectives.config import MapetConfig
+from components.objectives.fills import logits_at
 
 
-def build(config: MapetConfig, setting: Setting) -> Objective:
+@dataclass(frozen=True)
+class Ordered:
+    """The rows of a batch, each with an order of its own."""
+
+    batch: Batch
+    rank: Int64[Tensor, "B L"]
+    """Place of each position in the order, from 1; 0 is prompt and context."""
+    predicted: Bool[Tensor, "B L"]
+    """Where the loss counts."""
+
+
+def build(config: MapetConfig, setting: Setting) -> Objective[Ordered]:
     """The objective with its options bound."""
 
-    def predicted(batch: Batch) -> tuple[Tensor, Tensor]:
-        """(rank [B, L], 0 for context; where the loss counts [B, L] bool)."""
-        rank, size = ranks(batch, config.context)
-        return rank, batch.target & (rank > 0) & (rank <= config.upper * size[:, None])
+    def corrupt(batch: Batch) -> Ordered:
+        rank, num_ranks = ranks(batch, config.context)
+        predicted = batch.target & (rank > 0) & (rank <= config.upper * num_ranks[:, None])
+        return Ordered(batch, rank, predicted)
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        return {"permuted": predicted(batch)[1].sum()}
+    def counts(rows: Ordered) -> dict[str, Tensor]:
+        return {"permuted": rows.predicted.sum()}
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        rank, where = predicted(batch)
-        permuted = Permuted(rank, setting.mask_id, config.streams == "two")
-        select = where.flatten().nonzero()[:, 0]
-        time = (rank > 0).float().mean(-1)
-        found = model(batch.tokens, select=select, label=batch.label, time=time, permuted=permuted)
-        logits = suppress(found.logits, (setting.mask_id,))
-        nll = F.cross_entropy(logits, batch.tokens.flatten()[select], reduction="none")
+    def terms(network: Network, rows: Ordered) -> Iterator[Term]:
+        batch, where = rows.batch, rows.predicted
+        permuted = Permuted(rows.rank, setting.mask_id, config.streams == "two")
+        time = (rows.rank > 0).float().mean(-1)
+        logits = logits_at(network, batch.tokens, where, batch, setting, time=time, permuted=permuted)
+        nll = F.cross_entropy(logits, batch.tokens.flatten()[flat_index(where)], reduction="none")
         yield Term("permuted", nll.sum(), {"permuted_ce": (nll.detach().sum(), where.sum())})
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)
 
 
-def ranks(batch: Batch, context: float) -> tuple[Tensor, Tensor]:
-    """(place of each position in a random order [B, L], 0 for prompt and context; number of predicted ones [B])."""
+def ranks(batch: Batch, context: float) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, "B"]]:
+    """A random order of each row.
+
+    Args:
+        context: share of the maskable positions that come first and are not predicted.
+    Returns:
+        (place of each position in the order, 0 for prompt and context; number of predicted positions of the row).
+    """
     u = uniforms(batch, Stream.ORDER_OF_PREDICTION).masked_fill(~batch.maskable, -1)
     order = u.argsort(dim=-1, stable=True)
     place = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[1], device=u.device).expand_as(order))

@@ -10,47 +10,65 @@ only: the others have no loss and no gradient.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from components.diffusion.categorical import suppress
 from components.diffusion.corrupt import mask_tokens
-from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times
+from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times, flat_index
 from components.objectives.config import MdlmConfig
+from components.objectives.fills import logits_at
 
 
-def build(config: MdlmConfig, setting: Setting) -> Objective:
+@dataclass(frozen=True)
+class Noised:
+    """Rows z_t of a batch, each masked at a time of its own."""
+
+    batch: Batch
+    time: Float32[Tensor, "B"]
+    masked: Bool[Tensor, "B L"]
+    tokens: Int64[Tensor, "B L"]
+    """The clean ones, and the mask where masked."""
+
+
+def build(config: MdlmConfig, setting: Setting) -> Objective[Noised]:
     """The objective with its options bound."""
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        return {"mdm": batch.target.sum()}
+    def corrupt(batch: Batch) -> Noised:
+        return noise_rows(batch, setting)
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        time, masked, noised = noise_rows(batch, setting)
-        select = masked.flatten().nonzero()[:, 0]
-        logits = suppress(model(noised, select=select, label=batch.label, time=time).logits, (setting.mask_id,))
-        yield unmasking_term(logits, select, batch, time, setting, flat=config.weight == "flat")
+    def counts(noised: Noised) -> dict[str, Tensor]:
+        return {"mdm": noised.batch.target.sum()}
 
-    return Objective(counts, terms)
+    def terms(network: Network, noised: Noised) -> Iterator[Term]:
+        logits = logits_at(network, noised.tokens, noised.masked, noised.batch, setting, time=noised.time)
+        yield unmasking_term(logits, flat_index(noised.masked), noised, setting, flat=config.weight == "flat")
+
+    return Objective(corrupt, counts, terms)
 
 
-def noise_rows(batch: Batch, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """One noisy version of each row: (time [B], masked [B, L], noised tokens [B, L])."""
+def noise_rows(batch: Batch, setting: Setting) -> Noised:
+    """One noisy version of each row, at a stratified time."""
     time = draw_times(batch, setting.t_min)
     keep = setting.schedule.alpha(time)
-    noised, masked = mask_tokens(batch.tokens, batch.maskable, keep, corruption(batch), setting.mask_id)
-    return time, masked, noised
+    tokens, masked = mask_tokens(batch.tokens, batch.maskable, keep, corruption(batch), setting.mask_id)
+    return Noised(batch, time, masked, tokens)
 
 
-def unmasking_term(logits: Tensor, select: Tensor, batch: Batch, time: Tensor, setting: Setting, flat: bool) -> Term:
+def unmasking_term(
+    logits: Float[Tensor, "N V"], select: Int64[Tensor, "N"], noised: Noised, setting: Setting, flat: bool
+) -> Term:
     """The masked-diffusion sum.
 
     Args:
-        logits: [N, V] float32 at the masked positions, mask id suppressed.
-        select: flat indices [N] of these positions.
+        logits: at masked positions, mask id suppressed.
+        select: flat indices of these positions.
+        flat: weigh every time alike, and not by w(t).
     """
+    batch, time = noised.batch, noised.time
     rows = select // batch.tokens.shape[1]
     counted = batch.target.flatten()[select].float()
     nll = F.cross_entropy(logits, batch.tokens.flatten()[select], reduction="none") * counted

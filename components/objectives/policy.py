@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from components.diffusion import noise
@@ -32,8 +33,8 @@ from components.diffusion.config import DrawConfig
 from components.errors import ConfigError
 from components.objectives.base import Batch, Network, Objective, Setting, Term
 from components.objectives.config import PolicyGrpoConfig, PolicyImitationConfig
-from components.objectives.mdlm import noise_rows
-from components.objectives.pair import logits_at, words
+from components.objectives.fills import fill_tokens, logits_at
+from components.objectives.mdlm import Noised, noise_rows
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Vocabulary
 from components.samplers.engine import play
@@ -43,123 +44,142 @@ from components.samplers.sampler import RowSampler
 from components.samplers.schedules.learned import log_probability
 
 
-def ask(model: Network, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
-    """The policy's reveal logits [R, L]."""
-    return model(masked.long(), decided=(confidence, masked, time)).heads["policy"]
-
-
-def build_imitation(config: PolicyImitationConfig, setting: Setting) -> Objective:
+def build_imitation(config: PolicyImitationConfig, setting: Setting) -> Objective[Noised]:
     """The warm start."""
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        _, masked, _ = noise_rows(batch, setting)
-        return {"policy": (masked & batch.target).sum()}
+    def corrupt(batch: Batch) -> Noised:
+        return noise_rows(batch, setting)
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        time, masked, noised = noise_rows(batch, setting)
+    def counts(noised: Noised) -> dict[str, Tensor]:
+        return {"policy": (noised.masked & noised.batch.target).sum()}
+
+    def terms(network: Network, noised: Noised) -> Iterator[Term]:
+        batch, masked = noised.batch, noised.masked
         with torch.no_grad():
-            logits = logits_at(model, noised, masked, batch, setting, time=time, frozen=True)
-            best, confidence = words(logits, masked, batch, "argmax")
-        logit = ask(model, confidence, masked, 1 - masked.float().mean(-1))
+            logits = logits_at(network, noised.tokens, masked, batch, setting, time=noised.time, frozen=True)
+            best, confidence = fill_tokens(logits, masked, batch, "argmax")
+        reveal = network.decide(confidence, masked, 1 - masked.float().mean(-1))
         where, right = masked & batch.target, best == batch.tokens
-        loss = F.binary_cross_entropy_with_logits(logit, right.float(), reduction="none")
-        agrees = (logit > 0) == right
+        loss = F.binary_cross_entropy_with_logits(reveal, right.float(), reduction="none")
+        agrees = (reveal > 0) == right
         metrics = {
             "policy_bce": ((loss.detach() * where).sum(), where.sum()),
             "policy_agrees": ((agrees & where).sum(), where.sum()),
         }
         yield Term("policy", (loss * where).sum(), metrics)
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rollouts:
     """N steps of R rollouts, flattened, with what their likelihood needs."""
 
-    confidence: Tensor
-    masked: Tensor
-    action: Tensor
-    """[N, R, L]."""
-    time: Tensor
-    taken: Tensor
-    """[N, R]: the row was still going."""
-    advantage: Tensor
-    expert: Tensor
-    """[R]."""
-    old: Tensor
-    """[N, R]: log-likelihoods under the policy that rolled out."""
-    reward: Tensor
-    steps: Tensor
-    """[R]."""
+    confidence: Float[Tensor, "N R L"]
+    """What the policy decided by: the network's confidence,"""
+    masked: Bool[Tensor, "N R L"]
+    """where it might reveal,"""
+    time: Float[Tensor, "N R"]
+    """and when."""
+    action: Bool[Tensor, "N R L"]
+    """What was revealed."""
+    taken: Bool[Tensor, "N R"]
+    """The row was still going."""
+    advantage: Float32[Tensor, "R"]
+    """Reward less the mean of the row's group."""
+    expert: Bool[Tensor, "R"]
+    """A threshold decided, and not the policy."""
+    old: Float[Tensor, "N R"]
+    """Log-likelihoods under the policy that rolled out."""
+    reward: Float64[Tensor, "R"]
+    """Whether the answer was right, before speed counts."""
+    num_steps: Float32[Tensor, "R"]
 
 
-def build_grpo(config: PolicyGrpoConfig, setting: Setting) -> Objective:
-    """Group-relative policy optimisation. Raises ConfigError without rewards."""
-    if setting.judge is None:
+def build_grpo(config: PolicyGrpoConfig, setting: Setting) -> Objective[Batch]:
+    """Group-relative policy optimisation.
+
+    Raises:
+        ConfigError: nothing can reward rollouts.
+    """
+    if setting.reward is None:
         raise ConfigError("policy_grpo needs a corpus with rules or with prompts and one right answer, to reward by.")
     group = config.rollouts + len(config.expert_thresholds)
     memory: dict[tuple[int, int], Rollouts] = {}
 
+    def corrupt(batch: Batch) -> Batch:
+        return batch  # rollouts start from nothing but masks
+
     def counts(batch: Batch) -> dict[str, Tensor]:
         return {"policy": torch.tensor(group * len(batch.index))}
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
+    def terms(network: Network, batch: Batch) -> Iterator[Term]:
         place = (batch.step // config.inner_epochs, int(batch.index[0]))
         if place not in memory:
             for stale in [p for p in memory if p[0] != place[0]]:
                 del memory[stale]
-            memory[place] = roll_out(model, batch, config, setting)
-        yield policy_term(model, memory[place], config)
+            memory[place] = roll_out(network, batch, config, setting)
+        yield policy_term(network, memory[place], config)
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)
 
 
-def samplers_of(model: Network, config: PolicyGrpoConfig, setting: Setting) -> list[RowSampler]:
+def samplers_of(network: Network, config: PolicyGrpoConfig, setting: Setting) -> list[RowSampler]:
     """The policy's sampler, and the experts'."""
-    extras = Extras(policy=lambda c, m, t: ask(model, c, m, t))
+    extras = Extras(policy=network.decide)
     base = SamplerConfig(steps=0, unmask=ConfidenceConfig(), draw=DrawConfig(temperature=config.draw_temperature))
     schedules = [LearnedConfig(config.temperature), *(ThresholdConfig(x) for x in config.expert_thresholds)]
     return [RowSampler(replace(base, schedule=s), Vocabulary(setting.mask_id), extras) for s in schedules]
 
 
 @torch.no_grad()
-def roll_out(model: Network, batch: Batch, config: PolicyGrpoConfig, setting: Setting) -> Rollouts:
+def roll_out(network: Network, batch: Batch, config: PolicyGrpoConfig, setting: Setting) -> Rollouts:
     """G + E rollouts of each row, group by group."""
-    assert setting.judge is not None
-    policy, *experts = samplers_of(model, config, setting)
-    number = len(batch.index)
-    runs = [play_rows(model, policy, batch, setting, range(config.rollouts))]
-    runs += [play_rows(model, e, batch, setting, range(100 + i, 101 + i)) for i, e in enumerate(experts)]
+    assert setting.reward is not None
+    policy, *experts = samplers_of(network, config, setting)
+    num_rows = len(batch.index)
+    runs = [play_rows(network, policy, batch, setting, range(config.rollouts))]
+    runs += [play_rows(network, e, batch, setting, range(100 + i, 101 + i)) for i, e in enumerate(experts)]
     longest = max(len(steps) for steps, _ in runs)
     fields = {k: stack([s for s, _ in runs], k, longest) for k in ("c", "m", "u", "t", "taken")}
     tokens = torch.cat([found for _, found in runs])
-    copies = len(tokens) // number
+    copies = len(tokens) // num_rows
     clean = batch.tokens.repeat(copies, 1)
-    steps = fields["taken"].sum(0)
+    num_steps = fields["taken"].sum(0)
     size = batch.maskable.sum(-1).repeat(copies).clamp(min=1)
-    right = setting.judge(tokens, clean).to(tokens.device).double()
-    reward = right * ((size - steps + 1).clamp(min=0) / size) ** config.speed
-    advantage = reward - reward.view(copies, number).mean(0).repeat(copies)
-    expert = torch.arange(copies, device=tokens.device).repeat_interleave(number) >= config.rollouts
+    right = setting.reward(tokens, clean).to(tokens.device).double()
+    reward = right * ((size - num_steps + 1).clamp(min=0) / size) ** config.speed
+    advantage = reward - reward.view(copies, num_rows).mean(0).repeat(copies)
     rollouts = Rollouts(
-        fields["c"], fields["m"].bool(), fields["u"].bool(), fields["t"], fields["taken"].bool(), advantage.float(),
-        expert, torch.zeros_like(fields["t"]), right, steps,
-    )  # fmt: skip
-    return replace(rollouts, old=likelihood(model, rollouts, config))
+        confidence=fields["c"],
+        masked=fields["m"].bool(),
+        time=fields["t"],
+        action=fields["u"].bool(),
+        taken=fields["taken"].bool(),
+        advantage=advantage.float(),
+        expert=torch.arange(copies, device=tokens.device).repeat_interleave(num_rows) >= config.rollouts,
+        old=torch.zeros_like(fields["t"]),
+        reward=right,
+        num_steps=num_steps,
+    )
+    return replace(rollouts, old=likelihood(network, rollouts, config))
 
 
 def play_rows(
-    model: Network, sampler: RowSampler, batch: Batch, setting: Setting, numbers: range
-) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """(what each step recorded, full rows [len(numbers) x B, L])."""
+    network: Network, sampler: RowSampler, batch: Batch, setting: Setting, numbers: range
+) -> tuple[list[dict[str, Tensor]], Int64[Tensor, "R L"]]:
+    """Rollouts of every row, one for each of ``numbers``, which name their randomness.
+
+    Returns:
+        (what each step recorded; the full rows, R = len(numbers) x B).
+    """
     copies = len(numbers)
     canvas = batch.tokens.masked_fill(batch.maskable, setting.mask_id).repeat(copies, 1)
     name = (batch.keys[:, 0] << 31) ^ batch.keys[:, 1]
     keys = torch.cat([noise.row_keys(0, name, n, batch.step) for n in numbers])
     start = sampler.begin(canvas, ~batch.maskable.repeat(copies, 1), name.repeat(copies), keys)
     steps, tokens = [], start.tokens
-    for before, after, record in play(model, sampler, start, setting.anyone):
+    for before, after, record in play(network, sampler, start, setting.any_process):
         taken = before.active & (before.tick <= sampler.ticks(canvas.shape[1]))
         steps.append(record.learned | {"taken": taken.float()})
         tokens = after.tokens
@@ -167,7 +187,7 @@ def play_rows(
 
 
 def stack(runs: list[list[dict[str, Tensor]]], name: str, longest: int) -> Tensor:
-    """[N, R, ...] of runs of different lengths, zero where one had ended."""
+    """Field ``name`` of runs of different lengths, [N, R, ...], zero where one had ended."""
     found = []
     for steps in runs:
         values = torch.stack([s[name].float() for s in steps])
@@ -175,12 +195,12 @@ def stack(runs: list[list[dict[str, Tensor]]], name: str, longest: int) -> Tenso
     return torch.cat(found, dim=1)
 
 
-def likelihood(model: Network, r: Rollouts, config: PolicyGrpoConfig) -> Tensor:
-    """log pi [N, R] of every step's transition."""
+def likelihood(network: Network, r: Rollouts, config: PolicyGrpoConfig) -> Float[Tensor, "N R"]:
+    """Log-likelihood of every step's transition under the policy, mixed with the experts' in their rows."""
     steps, rows, length = r.confidence.shape
-    flat = (r.confidence.view(-1, length), r.masked.view(-1, length), r.time.view(-1))
-    b = ask(model, *flat)
-    own = log_probability(b, flat[1], r.action.view(-1, length), config.temperature, 1.0).view(steps, rows)
+    masked = r.masked.view(-1, length)
+    reveal = network.decide(r.confidence.view(-1, length), masked, r.time.view(-1))
+    own = log_probability(reveal, masked, r.action.view(-1, length), config.temperature, 1.0).view(steps, rows)
     experts = len(config.expert_thresholds)
     if not experts:
         return own
@@ -190,19 +210,19 @@ def likelihood(model: Network, r: Rollouts, config: PolicyGrpoConfig) -> Tensor:
     return torch.where(r.expert, mixed, own)
 
 
-def policy_term(model: Network, r: Rollouts, config: PolicyGrpoConfig) -> Term:
-    """- J, summed over rollouts."""
-    change = torch.where(r.taken, likelihood(model, r, config) - r.old, 0)
+def policy_term(network: Network, r: Rollouts, config: PolicyGrpoConfig) -> Term:
+    """The negated objective, - J, summed over rollouts."""
+    change = torch.where(r.taken, likelihood(network, r, config) - r.old, 0)
     ratio = torch.exp(change.clamp(-20, 20))
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     gain = torch.minimum(ratio * r.advantage, clipped * r.advantage) * r.taken
-    loss = -(gain.sum(0) / r.steps.clamp(min=1)).sum()
-    number, own = torch.tensor(r.steps.shape[0]), ~r.expert
+    loss = -(gain.sum(0) / r.num_steps.clamp(min=1)).sum()
+    num_rollouts, own = torch.tensor(len(r.num_steps)), ~r.expert
     metrics = {
         "rollout_right": (r.reward[own].sum(), own.sum()),
-        "rollout_steps": (r.steps[own].sum(), own.sum()),
+        "rollout_steps": (r.num_steps[own].sum(), own.sum()),
         "ratio": (ratio.detach()[r.taken].sum(), r.taken.sum()),
         "ratio_off_one": ((ratio.detach()[r.taken] - 1).abs().sum(), r.taken.sum()),
-        "advantage": (r.advantage.abs().sum(), number),
+        "advantage": (r.advantage.abs().sum(), num_rollouts),
     }
     return Term("policy", loss.float(), metrics)

@@ -15,50 +15,54 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
-from components.objectives.base import Batch, Network, Objective, Setting, Term, uniforms
+from components.objectives.base import Batch, Network, Objective, Setting, Term, flat_index, nowhere, uniforms
 from components.objectives.config import PrismConfig
-from components.objectives.mdlm import noise_rows, unmasking_term
-from components.objectives.pair import judging_term, num_of, some_of, words
+from components.objectives.fills import count_kept, fill_tokens, keep_best, logits_at, quality_term
+from components.objectives.mdlm import Noised, noise_rows, unmasking_term
 
 
-def build(config: PrismConfig, setting: Setting) -> Objective:
+def build(config: PrismConfig, setting: Setting) -> Objective[Noised]:
     """The objective with its options bound."""
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        _, masked, _ = noise_rows(batch, setting)
-        found = {"quality": config.draws * num_of(masked & batch.target, config.num_fills)}
-        return found | ({"mdm": batch.target.sum()} if config.mdm_weight else {})
+    def corrupt(batch: Batch) -> Noised:
+        return noise_rows(batch, setting)
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        time, masked, noised = noise_rows(batch, setting)
-        flat = masked.flatten().nonzero()[:, 0]
+    def counts(noised: Noised) -> dict[str, Tensor]:
+        num_fills = config.draws * count_kept(noised.masked & noised.batch.target, config.num_fills)
+        return {"quality": num_fills} | ({"mdm": noised.batch.target.sum()} if config.mdm_weight else {})
+
+    def terms(network: Network, noised: Noised) -> Iterator[Term]:
+        batch, time, masked = noised.batch, noised.time, noised.masked
         with torch.set_grad_enabled(torch.is_grad_enabled() and config.mdm_weight > 0):
-            logits = suppress(model(noised, select=flat, label=batch.label, time=time).logits, (setting.mask_id,))
-        pairs = [fill(logits, masked, noised, batch, config, inner) for inner in range(config.draws)]
+            logits = logits_at(network, noised.tokens, masked, batch, setting, time=time)
+        pairs = [fill(logits, noised, config, inner) for inner in range(config.draws)]
         if config.mdm_weight:
-            term = unmasking_term(logits, flat, batch, time, setting, flat=False)
-            yield Term(term.name, config.mdm_weight * term.loss_sum, term.metrics)
+            yield unmasking_term(logits, flat_index(masked), noised, setting, flat=False).times(config.mdm_weight)
         filled, chosen = (torch.cat(x) for x in zip(*pairs, strict=True))
-        clean = batch.tokens.repeat(config.draws, 1)
-        label = None if batch.label is None else batch.label.repeat(config.draws)
-        judged = model(
-            filled, select=flat[:0], label=label, time=time.repeat(config.draws), heads=("quality_logits",),
+        prediction = network(
+            filled,
+            select=nowhere(filled),
+            label=None if batch.label is None else batch.label.repeat(config.draws),
+            time=time.repeat(config.draws),
+            heads=("quality_logits",),
             frozen=config.frozen,
-        )  # fmt: skip
-        yield judging_term(judged.heads["quality_logits"], filled, clean, chosen)
+        )
+        clean = batch.tokens.repeat(config.draws, 1)
+        yield quality_term(prediction.heads["quality_logits"], filled, clean, chosen)
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)
 
 
 def fill(
-    logits: Tensor, masked: Tensor, noised: Tensor, batch: Batch, config: PrismConfig, inner: int
-) -> tuple[Tensor, Tensor]:
-    """(a row with K of its masks filled [B, L], where [B, L] bool)."""
-    tokens, probability = words(logits, masked, batch, config.fill, inner)
+    logits: Float[Tensor, "N V"], noised: Noised, config: PrismConfig, inner: int
+) -> tuple[Int64[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """A noisy row with K of its masks filled, and where they are; ``inner`` is the number of this version."""
+    batch, masked = noised.batch, noised.masked
+    tokens, probability = fill_tokens(logits, masked, batch, config.fill, inner)
     score = uniforms(batch, Stream.PAIR, inner) if config.select == "random" else probability.double()
-    chosen = some_of(masked & batch.target, config.num_fills, score)
-    return torch.where(chosen, tokens, noised), chosen
+    chosen = keep_best(masked & batch.target, config.num_fills, score)
+    return torch.where(chosen, tokens, noised.tokens), chosen

@@ -13,14 +13,15 @@ that enters a reported likelihood.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from components.diffusion.categorical import suppress
-from components.diffusion.corrupt import random_tokens
 from components.diffusion.noise import Stream
+from components.diffusion.select import best
 from components.objectives.base import (
     Batch,
     Network,
@@ -29,68 +30,86 @@ from components.objectives.base import (
     Term,
     corruption,
     draw_times,
+    flat_index,
     one_uniform,
     uniforms,
 )
 from components.objectives.config import SmartConfig
-from components.objectives.mdlm import noise_rows, unmasking_term
-from components.objectives.pair import logits_at, some_of_each, words
+from components.objectives.fills import fill_tokens, logits_at, overwrite_some
+from components.objectives.mdlm import Noised, noise_rows, unmasking_term
 
 
-def build(config: SmartConfig, setting: Setting) -> Objective:
+@dataclass(frozen=True)
+class TwiceMasked:
+    """The rows of a batch with the masks of both of its losses."""
+
+    noised: Noised
+    """For plain masked diffusion; masked in the plain rows only."""
+    plain: Bool[Tensor, "B"]
+    """Rows of plain masked diffusion."""
+    first: Bool[Tensor, "B L"]
+    """Masks of z0, which the network fills."""
+    second: Bool[Tensor, "B L"]
+    """Masks of z1, over what it filled."""
+
+
+def build(config: SmartConfig, setting: Setting) -> Objective[TwiceMasked]:
     """The objective with its options bound."""
 
-    def plain(batch: Batch) -> Tensor:
-        """[B] bool."""
-        return one_uniform(batch, Stream.MIX) < config.plain_share
+    def corrupt(batch: Batch) -> TwiceMasked:
+        plain = one_uniform(batch, Stream.MIX) < config.plain_share
+        noised = noise_rows(batch, setting)
+        noised = replace(noised, masked=noised.masked & plain[:, None])
+        return TwiceMasked(noised, plain, *two_masks(batch, config))
 
-    def counts(batch: Batch) -> dict[str, Tensor]:
-        rows = plain(batch)[:, None]
-        return {"mdm": (batch.target & rows).sum(), "smart": (batch.target & ~rows).sum()}
+    def counts(rows: TwiceMasked) -> dict[str, Tensor]:
+        target, plain = rows.noised.batch.target, rows.plain[:, None]
+        return {"mdm": (target & plain).sum(), "smart": (target & ~plain).sum()}
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        rows = plain(batch)
-        time, masked, noised = noise_rows(batch, setting)
-        masked = masked & rows[:, None]
-        select = masked.flatten().nonzero()[:, 0]
-        logits = suppress(model(noised, select=select, label=batch.label, time=time).logits, (setting.mask_id,))
-        term = unmasking_term(logits, select, batch, time, setting, flat=False)
-        kept = {"masked_ce": term.metrics["masked_ce"]}
-        yield Term("mdm", term.loss_sum, kept)
+    def terms(network: Network, rows: TwiceMasked) -> Iterator[Term]:
+        noised, batch = rows.noised, rows.noised.batch
+        logits = logits_at(network, noised.tokens, noised.masked, batch, setting, time=noised.time)
+        term = unmasking_term(logits, flat_index(noised.masked), noised, setting, flat=False)
+        yield replace(term, metrics={"masked_ce": term.metrics["masked_ce"]})
         with torch.no_grad():
-            draft, fraction = corrupted(model, batch, config, setting)
-        yield smart_term(model, batch, draft, fraction, batch.target & ~rows[:, None], config, setting)
+            shown = compose(network, rows, config, setting)
+        yield smart_term(network, rows, shown, config, setting)
 
-    return Objective(counts, terms)
+    return Objective(corrupt, counts, terms)
 
 
-def corrupted(model: Network, batch: Batch, config: SmartConfig, setting: Setting) -> tuple[Tensor, Tensor]:
-    """(z1 [B, L], its share of masks [B])."""
+def two_masks(batch: Batch, config: SmartConfig) -> tuple[Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Masks of z0, a share of the row in the range ``first_mask``, and those of z1, a uniform number."""
     low, high = config.first_mask
     size = batch.maskable.sum(-1)
     share = low + (high - low) * one_uniform(batch, Stream.PAIR)
-    first = some_of_each(batch.maskable, (share * size).round().long(), corruption(batch))
+    first = best(corruption(batch), batch.maskable, (share * size).round().long())
+    num_second = torch.ceil(draw_times(batch, 1e-6).double() * size).long()
+    return first, best(uniforms(batch, Stream.SECOND_MASK), batch.maskable, num_second)
+
+
+def compose(network: Network, rows: TwiceMasked, config: SmartConfig, setting: Setting) -> Int64[Tensor, "B L"]:
+    """z1: clean tokens and the network's own ones under new masks."""
+    batch, first = rows.noised.batch, rows.first
     z0 = batch.tokens.masked_fill(first, setting.mask_id)
-    logits = logits_at(model, z0, first, batch, setting, time=first.float().mean(-1))
-    y0, _ = words(logits, first, batch, config.fill)
-    if config.random_share:
-        y0 = random_tokens(
-            y0, batch.maskable, config.random_share, batch.keys, batch.step, setting.vocab_size, setting.mask_id
-        )
-    number = torch.ceil(draw_times(batch, 1e-6).double() * size).long()
-    second = some_of_each(batch.maskable, number, uniforms(batch, Stream.SECOND_MASK))
-    return y0.masked_fill(second, setting.mask_id), second.float().mean(-1)
+    logits = logits_at(network, z0, first, batch, setting, time=first.float().mean(-1))
+    y0, _ = fill_tokens(logits, first, batch, config.fill)
+    y0 = overwrite_some(y0, config.random_share, batch, setting)
+    return y0.masked_fill(rows.second, setting.mask_id)
 
 
 def smart_term(
-    model: Network, batch: Batch, draft: Tensor, time: Tensor, where: Tensor, config: SmartConfig, setting: Setting
-) -> Term:  # fmt: skip
-    """The weighted sum over ``where`` [B, L] bool."""
-    select = where.flatten().nonzero()[:, 0]
-    logits = suppress(model(draft, select=select, label=batch.label, time=time).logits, (setting.mask_id,))
-    clean, shown = batch.tokens.flatten()[select], draft.flatten()[select]
+    network: Network, rows: TwiceMasked, shown: Int64[Tensor, "B L"], config: SmartConfig, setting: Setting
+) -> Term:
+    """The weighted sum over all target positions of the rows that are not plain; ``shown`` is z1."""
+    batch = rows.noised.batch
+    where = batch.target & ~rows.plain[:, None]
+    time = rows.second.float().mean(-1)
+    logits = logits_at(network, shown, where, batch, setting, time=time)
+    select = flat_index(where)
+    clean, seen = batch.tokens.flatten()[select], shown.flatten()[select]
     nll = F.cross_entropy(logits, clean, reduction="none")
-    masked, wrong = shown == setting.mask_id, (shown != setting.mask_id) & (shown != clean)
+    masked, wrong = seen == setting.mask_id, (seen != setting.mask_id) & (seen != clean)
     weight = torch.where(masked, config.masked_weight, torch.where(wrong, config.wrong_weight, config.right_weight))
     right = ~masked & ~wrong
     with torch.no_grad():

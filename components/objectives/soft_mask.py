@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from components.diffusion.categorical import suppress
@@ -24,37 +26,56 @@ from components.objectives.base import Batch, Network, Objective, Setting, Term,
 from components.objectives.config import SoftMaskConfig
 
 
-def build(config: SoftMaskConfig, setting: Setting) -> Objective:
+@dataclass(frozen=True)
+class PartlySoft:
+    """What the wrapped objective's noise made of a batch, and which of its rows are shown softly."""
+
+    base: Any
+    soft: Bool[Tensor, "B"]
+
+
+def build(config: SoftMaskConfig, setting: Setting) -> Objective[PartlySoft]:
     """The objective with its options bound."""
     softened = config.softened()
-    base: Objective = softened.load()(softened, setting)
+    base: Objective[Any] = softened.load()(softened, setting)
 
-    def terms(model: Network, batch: Batch) -> Iterator[Term]:
-        soft = one_uniform(batch, Stream.MIX) < config.share
-        yield from base.terms(Softened(model, soft, config, setting), batch)
+    def corrupt(batch: Batch) -> PartlySoft:
+        return PartlySoft(base.corrupt(batch), one_uniform(batch, Stream.MIX) < config.share)
 
-    return Objective(base.counts, terms)
+    def counts(rows: PartlySoft) -> dict[str, Tensor]:
+        return base.counts(rows.base)
+
+    def terms(network: Network, rows: PartlySoft) -> Iterator[Term]:
+        yield from base.terms(Softened(network, rows.soft, config, setting), rows.base)
+
+    return Objective(corrupt, counts, terms)
 
 
 class Softened:
-    """A network that is shown mixtures at the masks of the rows ``soft`` [B] bool."""
+    """A network whose first call shows mixtures at the masks of some rows; later calls are passed on as they are."""
 
-    def __init__(self, model: Network, soft: Tensor, config: SoftMaskConfig, setting: Setting):
-        self.model, self.soft, self.config, self.setting = model, soft, config, setting
+    def __init__(self, network: Network, soft: Bool[Tensor, "B"], config: SoftMaskConfig, setting: Setting):
+        """``soft`` are the rows that are shown mixtures."""
+        self.network, self.soft, self.config, self.setting = network, soft, config, setting
         self.first = True
 
     def __call__(self, tokens: Tensor, **given: Any) -> Prediction:
         if not self.first:
-            return self.model(tokens, **given)
+            return self.network(tokens, **given)
         self.first = False
         masked = tokens == self.setting.mask_id
         with torch.no_grad():
-            first = self.model(tokens, **{k: v for k, v in given.items() if k in ("label", "time")})
+            first = self.network(tokens, **{k: v for k, v in given.items() if k in ("label", "time")})
             mixture = self.mixture(tokens, masked & self.soft[:, None], first.logits)
-        return self.model(tokens, soft=mixture, **given)
+        return self.network(tokens, soft=mixture, **given)
 
-    def mixture(self, tokens: Tensor, where: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(ids [B, L, k + 1], weights): the hard token first."""
+    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
+        return self.network.decide(confidence, masked, time)
+
+    def mixture(
+        self, tokens: Int64[Tensor, "B L"], where: Bool[Tensor, "B L"], logits: Float[Tensor, "B L V"]
+    ) -> tuple[Int64[Tensor, "B L K"], Float[Tensor, "B L K"]]:
+        """What is shown: K = top_k + 1 token ids at each position, the hard token first, and their weights."""
         p = torch.softmax(suppress(logits, (self.setting.mask_id,)), -1)
         entropy = -torch.special.xlogy(p, p).sum(-1) / math.log(p.shape[-1])
         best, ids = p.topk(min(self.config.top_k, p.shape[-1]), -1)

@@ -6,15 +6,17 @@ loss that is handed in has been divided by the global count already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from components.models.denoiser import Prediction
 from components.models.transformer import Transformer
+from components.objectives.base import Network
 from components.training.config import OptimizerConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -35,9 +37,8 @@ class TrainEngine(Protocol):
     rank: int
     world_size: int
     device: torch.device
-
-    def model(self) -> Transformer:
-        """The network to call."""
+    network: Network
+    """What is trained, as objectives call it."""
 
     def backward(self, loss: Tensor) -> None:
         """Add this loss's gradient."""
@@ -48,7 +49,8 @@ class TrainEngine(Protocol):
     def all_reduce(self, values: Tensor) -> Tensor:
         """Sum over ranks."""
 
-    def barrier(self) -> None: ...
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
 
     def masters(self) -> list[Tensor]:
         """The float32 tensors that this rank's optimiser changes in place."""
@@ -57,7 +59,7 @@ class TrainEngine(Protocol):
         """Every parameter in full, in float32, one after the other. All ranks must iterate together."""
 
     def pieces(self) -> Iterator[Piece]:
-        """The same with the optimiser's moments."""
+        """Every parameter in full with its moments, one after the other. All ranks must iterate together."""
 
     def set_weights(self, weights: dict[str, Tensor]) -> None:
         """Put full parameters into the masters, exactly, and into what the network computes with."""
@@ -65,7 +67,28 @@ class TrainEngine(Protocol):
     def set_moments(self, moments: dict[str, dict[str, Tensor]], step: int) -> None:
         """Put the optimiser into the state it had after ``step`` steps."""
 
-    def train(self, training: bool) -> None: ...
+    def train(self, training: bool) -> None:
+        """Turn dropout on or off."""
+
+
+class Autocast:
+    """A network in bfloat16 arithmetic where that is enabled: a transformer, or what DeepSpeed made of one.
+
+    Everything goes through the module's one call. ZeRO 3 gathers the parameters of whatever is called below its
+    root, so a part of the network that was called by itself, such as the policy, would find them missing.
+    """
+
+    def __init__(self, module: Callable[..., Any], device: torch.device, enabled: bool):
+        self.module = module
+        self.precision = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+    def __call__(self, tokens: Tensor, **given: Any) -> Prediction:
+        with self.precision:
+            return self.module(tokens, **given)
+
+    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
+        with self.precision:
+            return self.module(decided=(confidence, masked, time))
 
 
 class TorchEngine:
@@ -79,14 +102,7 @@ class TorchEngine:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.optimizer = adamw(model, config)
-        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-
-    def model(self) -> Transformer:
-        return self._call  # type: ignore[return-value]
-
-    def _call(self, *args: object, **kwargs: object) -> object:
-        with self._autocast:
-            return self._model(*args, **kwargs)
+        self.network: Network = Autocast(self._model, self.device, enabled=precision == "bf16")
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -153,6 +169,6 @@ def adamw(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The same rate for every group."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr

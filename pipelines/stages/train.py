@@ -7,29 +7,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.api import TrainLaunch
+from cluster.cluster import TrainLaunch
 from components.data.tokenizer import load_tokenizer
 from components.tracking import read_metrics
 from components.training import checkpoint
+from components.training.job import Job
 from pipelines.progress import following
 from pipelines.stage import Context
 from pipelines.stages.spec import TrainSpec
 
 
 def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
-    tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
+    file = (context.inputs["tokenizer"] / "tokenizer.json").absolute()
+    tokenizer = load_tokenizer(file)
     roles = sorted(config.weights)
-    launch = TrainLaunch(
+    job = Job(
         config=config.train,
-        model=dataclasses.replace(config.model, mask_id=tokenizer.mask_id),
-        vocab_size=tokenizer.vocab_size,
         folder=context.folder.absolute(),
         rows=tuple(context.inputs[r].absolute() for r in roles),
         weights=tuple(config.weights[r] for r in roles),
         mask_id=tokenizer.mask_id,
         pad_id=tokenizer.pad_id,
-        tokenizer=(context.inputs["tokenizer"] / "tokenizer.json").absolute(),
+        vocab_size=tokenizer.vocab_size,
+        micro_batch=context.runtime.micro_batch,
+        keep=context.runtime.keep_checkpoints,
+        tokenizer=file,
         source=config.source,
+    )
+    launch = TrainLaunch(
+        job=job,
+        model=dataclasses.replace(config.model, mask_id=tokenizer.mask_id),
         init=start(config, context),
         runtime=context.runtime,
     )

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.ray
 ROUTES = ("/api/job_agent/jobs/", "/api/jobs/")
 RUN = """
 import sys, time
-from cluster.api import open_cluster
+from cluster.open import open_cluster
 from cluster.config import RuntimeConfig
 
 for _ in range(int(sys.argv[1])):

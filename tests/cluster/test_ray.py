@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.api import TrainLaunch, open_cluster
 from cluster.config import RuntimeConfig
 from cluster.environment import new_token
+from cluster.open import open_cluster
 from tests.chaos import harness
 
 pytestmark = pytest.mark.ray
@@ -132,17 +132,18 @@ def test_a_task_whose_process_dies_is_done_again(cluster, tmp_path):
 
 
 def test_a_rank_that_stops_on_purpose_ends_the_training_with_its_message(cluster, tmp_path):
+    from cluster.cluster import TrainLaunch
     from components.errors import NonFiniteLoss
     from components.training.config import OptimizerConfig
-    from tests.doubles import MASK, PAD, TINY, VOCAB, token_rows, train_config
+    from tests.doubles import TINY, job, token_rows
 
-    runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, micro_batch=4)
-    config = train_config(optimizer=OptimizerConfig(lr=1e30, clip=0, warmup_steps=0))
+    runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1)
+    diverging = job(
+        tmp_path, token_rows(tmp_path / "rows"), 4, optimizer=OptimizerConfig(lr=1e30, clip=0, warmup_steps=0)
+    )
     joined = open_cluster(runtime)
     try:
-        launch = TrainLaunch(
-            config, TINY, VOCAB, tmp_path, (token_rows(tmp_path / "rows"),), (1.0,), MASK, PAD, None, runtime
-        )
+        launch = TrainLaunch(job=diverging, model=TINY, init=None, runtime=runtime)
         with pytest.raises(NonFiniteLoss, match="Lower optimizer.lr"):
             joined.train(launch)
     finally:
@@ -160,12 +161,12 @@ def kill_when_checkpointed(folder: Path, killed: list[int]) -> None:
 
 def test_a_training_worker_that_is_killed_resumes_from_its_checkpoint(cluster, tmp_path):
     """SIGKILL to one of two ranks after a checkpoint; the result equals an undisturbed training, bit for bit."""
+    from cluster.cluster import TrainLaunch
     from components.training import checkpoint
-    from tests.doubles import MASK, PAD, TINY, VOCAB, token_rows, train_config
+    from tests.doubles import TINY, job, token_rows
 
     rows = token_rows(tmp_path / "rows")
-    runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, micro_batch=4, max_failures=2)
-    config = train_config(steps=300, checkpoint_every=50)
+    runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, max_failures=2)
     joined = open_cluster(runtime)
     found, killed = {}, []
     try:
@@ -174,7 +175,8 @@ def test_a_training_worker_that_is_killed_resumes_from_its_checkpoint(cluster, t
             folder.mkdir()
             if name == "killed":
                 threading.Thread(target=kill_when_checkpointed, args=(folder, killed), daemon=True).start()
-            joined.train(TrainLaunch(config, TINY, VOCAB, folder, (rows,), (1.0,), MASK, PAD, None, runtime))
+            made = job(folder, rows, 4, steps=300, checkpoint_every=50)
+            joined.train(TrainLaunch(job=made, model=TINY, init=None, runtime=runtime))
             last = checkpoint.latest(folder / "checkpoints")
             assert last.name == "step-00000300"
             found[name] = {f"{k}/{n}": t for k, n, t in checkpoint.read(last, ("weight", "ema"))}

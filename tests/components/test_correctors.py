@@ -274,7 +274,7 @@ class Flips:
         self.shown.append(tokens.clone())
         best = torch.where(tokens == MASK, 5, (tokens + 1) % 8)
         logits = torch.zeros(*tokens.shape, MASK + 1).scatter(-1, best[..., None], 20.0)
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
 
 def flipped(config: SamplerConfig, length: int = 4, denoiser=None):
@@ -298,7 +298,7 @@ def test_a_content_network_needs_one_round():
             best = torch.where(tokens == MASK, 5, tokens)
             logits = torch.zeros(*tokens.shape, MASK + 1).scatter(-1, best[..., None], 20.0)
             select = kwargs.get("select")
-            return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+            return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
     assert flipped(preset("token_edit"), denoiser=Content()).calls == 2
 

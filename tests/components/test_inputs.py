@@ -220,7 +220,7 @@ class Labelled:
                 logits[label == k, :, k] += 1.0
         visible = (tokens < 3)[..., None] * torch.nn.functional.one_hot(tokens.clamp(max=3), 4) * 0.2
         logits = logits + visible
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
 
 @pytest.mark.parametrize("corrector", [NoCorrectorConfig(), ProsecoCorrectorConfig(inner="sample", passes=2)])

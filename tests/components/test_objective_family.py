@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import nn
 
 from components.diffusion import noise
@@ -15,7 +16,8 @@ from components.models.denoiser import Prediction
 from components.models.transformer import Transformer
 from components.objectives import OBJECTIVES
 from components.objectives import config as c
-from components.objectives.base import Batch, Setting
+from components.objectives.base import Batch, Network, Setting
+from components.objectives.mdlm import Noised
 from components.training.loop import build_objective
 from tests.learning import (
     CONFIGS,
@@ -26,13 +28,13 @@ from tests.learning import (
     gradients,
     network,
     setting,
-    told,
+    terms_of,
 )
 from tests.oracle import Oracle
 
 
 def test_every_objective_is_tried():
-    assert {type(x) for x in CONFIGS} == {p.config for p in OBJECTIVES.values()}
+    assert {type(x) for x in CONFIGS} == set(OBJECTIVES.values())
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -40,8 +42,9 @@ def test_terms_are_those_that_were_counted_and_gradients_are_finite(config):
     given = batch(rows=6, prompt=2, pads=1)
     kept = given.tokens.clone()
     objective = build_objective(config, setting())
-    names = [t.name for t in objective.terms(network(config), given)]
-    assert sorted(names) == sorted(objective.counts(given))
+    corrupted = objective.corrupt(given)
+    names = [t.name for t in objective.terms(network(config), corrupted)]
+    assert sorted(names) == sorted(objective.counts(corrupted))
     assert torch.equal(given.tokens, kept)
     found = gradients(config, [given], network(config))
     assert all(torch.isfinite(g).all() for g in found.values())
@@ -65,8 +68,9 @@ def test_prompts_and_pads_are_in_no_loss(config):
     objective = build_objective(config, setting())
     none = dataclasses.replace(batch(rows=4), maskable=torch.zeros(4, LENGTH, dtype=torch.bool))
     none = dataclasses.replace(none, target=none.maskable)
-    assert all(float(n) == 0 for n in objective.counts(none).values())
-    assert all(float(t.loss_sum.detach()) == 0 for t in objective.terms(network(config), none))
+    corrupted = objective.corrupt(none)
+    assert all(float(n) == 0 for n in objective.counts(corrupted).values())
+    assert all(float(t.loss_sum.detach()) == 0 for t in objective.terms(network(config), corrupted))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_prompts_and_pads_are_in_no_loss(config):
 )
 def test_a_frozen_trunk_gets_no_gradient_at_all(config):
     model = network(config)
-    for term in told(config, batch(rows=6), model).values():
+    for term in terms_of(config, batch(rows=6), model).values():
         term.loss_sum.backward()
     for name, parameter in model.named_parameters():
         touched = parameter.grad is not None and bool((parameter.grad != 0).any())
@@ -98,7 +102,7 @@ def test_a_frozen_trunk_stays_bit_for_bit_through_a_training(tmp_path):
     rows = token_rows(tmp_path / "rows")
     for number, config in enumerate((c.PrismConfig(mdm_weight=0.0, frozen=True), c.DscConfig(step=0.2, head_layers=1))):
         torch.manual_seed(0)
-        model = Transformer(dataclasses.replace(TINY, **config.model_changes), SIZE)
+        model = Transformer(dataclasses.replace(TINY, **config.model_changes()), SIZE)
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         made = job(tmp_path / str(number), rows, objective=config)
         fit(made, TorchEngine(model, made.config.optimizer), None)
@@ -114,7 +118,7 @@ def test_adapters_learn_while_the_networks_own_weights_stay_and_merge_into_it_ex
     config = c.PrismConfig(num_fills=2, adapter_rank=3)
     model = network(config)
     model.freeze_trunk()
-    for term in told(config, batch(rows=6), model).values():
+    for term in terms_of(config, batch(rows=6), model).values():
         term.loss_sum.backward()
     touched = {n for n, p in model.named_parameters() if p.grad is not None and bool((p.grad != 0).any())}
     assert touched
@@ -128,10 +132,42 @@ def test_adapters_learn_while_the_networks_own_weights_stay_and_merge_into_it_ex
     assert torch.allclose(plain(tokens).logits, model(tokens).logits)
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_corruption_is_a_pure_function_of_the_batch(config):
+    objective = build_objective(config, setting())
+    given = batch(rows=6, prompt=2, pads=1)
+    first, second = (tensors(objective.corrupt(given)) for _ in range(2))
+    assert first
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def tensors(rows) -> dict[str, torch.Tensor]:
+    """Every tensor of a nested dataclass, by its path."""
+    found = {}
+    for field in dataclasses.fields(rows):
+        value = getattr(rows, field.name)
+        if isinstance(value, torch.Tensor):
+            found[field.name] = value
+        elif dataclasses.is_dataclass(value):
+            found |= {f"{field.name}.{k}": v for k, v in tensors(value).items()}
+    return found
+
+
+def test_shapes_are_checked_while_tests_run():
+    """Keys of three numbers a row and times of another batch are refused where they are made."""
+    good = batch(rows=4)
+    with pytest.raises(TypeCheckError, match="keys"):
+        dataclasses.replace(good, keys=good.keys[:, :1].expand(-1, 3))
+    with pytest.raises(TypeCheckError, match="target"):
+        dataclasses.replace(good, target=good.target[:2])
+    with pytest.raises(TypeCheckError, match="time"):
+        Noised(good, torch.ones(3), good.maskable, good.tokens)
+
+
 # --- trained correctors ----------------------------------------------------------------------------
 
 
-class Table(nn.Module):
+class Table(nn.Module, Network):
     """The exact denoiser of a 3-bit joint, and a head with a logit of its own for every row and position."""
 
     def __init__(self, oracle: Oracle):
@@ -145,7 +181,7 @@ class Table(nn.Module):
         logits[..., 1:] = self.oracle(given).logits[..., :2].float()
         place = (tokens * torch.tensor([9, 3, 1])).sum(-1)
         outputs = dict.fromkeys(heads, self.quality[place])
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits, outputs)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select], outputs)
 
 
 def learned_quality(config, seed: int, steps: int = 500, rows: int = 2048) -> tuple[Oracle, torch.Tensor]:
@@ -162,11 +198,12 @@ def learned_quality(config, seed: int, steps: int = 500, rows: int = 2048) -> tu
         tokens = oracle.outcomes[outcome] + 1
         everywhere = torch.ones(rows, 3, dtype=torch.bool)
         given = Batch(tokens, everywhere, everywhere, index, keys, rows, step)
-        total = objective.counts(given)
+        corrupted = objective.corrupt(given)
+        total = objective.counts(corrupted)
         for group in optimizer.param_groups:
             group["lr"] = 0.1 * (1 - step / steps) + 1e-3
         optimizer.zero_grad()
-        for term in objective.terms(table, given):
+        for term in objective.terms(table, corrupted):
             if term.loss_sum.requires_grad:
                 (term.loss_sum / total[term.name]).backward()
         optimizer.step()
@@ -223,7 +260,7 @@ def test_look_back_masks_grow_with_time():
 def test_labels_compare_with_the_data_and_not_with_the_noisy_row():
     """The share of wrong fills of an untrained network is about 1 - 1/V, not that of masks."""
     config = c.PrismConfig(num_fills=LENGTH)
-    term = told(config, batch(rows=64), network(config))["quality"]
+    term = terms_of(config, batch(rows=64), network(config))["quality"]
     wrong, number = term.metrics["share_wrong"]
     assert 0.6 < float(wrong / number) < 1.0
 

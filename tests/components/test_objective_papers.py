@@ -18,10 +18,10 @@ from components.models.transformer import Transformer
 from components.objectives import config as c
 from components.objectives.base import Batch, Setting
 from components.objectives.mapet import ranks
-from components.objectives.policy import ask, build_grpo, likelihood, policy_term, roll_out
-from components.objectives.smart import corrupted
-from components.training.judge import match
+from components.objectives.policy import build_grpo, likelihood, policy_term, roll_out
+from components.objectives.smart import compose
 from components.training.loop import build_objective
+from components.training.rewards import match
 from tests.learning import (
     LENGTH,
     MASK,
@@ -29,7 +29,7 @@ from tests.learning import (
     batch,
     network,
     setting,
-    told,
+    terms_of,
 )
 
 # --- masks over self-generated text ------------------------------------------------------------------
@@ -38,9 +38,10 @@ from tests.learning import (
 def test_smart_composes_clean_and_own_tokens_under_new_masks():
     config, model = c.SmartConfig(), network(c.SmartConfig())
     given = batch(rows=32, prompt=2)
-    draft, fraction = corrupted(model, given, config, setting())
+    rows = build_objective(config, setting()).corrupt(given)
+    draft = compose(model, rows, config, setting())
     assert torch.equal(draft[:, :2], given.tokens[:, :2])
-    assert torch.allclose(fraction, (draft == MASK).float().mean(-1))
+    assert torch.equal(rows.second, draft == MASK)
     visible = (draft != MASK) & given.maskable
     wrong = visible & (draft != given.tokens)
     assert 0.2 < float(wrong.sum() / visible.sum()) < 0.75
@@ -61,12 +62,14 @@ def test_smarts_loss_at_wrong_visible_tokens_falls_and_the_truth_is_a_fixed_poin
         everywhere = torch.ones_like(tokens, dtype=torch.bool)
         given = Batch(tokens, everywhere, everywhere, index, keys, 64, step)
         optimizer.zero_grad()
-        for term in objective.terms(model, given):
+        corrupted = objective.corrupt(given)
+        total = objective.counts(corrupted)
+        for term in objective.terms(model, corrupted):
             if term.loss_sum.requires_grad:
-                (term.loss_sum / objective.counts(given)[term.name].clamp(min=1)).backward()
+                (term.loss_sum / total[term.name].clamp(min=1)).backward()
             if term.name == "smart":
-                total, number = term.metrics["wrong_ce"]
-                history.append(float(total / number.clamp(min=1)))
+                nats, number = term.metrics["wrong_ce"]
+                history.append(float(nats / number.clamp(min=1)))
         optimizer.step()
     assert sum(history[-20:]) / 20 < 0.5 * sum(history[:20]) / 20
     truth = torch.arange(2, VOCAB)[:, None].expand(-1, LENGTH)
@@ -76,7 +79,7 @@ def test_smarts_loss_at_wrong_visible_tokens_falls_and_the_truth_is_a_fixed_poin
 
 def test_cmlm_masks_a_uniform_number():
     objective = build_objective(c.CmlmConfig(), setting())
-    numbers = [int(objective.counts(batch(rows=1, seed=s))["masked"]) for s in range(400)]
+    numbers = [int(objective.counts(objective.corrupt(batch(rows=1, seed=s)))["masked"]) for s in range(400)]
     counts = torch.bincount(torch.tensor(numbers), minlength=LENGTH + 1)
     assert counts[0] == 0
     assert bool((counts[1:] > 400 / LENGTH / 2).all())
@@ -98,7 +101,7 @@ def test_the_noisy_input_has_the_stated_law():
 
 
 def test_the_networks_answer_depends_on_z_and_not_on_the_nominal_ratio():
-    """The same z made at two ratios gives the same prediction bit for bit: gamma is told to nobody."""
+    """The same z made at two ratios gives the same prediction: gamma reaches nobody."""
     model = network(c.DslConfig(noise_dim=8))
     tokens = batch(rows=2).tokens
     low = torch.full((2, LENGTH), 1.0, dtype=torch.float64)
@@ -182,8 +185,9 @@ def test_image_tokens_are_rows_like_any_other():
         tokens = torch.tensor([patch_tokens(side=4, levels=4, seed=64 * step + i) for i in range(64)]) + 2
         everywhere = torch.ones_like(tokens, dtype=torch.bool)
         given = Batch(tokens, everywhere, everywhere, index, noise.row_keys(step, index), 64, step)
-        (term,) = objective.terms(model, given)
-        loss = term.loss_sum / objective.counts(given)["permuted"]
+        corrupted = objective.corrupt(given)
+        (term,) = objective.terms(model, corrupted)
+        loss = term.loss_sum / objective.counts(corrupted)["permuted"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -211,8 +215,8 @@ def test_advantages_have_no_mean_in_any_group_and_experts_are_marked():
     rollouts = roll_out(network(config).float(), batch(rows=5), config, setting())
     assert torch.allclose(rollouts.advantage.view(6, 5).sum(0), torch.zeros(5), atol=1e-5)
     assert rollouts.expert.view(6, 5)[:, 0].tolist() == [False] * 4 + [True] * 2
-    assert bool((rollouts.steps >= 1).all())
-    assert bool((rollouts.steps <= LENGTH).all())
+    assert bool((rollouts.num_steps >= 1).all())
+    assert bool((rollouts.num_steps <= LENGTH).all())
 
 
 def test_positions_outside_the_choice_do_not_reach_the_likelihood():
@@ -271,24 +275,26 @@ def test_imitation_learns_where_the_network_is_right():
     class Half(nn.Module):
         """Knows even positions for certain and nothing of odd ones."""
 
-        def forward(self, tokens, *, select=None, decided=None, **ignored):
-            if decided is not None:
-                return model(tokens, decided=decided)
+        def decide(self, *given):
+            return model.decide(*given)
+
+        def forward(self, tokens, *, select=None, **ignored):
             logits = torch.zeros(*tokens.shape, VOCAB)
             logits[:, ::2] = torch.nn.functional.one_hot(current.tokens[:, ::2], VOCAB) * 9.0
-            return Prediction(logits.flatten(0, 1)[select], logits)
+            return Prediction(logits.flatten(0, 1)[select])
 
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     objective = build_objective(config, setting())
     for step in range(120):
         current = dataclasses.replace(batch(rows=32, seed=step), step=step)
-        (term,) = objective.terms(Half(), current)
+        corrupted = objective.corrupt(current)
+        (term,) = objective.terms(Half(), corrupted)
         optimizer.zero_grad()
-        (term.loss_sum / objective.counts(current)["policy"]).backward()
+        (term.loss_sum / objective.counts(corrupted)["policy"]).backward()
         optimizer.step()
     agrees, number = term.metrics["policy_agrees"]
     assert float(agrees / number) > 0.85
-    logits = ask(model, torch.tensor([[0.99, 0.15]]), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1))
+    logits = model.decide(torch.tensor([[0.99, 0.15]]), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1))
     assert float(logits.detach()[0, 0]) > 0 > float(logits.detach()[0, 1])
 
 
@@ -302,8 +308,8 @@ def test_the_rows_own_answer_is_the_reward_where_a_corpus_has_no_rules():
 
 def test_with_a_share_of_zero_soft_inputs_change_nothing():
     plain, soft = c.MdlmConfig(), c.SoftMaskConfig(share=0.0)
-    a = told(plain, batch(rows=8), network(plain))["mdm"].loss_sum
-    b = told(soft, batch(rows=8), network(soft))["mdm"].loss_sum
+    a = terms_of(plain, batch(rows=8), network(plain))["mdm"].loss_sum
+    b = terms_of(soft, batch(rows=8), network(soft))["mdm"].loss_sum
     assert torch.allclose(a, b)
-    on = told(c.SoftMaskConfig(share=1.0), batch(rows=8), network(soft))["mdm"].loss_sum
+    on = terms_of(c.SoftMaskConfig(share=1.0), batch(rows=8), network(soft))["mdm"].loss_sum
     assert not torch.allclose(a, on)

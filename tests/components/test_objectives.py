@@ -14,7 +14,7 @@ from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.transformer import Transformer
 from components.objectives import OBJECTIVES
-from components.objectives.base import Batch, Setting, corruption, draw_times
+from components.objectives.base import Batch, Network, Setting, corruption, draw_times
 from components.objectives.config import MdlmConfig, ProsecoConfig
 from components.objectives.proseco import correcting_rows
 from components.training.loop import build_objective
@@ -57,10 +57,10 @@ def model(seed=0):
 
 def losses(config, batch, network, setting_=None):
     objective = build_objective(config, setting_ or setting())
-    return {t.name: t for t in objective.terms(network, batch)}
+    return {t.name: t for t in objective.terms(network, objective.corrupt(batch))}
 
 
-class Tabular:
+class Tabular(Network):
     """Logits as a function of the token at the position alone: row v of a table [V, V]."""
 
     def __init__(self, table):
@@ -68,7 +68,7 @@ class Tabular:
 
     def __call__(self, tokens, *, select=None, label=None, time=None):
         logits = self.table[tokens]
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
 
 def test_the_loss_equals_a_value_derived_by_hand():
@@ -116,11 +116,11 @@ def test_the_gradient_is_that_of_both_terms_with_a_constant_draft(config):
     term equals backward of the sum."""
     network, b = model(), batch()
     objective = build_objective(config, setting())
-    for term in objective.terms(network, b):
+    for term in objective.terms(network, objective.corrupt(b)):
         term.loss_sum.backward()
     split = [p.grad.clone() for p in network.parameters()]
     network.zero_grad()
-    sum(t.loss_sum for t in objective.terms(network, b)).backward()
+    sum(t.loss_sum for t in objective.terms(network, objective.corrupt(b))).backward()
     joint = [p.grad.clone() for p in network.parameters()]
     # By hand: the draft from the same outputs, as a constant.
     network.zero_grad()
@@ -128,16 +128,16 @@ def test_the_gradient_is_that_of_both_terms_with_a_constant_draft(config):
     from components.objectives.mdlm import noise_rows, unmasking_term
 
     s = setting()
-    time, masked, noised = noise_rows(b, s)
-    logits = network(noised).logits
+    noised = noise_rows(b, s)
+    logits = network(noised.tokens).logits
     logits = torch.where(torch.arange(VOCAB) == MASK, -torch.inf, logits)
-    flat = masked.flatten().nonzero()[:, 0]
-    mdm = unmasking_term(logits.flatten(0, 1)[flat], flat, b, time, s, flat=config.weight == "flat").loss_sum
-    where = b.maskable if config.draft_positions == "all" else masked
+    flat = noised.masked.flatten().nonzero()[:, 0]
+    mdm = unmasking_term(logits.flatten(0, 1)[flat], flat, noised, s, flat=config.weight == "flat").loss_sum
+    where = b.maskable if config.draft_positions == "all" else noised.masked
     where_flat = where.flatten().nonzero()[:, 0]
     word = proseco.draft_tokens(logits.detach().flatten(0, 1)[where_flat], where_flat, b, config)
     draft = b.tokens.flatten().scatter(0, where_flat, word).view_as(b.tokens)
-    correct = proseco.correcting_term(network, b, time, draft, config, s).loss_sum
+    correct = proseco.correcting_term(network, b, noised.time, draft, config, s).loss_sum
     (config.mdm_weight * mdm + correct).backward()
     for a, c, p in zip(split, joint, network.parameters(), strict=True):
         assert torch.allclose(a, c, atol=1e-9)
@@ -158,13 +158,13 @@ def test_the_draft_holds_no_mask_and_keeps_the_prompt():
     """Pitfalls 2 and 8."""
     shown = []
 
-    class Recorder:
+    class Recorder(Network):
         def __call__(self, tokens, **kwargs):
             shown.append(tokens.clone())
             logits = torch.zeros(*tokens.shape, VOCAB)
             logits[..., MASK] = 50
             select = kwargs.get("select")
-            return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+            return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
     b = batch(prompt=3)
     for draft in ("all", "masked"):
@@ -209,8 +209,9 @@ def test_times_are_stratified_and_bounded():
 def test_counts_are_targets_not_masks_and_pads_do_not_matter():
     """Pitfall 6."""
     objective = build_objective(ProsecoConfig(), setting())
-    assert all(int(c) == 4 * (LENGTH - 2) for c in objective.counts(batch(pads=2)).values())
-    assert all(int(c) == 4 * LENGTH for c in objective.counts(batch(pads=2, pads_count=True)).values())
+    counts = lambda given: objective.counts(objective.corrupt(given)).values()  # noqa: E731
+    assert all(int(c) == 4 * (LENGTH - 2) for c in counts(batch(pads=2)))
+    assert all(int(c) == 4 * LENGTH for c in counts(batch(pads=2, pads_count=True)))
     table = torch.randn(VOCAB, VOCAB, dtype=torch.float64)
     b = batch(pads=2)
     changed = table.clone()
@@ -222,9 +223,8 @@ def test_counts_are_targets_not_masks_and_pads_do_not_matter():
 def test_defaults_train():
     """Pitfall 9: no silent zero weights."""
     for name in ("mdlm", "proseco"):
-        plugin = OBJECTIVES[name]
         network = model()
-        terms = losses(plugin.config(), batch(), network)
+        terms = losses(OBJECTIVES[name](), batch(), network)
         sum(t.loss_sum for t in terms.values()).backward()
         assert all(float(t.loss_sum.detach()) > 0 for t in terms.values()), name
         assert sum(float(p.grad.abs().sum()) for p in network.parameters()) > 0
@@ -236,7 +236,7 @@ def test_a_late_start_crosses_its_boundary():
     assert set(losses(config, batch(step=4), model())) == {"mdm"}
     assert set(losses(config, batch(step=5), model())) == {"mdm", "correct"}
     objective = build_objective(config, setting())
-    assert set(objective.counts(batch(step=4))) == {"mdm"}
+    assert set(objective.counts(objective.corrupt(batch(step=4)))) == {"mdm"}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -248,7 +248,7 @@ def test_nothing_is_edited_in_place(config):
     torch.manual_seed(0)
     network = Transformer(ModelConfig(dim=16, depth=1, heads=2, num_classes=2, time_conditioning=True), VOCAB)
     optimizer = torch.optim.AdamW(network.parameters())
-    for term in build_objective(config, setting()).terms(network, b):
+    for term in losses(config, b, network).values():
         term.loss_sum.backward()
     optimizer.step()
     assert all(torch.equal(before[k], v) for k, v in copies.items())

@@ -138,7 +138,7 @@ class Scripted:
         self.seen.append(tokens.clone())
         best = self.answer(tokens)
         logits = torch.full((*tokens.shape, self.vocab), -30.0).scatter(-1, best[..., None], 30.0)
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
 
 MASK = 9
@@ -213,7 +213,7 @@ def test_fixed_points_are_exact_and_each_rows_own():
             best = torch.where(tokens == mask, low, torch.where(flips, flipped, tokens))
             best = torch.where(tokens == 7, 7, best)
             logits = torch.zeros(*tokens.shape, mask + 1).scatter(-1, best[..., None], 30.0)
-            return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+            return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
     config = SamplerConfig(
         steps=1, draw=dataclasses.replace(SamplerConfig().draw, temperature=0),
@@ -260,7 +260,7 @@ def test_the_mask_is_never_written():
         def __call__(self, tokens, *, select=None, label=None, time=None):
             logits = torch.zeros(*tokens.shape, MASK + 1)
             logits[..., MASK] = 50
-            return Prediction(logits if select is None else logits.flatten(0, 1)[select], logits)
+            return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
     for sample in Engine(Mad(), build_sampler(config, Vocabulary(MASK)), 4).run(
         [Row(i, (MASK,) * 5, (False,) * 5) for i in range(8)]
@@ -278,9 +278,7 @@ def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
             full = (tokens != oracle.mask_id).all(-1)
             copied = torch.nn.functional.one_hot(tokens.clamp(max=3), 5).double() * 60
             logits = torch.where(full[:, None, None], copied, found.logits)
-            return Prediction(
-                logits if kwargs.get("select") is None else logits.flatten(0, 1)[kwargs["select"]], logits
-            )
+            return Prediction(logits if kwargs.get("select") is None else logits.flatten(0, 1)[kwargs["select"]])
 
     unique = {}
     for draft in ("argmax", "sample"):

@@ -77,7 +77,7 @@ def test_the_bound_of_an_oracle_is_above_the_entropy_and_close():
             own = torch.where(tokens == tokenizer.mask_id, oracle.mask_id, tokens - 4)
             logits = oracle(own).logits[..., :3]
             padded = torch.full((*tokens.shape, 4), -700.0, dtype=torch.float64)
-            return Prediction(torch.cat([padded, logits], -1), logits)
+            return Prediction(torch.cat([padded, logits], -1))
 
     rng = np.random.default_rng(0)
     picks = rng.choice(len(oracle.joint), 2000, p=oracle.joint.numpy())

@@ -6,17 +6,25 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from components.errors import CorruptArtifact, NonFiniteLoss, OutOfMemory
+from components.diffusion import noise
+from components.errors import ConfigError, CorruptArtifact, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
 from components.models.transformer import Transformer
-from components.objectives.config import MdlmConfig, ProsecoConfig
+from components.objectives.config import MdlmConfig, PolicyGrpoConfig, ProsecoConfig
+from components.options import parse
 from components.tracking import MemoryTracker
 from components.training import checkpoint, loop
+from components.training.batches import RowSource
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.engine import TorchEngine
 from components.training.loop import fit, learning_rate
+from components.training.meter import Meter
 from tests.doubles import TINY, VOCAB, job, token_rows
+from tests.learning import CONFIGS, likes_even
+
+CPU = torch.device("cpu")
 
 
 def network(seed=0, **changes):
@@ -43,6 +51,61 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
     rows = token_rows(tmp_path / "rows")
     one, many = train(tmp_path / "a", rows, micro_batch=8), train(tmp_path / "b", rows, micro_batch=3)
     assert all(torch.allclose(one[k], many[k], atol=1e-5) for k in one)
+
+
+def one_step(made, wrap=lambda objective: objective):
+    """(gradient norm, what was measured) of optimiser step 4 of a network in float64."""
+    changes = made.config.objective.model_changes()
+    model = network(**changes).double()
+    nn.init.normal_(model.head.weight, std=0.3)
+    if model.policy is not None:
+        nn.init.normal_(model.policy.out.weight)
+    engine = TorchEngine(model, made.config.optimizer)
+    meter = Meter(engine.all_reduce, engine.device)
+    setting = dataclasses.replace(loop.setting_of(made, engine), reward=likes_even)
+    objective = wrap(loop.build_objective(made.config.objective, setting))
+    norm = loop.train_step(engine, objective, loop.rows_of(made, "train", engine), 4, meter, lr=1e-3)
+    return norm, meter.flush()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_two_micro_batches_give_the_gradient_and_the_means_of_one(config, tmp_path):
+    rows = token_rows(tmp_path / "rows")
+    one, measured_once = one_step(job(tmp_path, rows, 8, objective=config))
+    two, measured_twice = one_step(job(tmp_path, rows, 4, objective=config))
+    assert one > 0
+    assert two == pytest.approx(one, rel=1e-6)
+    assert measured_twice == pytest.approx(measured_once, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_corruption_is_drawn_once_a_step(config, tmp_path, monkeypatch):
+    """One corruption for each of three micro-batches; counting draws nothing, and the loss draws nothing again."""
+    acts = []
+    drawn = {"corrupt": set(), "counts": set(), "terms": set()}
+    uniform = noise.uniform
+
+    def recorded(keys, tick, inner, num_positions, stream):
+        drawn[acts[-1]].add(stream)
+        return uniform(keys, tick, inner, num_positions, stream)
+
+    def act(name, function):
+        def entered(*given):
+            acts.append(name)
+            return function(*given)
+
+        return entered
+
+    def watched(objective):
+        functions = {name: act(name, getattr(objective, name)) for name in drawn}
+        return dataclasses.replace(objective, **functions)
+
+    monkeypatch.setattr(noise, "uniform", recorded)
+    one_step(job(tmp_path, token_rows(tmp_path / "rows"), 3, objective=config), watched)
+    assert acts == ["corrupt"] * 3 + ["counts"] * 3 + ["terms"] * 3
+    assert not drawn["counts"]
+    assert not drawn["corrupt"] & drawn["terms"]
+    assert drawn["corrupt"] or isinstance(config, PolicyGrpoConfig)
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path):
@@ -90,7 +153,7 @@ def test_validation_is_plain_masked_diffusion_whatever_the_objective(tmp_path):
     for objective in (MdlmConfig(), ProsecoConfig()):
         made = job(tmp_path / "a", rows, objective=objective)
         engine = TorchEngine(model, made.config.optimizer)
-        found.append(loop.validate(engine, made, loop.RowSource(made, "validation"))["validation/nll_bound"])
+        found.append(loop.validate(engine, made, loop.rows_of(made, "validation", engine))["validation/nll_bound"])
     assert found[0] == found[1]
 
 
@@ -111,7 +174,7 @@ def test_running_out_of_memory_proposes_a_batch(tmp_path):
     model.register_forward_pre_hook(huge)
     with pytest.raises(OutOfMemory, match="runtime.micro_batch=4"):
         fit(made, TorchEngine(model, made.config.optimizer), None)
-    assert "activation_checkpointing" in str(loop.out_of_memory(dataclasses.replace(made, micro_batch=1)))
+    assert "activation_checkpointing" in str(loop.out_of_memory(1))
 
 
 def test_the_average_follows_its_formula_and_swaps_back():
@@ -141,16 +204,10 @@ def test_rates_warm_up_and_fall():
 def test_batches_are_the_same_at_any_world_size(tmp_path):
     rows = token_rows(tmp_path / "rows")
     made = job(tmp_path, rows, micro_batch=3)
-    source = loop.RowSource(made, "train")
-
-    class Rank:
-        device = torch.device("cpu")
-
-        def __init__(self, rank, world_size):
-            self.rank, self.world_size = rank, world_size
 
     def stream(world_size):
-        parts = [b for r in range(world_size) for b in source.batches(4, Rank(r, world_size))]
+        ranks = [RowSource(made, "train", rank=r, world_size=world_size, device=CPU) for r in range(world_size)]
+        parts = [batch for source in ranks for batch in source.batches(4)]
         return {k: torch.cat([getattr(b, k) for b in parts]) for k in ("tokens", "index", "keys", "maskable")}
 
     one = stream(1)
@@ -161,9 +218,11 @@ def test_batches_are_the_same_at_any_world_size(tmp_path):
     assert not three["maskable"][-1].any()
 
 
-def test_problems_of_a_training_are_all_told():
-    found = TrainConfig(steps=0, t_min=2.0, ema_decay=1.0, optimizer=OptimizerConfig(lr=-1)).problems("train.x")
-    assert {p.path for p in found} >= {"train.x.steps", "train.x.t_min", "train.x.ema_decay", "train.x.optimizer.lr"}
+def test_problems_of_a_training_are_all_reported():
+    with pytest.raises(ConfigError) as found:
+        parse(TrainConfig, {"steps": 0, "t_min": 2.0, "ema_decay": 1.0, "optimizer": {"lr": -1}}, "train.x")
+    paths = {p.path for p in found.value.problems}
+    assert paths == {"train.x.steps", "train.x.t_min", "train.x.ema_decay", "train.x.optimizer.lr"}
 
 
 def test_a_checkpoint_is_readable_without_us(tmp_path):
@@ -180,18 +239,17 @@ def test_a_checkpoint_is_readable_without_us(tmp_path):
 def test_labels_are_hidden_at_the_stated_rate_and_never_in_validation(tmp_path):
     """For guidance; 5 standard deviations, seeded. The same rows whatever the micro-batch."""
     from components.data.rows import PackedRow, write_rows
-    from components.training.loop import RowSource
 
     folder = token_rows(tmp_path / "rows")
     labelled = [PackedRow([4 + i % 4] * 8, 0, i % 3) for i in range(64)]
     for name in ("train-0.arrow", "validation-0.arrow"):
         write_rows(folder / name, labelled, 8, 9)
     made = job(tmp_path / "job", folder, label_dropout=0.3)
-    source = RowSource(made, "train")
-    device = torch.device("cpu")
-    labels = torch.cat([source.batch(step, torch.arange(8), device).label for step in range(250)])
+    source = RowSource(made, "train", rank=0, world_size=1, device=CPU)
+    labels = torch.cat([source.batch(step, torch.arange(8)).label for step in range(250)])
     share = float((labels < 0).double().mean())
     assert abs(share - 0.3) < 5 * (0.21 / 2000) ** 0.5
-    parts = torch.cat([source.batch(3, torch.arange(i, i + 2), device).label for i in range(0, 8, 2)])
-    assert torch.equal(parts, source.batch(3, torch.arange(8), device).label)
-    assert bool((RowSource(made, "validation").batch(0, torch.arange(8), device).label >= 0).all())
+    parts = torch.cat([source.batch(3, torch.arange(i, i + 2)).label for i in range(0, 8, 2)])
+    assert torch.equal(parts, source.batch(3, torch.arange(8)).label)
+    validation = RowSource(made, "validation", rank=0, world_size=1, device=CPU)
+    assert bool((validation.batch(0, torch.arange(8)).label >= 0).all())

@@ -41,7 +41,7 @@ OBJECTIVES = {
     "proseco late, every second row": ProsecoConfig(
         start_step=2, every=2, draft_token="sample", draft_positions="masked"
     ),
-    "proseco, worn drafts": ProsecoConfig(rollout=1, random_share=0.2),
+    "proseco, rolled-out drafts": ProsecoConfig(rollout=1, random_share=0.2),
     "prism": PrismConfig(num_fills=2, draws=2, head_layers=1),
     "prism, frozen": PrismConfig(num_fills=2, mdm_weight=0.0, frozen=True),
     "prism, adapters": PrismConfig(num_fills=2, adapter_rank=2),
@@ -58,7 +58,7 @@ OBJECTIVES = {
 
 def network(seed: int = 0, dropout: float = 0.0, objective: object = None) -> Transformer:
     torch.manual_seed(seed)
-    changes = getattr(objective, "model_changes", {})
+    changes = objective.model_changes()
     model = Transformer(dataclasses.replace(TINY, dropout=dropout, **changes), VOCAB)
     if changes.get("adapter_rank"):
         model.freeze_trunk()
@@ -83,7 +83,7 @@ def rank_main(rank: int, stage: int, folder: str) -> None:
 
     def train(name, model, **changes):
         made = job(base / name, base / "rows", **changes)
-        engine = ZeroEngine(model, made.config.optimizer, stage, made.micro_batch, made.config.precision)
+        engine = ZeroEngine(model, made.config.optimizer, stage, made.rows_at_once(2), made.config.precision)
         fit(made, engine, None)
 
     for name, objective in OBJECTIVES.items():

@@ -10,16 +10,21 @@ from torch import Tensor
 from components.data.corpora.config import SourceOptions
 from components.data.documents import RuledCorpus
 from components.data.tokenizer import load_tokenizer
-from components.objectives.base import Judge
+from components.objectives.base import Reward
 
 
 def match(tokens: Tensor, clean: Tensor) -> Tensor:
-    """1 where a rollout is the data's row, 0 elsewhere."""
+    """1 where a rollout [N, L] is the data's row [N, L], 0 elsewhere: [N] float64."""
     return (tokens == clean).all(-1).double()
 
 
-def judge_of(source: SourceOptions | None, tokenizer: Path | None) -> Judge:
-    """By the rules of a corpus whose rows have no prompt, else by the one right answer."""
+def reward_of(source: SourceOptions | None, tokenizer: Path | None) -> Reward:
+    """The reward by the rules of a corpus, or by the one right answer where it has none or gives a puzzle.
+
+    Args:
+        source: options of the corpus, or None.
+        tokenizer: file of the tokenizer, or None.
+    """
     if source is None or tokenizer is None or not source.has_rules or source.prompted():
         return match
     decode = load_tokenizer(tokenizer).decode

@@ -1,0 +1,23 @@
+"""The one place that chooses between the ways of running; only ``pipelines`` calls it."""
+
+from __future__ import annotations
+
+from cluster.cluster import Cluster
+from cluster.config import RuntimeConfig
+from cluster.environment import prepare
+
+
+def open_cluster(runtime: RuntimeConfig) -> Cluster:
+    """The cluster that the runtime section asks for. Its runtime is imported only now, after the environment was set."""
+    prepared = prepare(runtime)
+    try:
+        if runtime.executor == "local":
+            from cluster.local import LocalCluster
+
+            return LocalCluster(runtime, prepared)
+        from cluster.ray_cluster import RayCluster
+
+        return RayCluster(runtime, prepared)
+    except BaseException:
+        prepared.close()
+        raise
