@@ -24,8 +24,8 @@ class QualityHead(nn.Module):
         """Logits [B, L], of the trunk's last features [B, L, D]."""
         for block in self.blocks:
             x = block(x, rope, None)
-        found: Tensor = self.modulation(self.norm(x))[..., 0]
-        return found
+        logits: Tensor = self.modulation(self.norm(x))[..., 0]
+        return logits
 
 
 class PolicyNet(nn.Module):
@@ -51,6 +51,7 @@ class PolicyNet(nn.Module):
         nn.init.constant_(self.out.bias, start_bias)
 
     def forward(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
+        """Reveal logits [B, L], given the network's confidence [B, L], masked [B, L] bool and time [B]."""
         dtype = self.features.weight.dtype
         x = self.features(torch.stack([confidence, masked.to(confidence)], dim=-1).to(dtype))
         condition = F.silu(self.time_embed(time))

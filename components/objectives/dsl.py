@@ -74,7 +74,7 @@ def build(config: DslConfig, setting: Setting) -> Objective[Evidence]:
 
 
 def ratios(batch: Batch, config: DslConfig) -> Float32[Tensor, "B L"]:
-    """gamma, the signal-to-noise ratio at each position: one a row, or gamma_max at some positions and 0 at the rest."""
+    """gamma, the signal-to-noise ratio of each position: one for the row, or gamma_max at some and 0 at the others."""
     z = torch.special.ndtri(one_uniform(batch, Stream.EVIDENCE))
     row = torch.exp(config.log_mean + config.log_std * z).clamp(max=config.gamma_max)
     seen = corruption(batch) >= draw_times(batch, 0.0)[:, None]

@@ -142,7 +142,7 @@ def roll_out(network: Network, batch: Batch, config: PolicyGrpoConfig, setting: 
     runs += [play_rows(network, e, batch, setting, range(100 + i, 101 + i)) for i, e in enumerate(experts)]
     longest = max(len(steps) for steps, _ in runs)
     fields = {k: stack([s for s, _ in runs], k, longest) for k in ("c", "m", "u", "t", "taken")}
-    tokens = torch.cat([found for _, found in runs])
+    tokens = torch.cat([rows for _, rows in runs])
     copies = len(tokens) // num_rows
     clean = batch.tokens.repeat(copies, 1)
     num_steps = fields["taken"].sum(0)
@@ -162,7 +162,7 @@ def roll_out(network: Network, batch: Batch, config: PolicyGrpoConfig, setting: 
         reward=right,
         num_steps=num_steps,
     )
-    return replace(rollouts, old=likelihood(network, rollouts, config))
+    return replace(rollouts, old=log_likelihood(network, rollouts, config))
 
 
 def play_rows(
@@ -188,41 +188,41 @@ def play_rows(
 
 def stack(runs: list[list[dict[str, Tensor]]], name: str, longest: int) -> Tensor:
     """Field ``name`` of runs of different lengths, [N, R, ...], zero where one had ended."""
-    found = []
+    padded = []
     for steps in runs:
         values = torch.stack([s[name].float() for s in steps])
-        found.append(F.pad(values, (0, 0) * (values.dim() - 1) + (0, longest - len(steps))))
-    return torch.cat(found, dim=1)
+        padded.append(F.pad(values, (0, 0) * (values.dim() - 1) + (0, longest - len(steps))))
+    return torch.cat(padded, dim=1)
 
 
-def likelihood(network: Network, r: Rollouts, config: PolicyGrpoConfig) -> Float[Tensor, "N R"]:
+def log_likelihood(network: Network, rollouts: Rollouts, config: PolicyGrpoConfig) -> Float[Tensor, "N R"]:
     """Log-likelihood of every step's transition under the policy, mixed with the experts' in their rows."""
-    steps, rows, length = r.confidence.shape
-    masked = r.masked.view(-1, length)
-    reveal = network.decide(r.confidence.view(-1, length), masked, r.time.view(-1))
-    own = log_probability(reveal, masked, r.action.view(-1, length), config.temperature, 1.0).view(steps, rows)
+    steps, rows, length = rollouts.confidence.shape
+    masked = rollouts.masked.view(-1, length)
+    reveal = network.decide(rollouts.confidence.view(-1, length), masked, rollouts.time.view(-1))
+    own = log_probability(reveal, masked, rollouts.action.view(-1, length), config.temperature, 1.0).view(steps, rows)
     experts = len(config.expert_thresholds)
     if not experts:
         return own
     total = config.rollouts + experts
     floor = torch.full_like(own, -math.log(total))
     mixed = torch.logaddexp(math.log(config.rollouts / total) + own, floor)
-    return torch.where(r.expert, mixed, own)
+    return torch.where(rollouts.expert, mixed, own)
 
 
-def policy_term(network: Network, r: Rollouts, config: PolicyGrpoConfig) -> Term:
+def policy_term(network: Network, rollouts: Rollouts, config: PolicyGrpoConfig) -> Term:
     """The negated objective, - J, summed over rollouts."""
-    change = torch.where(r.taken, likelihood(network, r, config) - r.old, 0)
+    change = torch.where(rollouts.taken, log_likelihood(network, rollouts, config) - rollouts.old, 0)
     ratio = torch.exp(change.clamp(-20, 20))
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-    gain = torch.minimum(ratio * r.advantage, clipped * r.advantage) * r.taken
-    loss = -(gain.sum(0) / r.num_steps.clamp(min=1)).sum()
-    num_rollouts, own = torch.tensor(len(r.num_steps)), ~r.expert
+    gain = torch.minimum(ratio * rollouts.advantage, clipped * rollouts.advantage) * rollouts.taken
+    loss = -(gain.sum(0) / rollouts.num_steps.clamp(min=1)).sum()
+    num_rollouts, own = torch.tensor(len(rollouts.num_steps)), ~rollouts.expert
     metrics = {
-        "rollout_right": (r.reward[own].sum(), own.sum()),
-        "rollout_steps": (r.num_steps[own].sum(), own.sum()),
-        "ratio": (ratio.detach()[r.taken].sum(), r.taken.sum()),
-        "ratio_off_one": ((ratio.detach()[r.taken] - 1).abs().sum(), r.taken.sum()),
-        "advantage": (r.advantage.abs().sum(), num_rollouts),
+        "rollout_right": (rollouts.reward[own].sum(), own.sum()),
+        "rollout_steps": (rollouts.num_steps[own].sum(), own.sum()),
+        "ratio": (ratio.detach()[rollouts.taken].sum(), rollouts.taken.sum()),
+        "ratio_off_one": ((ratio.detach()[rollouts.taken] - 1).abs().sum(), rollouts.taken.sum()),
+        "advantage": (rollouts.advantage.abs().sum(), num_rollouts),
     }
     return Term("policy", loss.float(), metrics)

@@ -132,7 +132,7 @@ def correcting_term(
 
 
 def correcting_rows(batch: Batch, every: int) -> Int64[Tensor, "C"]:
-    """Which rows of ``batch`` are corrected at this step: each n-th of the global batch, from one further every step."""
+    """Which rows are corrected at this step: each n-th of the global batch, starting one further every step."""
     if every == 1:
         return torch.arange(len(batch.index), device=batch.index.device)
     return ((batch.index + batch.step) % every == 0).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Soft inputs in training ("Soft-Masked Diffusion Language Models", arXiv 2510.17206): a wrapper around other objectives.
+"""Soft inputs in training ("Soft-Masked Diffusion Language Models", arXiv 2510.17206): a wrapper of other objectives.
 
 A first pass without gradient says what it expects at each mask; the second sees that mixture,
 
@@ -31,6 +31,7 @@ class PartlySoft:
     """What the wrapped objective's noise made of a batch, and which of its rows are shown softly."""
 
     base: Any
+    """Corrupted rows of the wrapped objective."""
     soft: Bool[Tensor, "B"]
 
 

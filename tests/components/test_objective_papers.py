@@ -18,7 +18,7 @@ from components.models.transformer import Transformer
 from components.objectives import config as c
 from components.objectives.base import Batch, Setting
 from components.objectives.mapet import ranks
-from components.objectives.policy import build_grpo, likelihood, policy_term, roll_out
+from components.objectives.policy import build_grpo, log_likelihood, policy_term, roll_out
 from components.objectives.smart import compose
 from components.training.loop import build_objective
 from components.training.rewards import match
@@ -148,7 +148,7 @@ def test_no_prediction_sees_its_own_token_or_a_later_one(two):
 
 @pytest.mark.parametrize("two", [True, False])
 def test_the_conditionals_along_an_order_make_a_normalised_joint(two):
-    """Three binary tokens, no context: the products of conditionals over all rows sum to 1. They would not if a mask leaked."""
+    """Three binary tokens, no context: products of conditionals over all rows sum to 1, or else a mask leaked."""
     torch.manual_seed(0)
     model = Transformer(ModelConfig(dim=16, depth=2, heads=2, num_positions=3), 3).double()
     nn.init.normal_(model.head.weight)
@@ -204,7 +204,7 @@ def test_the_ratio_is_exactly_one_in_the_first_inner_epoch():
     nn.init.normal_(model.policy.out.weight)
     given = batch(rows=5)
     rollouts = roll_out(model, given, config, setting())
-    assert torch.equal(likelihood(model, rollouts, config), rollouts.old)
+    assert torch.equal(log_likelihood(model, rollouts, config), rollouts.old)
     metrics = policy_term(model, rollouts, config).metrics
     assert float(metrics["ratio_off_one"][0]) == 0.0
     assert float(rollouts.advantage.abs().sum()) > 0
