@@ -83,8 +83,8 @@ class Transformer(nn.Module):
     ) -> Prediction | Tensor:
         """Predict, see ``components.models.denoiser.Denoiser``; or, with ``decided`` alone, ask the policy.
 
-        Two questions share one entry because a module whose parameters are sharded over processes (ZeRO 3) must
-        be called through its root. ``decide`` puts the second of them.
+        Two questions share one entry because DeepSpeed keeps account of sharded parameters (ZeRO 3) around calls
+        of the root module only. ``decide`` asks the second one.
 
         Args:
             evidence: (gamma [B, L], noise [B, L, D]): see noisy embeddings of the tokens, made here so that

@@ -74,8 +74,8 @@ class TrainEngine(Protocol):
 class Autocast:
     """A network in bfloat16 arithmetic where that is enabled: a transformer, or what DeepSpeed made of one.
 
-    Everything goes through the module's one call. ZeRO 3 gathers the parameters of whatever is called below its
-    root, so a part of the network that was called by itself, such as the policy, would find them missing.
+    Everything goes through the module's one call, the question to the policy, too: DeepSpeed keeps account of
+    sharded parameters and of the backward that follows around the calls of its root module, and of no part of it.
     """
 
     def __init__(self, module: Callable[..., Any], device: torch.device, enabled: bool):
