@@ -193,6 +193,7 @@ def results_table(results: list[dict[str, Any]]) -> Table:
         "95% interval",
         "unique",
         "entropy",
+        "edits",
         box=None,
         pad_edge=False,
     )
@@ -207,6 +208,7 @@ def results_table(results: list[dict[str, Any]]) -> Table:
             interval,
             f"{r['unique']:.3f}",
             f"{r['entropy']:.3f}",
+            f"{r['edits']:.2f}",
         )
     return table
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from components.evaluation.best import TOLERANCE, Pair, difference, in_words, ratio
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #667; --line: #d5d9e0; --paper: #fff; }
@@ -56,32 +58,84 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
         m: max((r for r in results if r["model"] == m), key=lambda r: r["quality"])
         for m in {r["model"] for r in results}
     }
-    head = "".join(
-        f"<th>{h}</th>"
-        for h in (
-            "sampler",
-            "model",
-            "steps",
-            "calls",
-            html.escape(results[0]["metric"]),
-            "95% interval",
-            "unique",
-            "entropy",
-            "edits",
-            "samples",
-            "training passes",
-        )
-    )
-    rows = []
-    for r in results:
-        cells = (
+    heads = (
+        "sampler", "model", "steps", "calls", results[0]["metric"], "95% interval", "unique", "entropy", "edits",
+        "samples", "training passes",
+    )  # fmt: skip
+    rows = [
+        (
             r["sampler"], r["model"], r["steps"], f"{r['calls']:.2f}", f"{r['quality']:.3f}",
             f"{r['quality_low']:.3f} to {r['quality_high']:.3f}", f"{r['unique']:.3f}", f"{r['entropy']:.3f}",
             f"{r['edits']:.2f}", r["num_samples"], r["passes"],
-        )  # fmt: skip
-        css = " class='best'" if best[r["model"]] is r else ""
-        rows.append(f"<tr{css}>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in cells) + "</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+        )
+        for r in results
+    ]  # fmt: skip
+    return table(heads, rows, {i for i, r in enumerate(results) if best[r["model"]] is r})
+
+
+def best_table(pairs: Sequence[Pair]) -> str:
+    """The best of each model at nearly equal calls, and in words what edits can have to do with the gain."""
+    rows = []
+    for pair in pairs:
+        found = ratio(pair)
+        value, low, high = found or difference(pair)
+        form = "{:.2f}" if found else "{:+.3f}"
+        compared = f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
+        rows += [
+            (
+                r["sampler"], r["model"], r["steps"], f"{r['calls']:.2f}", f"{r['quality']:.3f}",
+                f"{r['quality_low']:.3f} to {r['quality_high']:.3f}", f"{r['unique']:.3f}", f"{r['edits']:.2f}", last,
+            )
+            for r, last in ((pair.reference, ""), (pair.row, compared))
+        ]  # fmt: skip
+    metric = pairs[0].row["metric"]
+    heads = ("sampler", "model", "steps", "calls", metric, "95% interval", "unique", "edits", "ratio or difference")
+    said = (
+        f"<p>Calls within {TOLERANCE:.0%} of each other. Ratios of shares have 95% intervals by the delta method on their "
+        "logarithm, over the samples of all seeds.</p>"
+    )
+    words = "".join(f"<li>{html.escape(in_words(pair))}</li>" for pair in pairs)
+    return f"{said}{table(heads, rows)}<ul>{words}</ul>"
+
+
+def edits_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """What changes of visible tokens did, for the samplers that made some; nothing where none did."""
+    edited = [r for r in results if r["edits"] > 0]
+    if not edited:
+        return ""
+    metric = edited[0]["metric"]
+    heads = (
+        "sampler", "model", "steps", "edits a sample", "samples edited", f"{metric} if edited", f"{metric} if not",
+        "changes that stayed",
+    )  # fmt: skip
+    rows = [
+        (
+            r["sampler"], r["model"], r["steps"], f"{r['edits']:.2f}", f"{r['edited']:.1%}",
+            number_or_dash(r["quality_edited"]), number_or_dash(r["quality_unedited"]),
+            f"{r['traced_kept']} of {r['traced_changes']}" if r["traced_changes"] else "-",
+        )
+        for r in edited
+    ]  # fmt: skip
+    said = (
+        "<h3>What edits did</h3><p>An edit replaces a visible token or masks it again. Edited and other samples are "
+        "different samples, and hard ones are edited more often. The last column counts positions of traced rows that "
+        "were changed, and those of them that end with another token than before.</p>"
+    )
+    return said + table(heads, rows)
+
+
+def number_or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], bold: Collection[int] = ()) -> str:
+    """Cells as they are written; the rows of the given numbers are set in bold."""
+
+    def line(tag: str, cells: Sequence[Any]) -> str:
+        return "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
+
+    body = (f"<tr{' class=best' if i in bold else ''}>{line('td', row)}</tr>" for i, row in enumerate(rows))
+    return f"<table><tr>{line('th', heads)}</tr>{''.join(body)}</table>"
 
 
 def folded(title: str, value: Any) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from components.data.tokenizer import load_tokenizer
 from components.evaluation import trajectory
+from components.evaluation.best import best_pairs
 from components.evaluation.chart import Point, Series, line_chart
-from components.evaluation.page import Section, folded, page, results_table
+from components.evaluation.page import Section, best_table, edits_table, folded, page, results_table
 from components.store.files import publish_text
 from components.store.samples import read_shard, shard_file
 from components.tracking import read_metrics
@@ -23,6 +24,7 @@ def run(config: ReportSpec, context: Context) -> Mapping[str, Any]:
     results = context.infos["evaluate"]["results"]
     sections = [
         Section("Quality against network calls", frontier(results)),
+        *best_against_best(results),
         Section("Training", learning_curves(context)),
         Section("Trajectories", trajectories(results, context)),
         Section("What was run", what_was_run(config, context)),
@@ -46,7 +48,18 @@ def frontier(results: list[dict[str, Any]]) -> str:
     if not results[0]["larger_is_better"]:
         metric = f"minus {metric}"
         told += f"<p>{html.escape(metric)}, so that higher is better here too.</p>"
-    return line_chart(series, "mean network calls per sample", metric) + told + results_table(results)
+    return (
+        line_chart(series, "mean network calls per sample", metric)
+        + told
+        + results_table(results)
+        + edits_table(results)
+    )
+
+
+def best_against_best(results: list[dict[str, Any]]) -> list[Section]:
+    """Nothing where no two models meet at a budget."""
+    pairs = best_pairs(results)
+    return [Section("Best against best", best_table(pairs))] if pairs else []
 
 
 def learning_curves(context: Context) -> str:

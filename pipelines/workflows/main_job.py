@@ -126,7 +126,7 @@ def add_report(graph: Graph, compared: Mapping[str, spec.Compared], measured: Ma
     """One table of all samplers, and the page."""
     run = graph.run
     scorer = run.scorers[run.metric or next(iter(run.scorers))]
-    evaluate = graph.add("evaluate", "evaluate", spec.EvaluateSpec(compared, scorer), measured)
+    evaluate = graph.add("evaluate", "evaluate", spec.EvaluateSpec(compared, scorer), measured, version=2)
     trained = {f"train_{n}": graph.stages[f"train/{n}"] for n in run.train}
     shown = {"evaluate": evaluate, "tokenizer": graph.stages["tokenizer"], **trained}
     shown |= {role: stage for role, stage in measured.items() if role.startswith("samples_")}

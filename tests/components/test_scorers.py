@@ -110,6 +110,7 @@ def test_unique_is_counted_within_each_seed():
         {
             "text": ["a", "b", "a", "a"], "seed": [0, 0, 1, 1], "calls": [1, 2, 3, 4], "call_positions": [1.0] * 4,
             "reward_calls": [0] * 4, "edits": [0] * 4, "tokens": [[1], [2], [1], [1]],
+            "trace": [None] * 4,
         }
     )  # fmt: skip
     row = summarise(samples, pa.table({"valid": [1.0, 0.0, 1.0, 1.0]}), "valid", True)
@@ -129,6 +130,11 @@ def test_an_interval_over_seeds_is_students_and_a_share_stays_a_share():
         "unique": 1.0,
         "entropy": 1.0,
         "edits": 0.0,
+        "edited": 0.0,
+        "quality_edited": None,
+        "quality_unedited": 0.5,
+        "traced_changes": 0,
+        "traced_kept": 0,
         "num_samples": 10,
     }
     rows = [row | {"quality": q, "quality_low": q - 0.01, "quality_high": q + 0.01} for q in (0.5, 0.6, 0.7)]
