@@ -13,7 +13,7 @@ from typing import Any
 
 import rich_click as click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from components.errors import ProsecoError
 
@@ -185,7 +185,7 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def results_table(results: list[dict[str, Any]]) -> Table:
     table = Table(
-        "sampler",
+        Column("sampler", overflow="fold"),
         "model",
         "steps",
         "calls",

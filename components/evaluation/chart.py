@@ -27,6 +27,7 @@ class Series:
     name: str
     points: tuple[Point, ...]
     dashed: bool = False
+    """Its marks are hollow, too."""
 
 
 def line_chart(series: list[Series], x_label: str, y_label: str, marks: bool = True) -> str:
@@ -85,8 +86,9 @@ def draw(s: Series, colour: str, at, marks: bool) -> list[str]:  # type: ignore[
             (_, y1), (_, y2) = at(p.x, p.low), at(p.x, p.high)
             parts.append(f'<line x1="{x}" y1="{y1}" x2="{x}" y2="{y2}" stroke="{colour}" stroke-width="1.5"/>')
         if marks:
+            fill = "var(--paper)" if s.dashed else colour
             parts.append(
-                f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"><title>{html.escape(s.name)}: {p.x:.4g}, {p.y:.4g}</title></circle>'
+                f'<circle cx="{x}" cy="{y}" r="3.5" fill="{fill}" stroke="{colour}"><title>{html.escape(s.name)}: {p.x:.4g}, {p.y:.4g}</title></circle>'
             )
     return parts
 

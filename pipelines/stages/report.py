@@ -9,7 +9,7 @@ from typing import Any
 from components.data.tokenizer import load_tokenizer
 from components.evaluation import trajectory
 from components.evaluation.best import best_pairs
-from components.evaluation.chart import Point, Series, line_chart
+from components.evaluation.chart import COLOURS, Point, Series, line_chart
 from components.evaluation.page import Section, best_table, edits_table, folded, page, results_table
 from components.store.files import publish_text
 from components.store.samples import read_shard, shard_file
@@ -38,11 +38,10 @@ def frontier(results: list[dict[str, Any]]) -> str:
     """Chart and table."""
     names = list(dict.fromkeys(r["sampler"] for r in results))
     series = []
-    for name in names:
+    for number, name in enumerate(names):
         rows = sorted((r for r in results if r["sampler"] == name), key=lambda r: r["calls"])
-        series.append(
-            Series(name, tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in rows))
-        )
+        points = tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in rows)
+        series.append(Series(name, points, dashed=number >= len(COLOURS)))
     told = "<p>Bars are 95% intervals. Compare at equal calls, and never quality without <i>unique</i>: a sampler that repeats one good row is no sampler.</p>"
     metric = results[0]["metric"]
     if not results[0]["larger_is_better"]:
