@@ -370,5 +370,18 @@ def docstrings(kind: type) -> dict[str, str]:
 
 
 def json_schema(kind: Any) -> JsonSchemaValue:
-    """The JSON Schema of a type, for editors."""
-    return adapter(kind).json_schema()
+    """The JSON Schema of a type, for editors. Nothing in it refers to anything, so it can stand inside another."""
+    schema = adapter(kind).json_schema()
+    return inlined(schema, schema.pop("$defs", {}))
+
+
+def inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema with what it refers to in place."""
+    if isinstance(schema, list):
+        return [inlined(below, definitions) for below in schema]
+    if not isinstance(schema, dict):
+        return schema
+    whole = {name: inlined(below, definitions) for name, below in schema.items() if name != "$ref"}
+    if "$ref" in schema:
+        whole |= inlined(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    return whole

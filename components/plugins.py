@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic.json_schema import JsonSchemaValue
 
 from components.errors import ConfigError
-from components.options import Reads, adapter, malformed, nearest, not_in, options
+from components.options import Reads, json_schema, malformed, nearest, not_in, options
 
 GROUP = "proseco.plugins"
 
@@ -103,10 +103,9 @@ class Family(Mapping[str, type[C]], Generic[C]):
     def json_schema(self) -> JsonSchemaValue:
         forms: list[JsonSchemaValue] = [{"enum": list(self)}]
         for name, card in self.items():
-            options: Any = card
-            schema = adapter(options).json_schema()
+            schema = json_schema(card)
             schema["properties"] = {"name": {"const": name}, **schema.get("properties", {})}
-            forms.append(schema | {"required": ["name"], "description": card.summary()})
+            forms.append(schema | {"description": card.summary()})
         return {"anyOf": forms}
 
 

@@ -15,12 +15,12 @@ from components.samplers import PRESETS, SamplerConfig, read_sampler
 from components.scorers import Scorers
 from components.store.artifact import read_manifest
 from components.store.samples import read_shard, read_shards, shard_file
-from pipelines.config import dotted, over, read_yaml
-from pipelines.progress import Screen
-from pipelines.prompts import read_entries
-from pipelines.runner import execute
-from pipelines.schema import GenerateConfig
-from pipelines.stage import Stage
+from pipelines.config.load import dotted, over, read_yaml
+from pipelines.config.prompts import read_entries
+from pipelines.config.schema import GenerateConfig
+from pipelines.graph.progress import Screen
+from pipelines.graph.runner import execute
+from pipelines.graph.stage import Stage
 from pipelines.workflows import one_stage
 
 

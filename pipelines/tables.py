@@ -17,7 +17,7 @@ from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
 from components.samplers.needs import NEEDS
 from components.scorers import SCORERS
 from components.training.config import OptimizerConfig, TrainConfig
-from pipelines.schema import GenerateConfig, RunConfig, SamplingConfig
+from pipelines.config.schema import GenerateConfig, RunConfig, SamplingConfig
 
 MADE = "<!-- Made by `proseco list --markdown`; change the options classes instead. -->"
 TITLES = {

@@ -196,5 +196,13 @@ def over_part(family: str, published: Any, change: Any) -> Any:
 
 
 DEFAULT_PARTS = {family: getattr(SamplerConfig(), family).name for family in PARTS}
-Sampler = Annotated[SamplerConfig, Reads(with_preset, lambda: json_schema(SamplerConfig))]
+
+
+def sampler_schema() -> dict[str, Any]:
+    """The JSON Schema of a sampler: a preset's name, the file of one, or a section."""
+    files = {"type": "string", "pattern": r"\.ya?ml$"}
+    return {"anyOf": [{"enum": list(PRESETS)}, files, json_schema(SamplerConfig)]}
+
+
+Sampler = Annotated[SamplerConfig, Reads(with_preset, sampler_schema)]
 """A field that holds a sampler: plain, it is a preset's name, or a section with changes to one."""

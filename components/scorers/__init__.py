@@ -32,7 +32,14 @@ def named(value: Any) -> tuple[Any, Any]:
     return ByName, {str(n): {"name": str(n), **(o or {})} for n, o in value.items()}
 
 
-Scorers = Annotated[ByName, Reads(named, lambda: json_schema(ByName))]
+def named_schema() -> dict[str, Any]:
+    """The JSON Schema of scorers by name, or of a list of names."""
+    own = {name: {"anyOf": [{"type": "null"}, json_schema(card)]} for name, card in SCORERS.items()}
+    sections = {"type": "object", "properties": own, "additionalProperties": False}
+    return {"anyOf": [sections, {"type": "array", "items": {"enum": list(SCORERS)}}]}
+
+
+Scorers = Annotated[ByName, Reads(named, named_schema)]
 """A field that holds several scorers by name."""
 
 __all__ = ["SCORERS", "Scorers"]

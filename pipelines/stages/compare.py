@@ -11,7 +11,7 @@ from components.evaluation.chart import Point, Series, line_chart
 from components.evaluation.frontier import over_seeds
 from components.evaluation.page import Section, page, results_table
 from components.store.files import publish_text
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import CompareSpec
 
 NUM_SHOWN = 8

@@ -10,7 +10,7 @@ from typing import Any
 from components.evaluation.frontier import summarise
 from components.store.files import publish_text
 from components.store.samples import read_shards
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import EvaluateSpec
 
 

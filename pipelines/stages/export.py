@@ -10,7 +10,7 @@ from components.data.tokenizer import load_tokenizer
 from components.models.exchange.export import write_export
 from components.models.weights import merge_adapters
 from components.training import checkpoint
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import ExportSpec
 from pipelines.stages.train import final
 

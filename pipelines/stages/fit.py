@@ -11,7 +11,7 @@ from components.data.rows import TokenRows
 from components.data.tokenizer import load_tokenizer
 from components.plugins import locate
 from components.scorers.base import Train
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import FitSpec
 
 

@@ -12,7 +12,7 @@ from components.data.rows import TokenRows
 from components.errors import DataError
 from components.shards.prompt import Prompt
 from components.shards.sample import SampleShard, Sampling
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.shards import make_shards, trained_scorers
 from pipelines.stages.spec import GenerateSpec
 

@@ -14,7 +14,7 @@ from components.evaluation.page import Section, best_table, edits_table, folded,
 from components.store.files import publish_text
 from components.store.samples import read_shard, shard_file
 from components.tracking import read_metrics
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import ReportSpec
 
 NUM_TRAJECTORIES = 2

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.shards.score import ScoreShard
 from components.store.samples import shard_file
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.shards import make_shards, trained_scorers
 from pipelines.stages.spec import ScoreSpec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from components.shards.sample import SampleShard
 from components.shards.score import ScoreShard
 from components.store.samples import shard_is_done
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 
 
 def make_shards(shards: Sequence[SampleShard | ScoreShard], context: Context) -> None:

@@ -13,7 +13,7 @@ from components.samplers.config import SamplerConfig
 from components.scorers.config import ScorerOptions
 from components.shards.prompt import Prompt
 from components.training.config import TrainConfig
-from pipelines.schema import GenerateConfig
+from pipelines.config.schema import GenerateConfig
 
 
 @dataclass(frozen=True)

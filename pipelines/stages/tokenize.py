@@ -23,7 +23,7 @@ from components.data.tokenizer import agrees, load_tokenizer
 from components.errors import DataError
 from components.store.files import digest_file, publish_text, publishing
 from components.store.names import file_name
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import TokenizeSpec
 
 SAMPLED = 64

@@ -10,7 +10,7 @@ from components.data.corpora import open_corpus
 from components.data.documents import Corpus, Document
 from components.data.tokenizer import build_tokenizer
 from components.store.files import publishing
-from pipelines.stage import Context
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import TokenizerSpec
 
 

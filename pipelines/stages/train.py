@@ -12,8 +12,8 @@ from components.data.tokenizer import load_tokenizer
 from components.tracking import read_metrics
 from components.training import checkpoint
 from components.training.job import Job
-from pipelines.progress import following
-from pipelines.stage import Context
+from pipelines.graph.progress import following
+from pipelines.graph.stage import Context
 from pipelines.stages.spec import TrainSpec
 
 

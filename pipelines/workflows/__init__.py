@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.schema import Comparison, RunConfig
-from pipelines.stage import Stage
+from pipelines.config.schema import Comparison, RunConfig
+from pipelines.graph.stage import Stage
 from pipelines.workflows import compare, main_job
 
 WORKFLOWS: dict[str, Callable[[Any], dict[str, Stage]]] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.schema import Comparison, RunConfig
-from pipelines.stage import Stage
+from pipelines.config.schema import Comparison, RunConfig
+from pipelines.graph.stage import Stage
 from pipelines.stages.spec import CompareSpec
 from pipelines.workflows import main_job
 

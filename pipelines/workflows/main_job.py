@@ -10,8 +10,8 @@ from typing import Any
 from components.samplers import SamplerConfig
 from components.store.files import digest_file
 from components.store.fingerprint import canonical
-from pipelines.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible, total_passes
-from pipelines.stage import Stage
+from pipelines.config.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible, total_passes
+from pipelines.graph.stage import Stage
 from pipelines.stages import spec
 
 

@@ -21,9 +21,9 @@ from components.store.artifact import MANIFEST, damage, read_manifest
 from components.store.files import digest_file
 from components.store.names import file_name
 from components.store.root import foreign
-from pipelines.prompts import Entry
-from pipelines.schema import GenerateConfig
-from pipelines.stage import Given, Stage
+from pipelines.config.prompts import Entry
+from pipelines.config.schema import GenerateConfig
+from pipelines.graph.stage import Given, Stage
 from pipelines.stages.spec import GenerateSpec, ScoreSpec
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")

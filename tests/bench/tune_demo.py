@@ -30,13 +30,13 @@ from typing import Any
 
 import torch
 
-from components.api import Model, Text, load, preset, sample, score
-from components.data.config import LatinSquareConfig
+from components.api import Judging, Model, Text, load, sample, score
+from components.data.corpora.config import LatinSquareConfig
 from components.errors import ConfigError
-from components.samplers import SamplerConfig
+from components.samplers import SamplerConfig, preset
 from components.samplers.config import GuardConfig
-from pipelines.config import load_run
-from pipelines.schema import RunConfig, budgets
+from pipelines.config.load import load_run
+from pipelines.config.schema import RunConfig, budgets
 
 RUN = Path(__file__).parents[2] / "configs/runs/demo.yaml"
 NUM_RANDOM, NUM_CHANGED, NUM_FINAL = 16, 20, 4
@@ -123,7 +123,7 @@ def mean_calls(rows: list[Text]) -> float:
 
 
 def validity(model: Model, rows: list[Text]) -> list[bool]:
-    return [v == 1.0 for v in score(model, rows, ["validity"], LatinSquareConfig(size=5))["valid"]]
+    return [v == 1.0 for v in score(model, rows, ["validity"], Judging(LatinSquareConfig(size=5)))["valid"]]
 
 
 def tried(model: Model, options: Options, fitted: float, rows: list[Text]) -> Tried:

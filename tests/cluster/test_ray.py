@@ -83,9 +83,9 @@ def cluster():
 
 
 def run_on(runtime_options: list[str], folder: Path) -> None:
-    from pipelines.config import load_run
-    from pipelines.progress import Screen
-    from pipelines.runner import execute
+    from pipelines.config.load import load_run
+    from pipelines.graph.progress import Screen
+    from pipelines.graph.runner import execute
     from pipelines.workflows.main_job import build
 
     run = folder / "chaos.yaml"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from components.errors import ConfigError
-from pipelines.config import load_run
-from pipelines.plan import plan
-from pipelines.schema import total_passes
+from pipelines.config.load import load_run
+from pipelines.config.schema import total_passes
+from pipelines.graph.plan import plan
 from pipelines.workflows import build
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/runs/*.yaml"))
@@ -135,8 +135,8 @@ def test_a_change_reaches_what_depends_on_it_and_nothing_else():
 
 
 def test_an_empty_run_lists_what_it_lacks():
-    from pipelines.rules import problems
-    from pipelines.schema import RunConfig
+    from pipelines.config.rules import problems
+    from pipelines.config.schema import RunConfig
 
     assert {p.path for p in problems(RunConfig())} == {"corpora"}
 
@@ -169,7 +169,7 @@ OBJECTIVE_FILES = sorted(Path(__file__).parents[2].glob("configs/objectives/*.ya
 
 def test_every_objective_has_a_file_of_settings():
     from components.objectives import OBJECTIVES
-    from pipelines.config import read_yaml
+    from pipelines.config.load import read_yaml
 
     assert {read_yaml(path)["objective"]["name"] for path in OBJECTIVE_FILES} == set(OBJECTIVES)
 
@@ -212,7 +212,7 @@ def test_what_a_training_or_a_sampler_lacks_is_told_before_anything_starts(overr
 
 
 def test_heads_come_with_the_objective_and_stay_with_what_starts_from_it():
-    from pipelines.schema import model_of, taught_visible
+    from pipelines.config.schema import model_of, taught_visible
 
     run = load_run(
         DEMO,
@@ -240,3 +240,20 @@ def test_a_comparison_shares_what_seeds_have_in_common():
         assert max(work.values()) - min(work.values()) <= 2, work
     with pytest.raises(ConfigError, match="tasks.sudoku"):
         load_run(path, ["tasks.sudoku.rows.length=0"])
+
+
+def test_the_schema_for_editors_takes_the_shipped_runs_and_no_misspelt_ones():
+    import jsonschema
+
+    from components.options import json_schema
+    from pipelines.config.load import read_yaml
+    from pipelines.config.schema import RunConfig
+
+    schema = json_schema(RunConfig)
+    for path in CONFIGS:
+        plain = read_yaml(path)
+        if plain.get("workflow", "main_job") == "main_job":
+            jsonschema.validate(plain, schema)
+    plain["samplers"]["mdlm_ancestral"] = {"model": "mdlm", "sampler": {"preset": "mdlm", "draw": {"top_pp": 1.0}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(plain, schema)

@@ -16,12 +16,12 @@ from components.store.fingerprint import fingerprint
 from components.store.root import MARKER, mark_root, remove_stage, require_ours, size
 from components.training import checkpoint
 from pipelines.cli import main
-from pipelines.config import load_run
-from pipelines.gc import collect
-from pipelines.plan import find
-from pipelines.progress import Screen
-from pipelines.runner import execute, run_stage
-from pipelines.stage import Stage, in_order
+from pipelines.config.load import load_run
+from pipelines.graph.gc import collect
+from pipelines.graph.plan import find
+from pipelines.graph.progress import Screen
+from pipelines.graph.runner import execute, run_stage
+from pipelines.graph.stage import Stage, in_order
 from pipelines.workflows import build
 from tests.chaos import harness
 

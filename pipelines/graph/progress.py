@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from components.tracking import read_metrics
-from pipelines.plan import Finding
+from pipelines.graph.plan import Finding
 
 POLL_S = 1.0
 LINE_EVERY_S = 15.0
@@ -59,7 +59,7 @@ class Screen:
 
 
 class StageProgress:
-    """See ``pipelines.stage.Progress``."""
+    """See ``pipelines.graph.stage.Progress``."""
 
     def __init__(self, screen: Screen, bars: Bars | None, task: Any):
         self.screen, self.bars, self.task = screen, bars, task

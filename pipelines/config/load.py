@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from components.errors import ConfigError, Problem
 from components.options import collect, nearest
-from pipelines import rules
-from pipelines.schema import Comparison, RunConfig
+from pipelines.config import rules
+from pipelines.config.schema import Comparison, RunConfig
 
 
 def load_run(path: Path, overrides: list[str]) -> RunConfig | Comparison:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.store.artifact import IDENTITY, damage, read_manifest
 from components.store.fingerprint import differences
-from pipelines.stage import Stage, in_order
+from pipelines.graph.stage import Stage, in_order
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from components.errors import ConfigError
 from components.store.lease import Lease
 from components.store.root import foreign, remove_stage, require_marked, size, stages
-from pipelines.config import load_run
-from pipelines.runner import damaged_stages
-from pipelines.stage import in_order
+from pipelines.config.load import load_run
+from pipelines.graph.runner import damaged_stages
+from pipelines.graph.stage import in_order
 from pipelines.workflows import build
 
 

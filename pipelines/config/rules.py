@@ -11,7 +11,7 @@ from components.samplers.needs import missing
 from components.samplers.rules import problems as sampler_problems
 from components.scorers import SCORERS
 from components.training.config import TrainConfig
-from pipelines.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible
+from pipelines.config.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible
 
 
 def problems(run: RunConfig) -> list[Problem]:

@@ -21,9 +21,9 @@ from components.store.files import publish_text
 from components.store.lease import Lease
 from components.store.root import mark_root, remove_stage, require_ours, stages
 from components.tracking import JsonlTracker, read_metrics
-from pipelines.plan import Finding, plan
-from pipelines.progress import Screen
-from pipelines.stage import Context, Given, Stage
+from pipelines.graph.plan import Finding, plan
+from pipelines.graph.progress import Screen
+from pipelines.graph.stage import Context, Given, Stage
 
 
 @dataclass

@@ -1,0 +1,37 @@
+"""The command ``proseco``."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from pipelines.cli import house, models, runs
+
+click.rich_click.TEXT_MARKUP = "rich"
+click.rich_click.SHOW_ARGUMENTS = True
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="proseco")
+def main() -> None:
+    """Train, sample and serve self-correcting masked diffusion language models.
+
+    A run is a YAML file; any of its values can be changed on the command line as [b]path.to.value=new[/b].
+    Try: [b]proseco plan configs/runs/demo.yaml[/b]
+    """
+
+
+for _command in (
+    runs.plan,
+    runs.run,
+    runs.explain,
+    runs.show,
+    house.list_plugins,
+    models.generate,
+    models.score,
+    models.serve,
+    models.diagnose,
+    models.import_weights,
+    house.doctor,
+    house.gc,
+):
+    main.add_command(_command)

@@ -1,0 +1,96 @@
+"""Commands about the machine, the roots and what there is: list, doctor, gc."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from pipelines.cli.screen import in_words, out
+
+
+@click.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of a run instead, for editors.")
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), help="Write pages with every option into this folder instead."
+)
+@in_words
+def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
+    """Name every sampler preset, sampler part, objective, scorer, schedule and corpus, with its paper and options."""
+    from components.options import json_schema
+    from pipelines.catalogue import catalogue
+    from pipelines.config.schema import RunConfig
+    from pipelines.tables import pages
+
+    if schema:
+        click.echo(json.dumps(json_schema(RunConfig), indent=1))
+        return
+    if markdown is not None:
+        markdown.mkdir(parents=True, exist_ok=True)
+        for name, text in pages().items():
+            (markdown / name).write_text(text, encoding="utf-8")
+            click.echo(f"wrote {markdown / name}")
+        return
+    found = catalogue()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for family, entries in found.items():
+        out.print(f"\n[b]{family}[/b]")
+        groups = entries if family == "parts" else {"": entries}
+        for group, below in groups.items():
+            for name, entry in below.items():
+                told = "/".join(x for x in (group, name) if x)
+                out.print(
+                    f"  [cyan]{told}[/]  {entry['summary']}" + (f"\n      {entry['paper']}" if entry["paper"] else "")
+                )
+
+
+@click.command()
+@click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@in_words
+def doctor(root: Path, as_json: bool) -> None:
+    """Check versions, CPUs, memory, disk and the root, and say how to mend what is wrong."""
+    from pipelines.doctor import examine
+
+    found = examine(root)
+    if as_json:
+        click.echo(json.dumps([vars(c) for c in found], indent=1))
+    else:
+        for c in found:
+            out.print(f"[{'green]ok  ' if c.ok else 'red]bad '}[/] {c.name}: {c.value}", end="")
+            out.print("" if c.ok else f"\n       {c.remedy}")
+    if not all(c.ok for c in found):
+        sys.exit(1)
+
+
+@click.command()
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Root to look in; that of the kept runs where not given, or runs."
+)
+@click.option(
+    "--keep",
+    "runs",
+    multiple=True,
+    metavar="'RUN [KEY=VALUE]...'",
+    help="A run whose stages must stay, in quotes with the overrides that it was run with; once for each run.",
+)
+@click.option("--corrupt", is_flag=True, help="Only stages whose files are not those of their manifest.")
+@click.option("--delete", is_flag=True, help="Really delete; without it nothing is.")
+@in_words
+def gc(root: Path | None, runs: tuple[str, ...], corrupt: bool, delete: bool) -> None:
+    """Find stages that no run needs, or that are damaged; a dry run unless told to delete.
+
+    Overrides decide what a run's stages are, so a run is kept with those that it was run with:
+    [b]proseco gc --keep "configs/runs/demo.yaml train.base.steps=100" --keep configs/runs/text.yaml[/b]
+
+    Only stage folders that say that they are proseco's are deleted, in a root that says so; links are not followed.
+    """
+    from pipelines.graph.gc import collect
+
+    for line in collect(root, runs, corrupt, delete):
+        click.echo(line)

@@ -1,0 +1,142 @@
+"""Commands about models and samples: generate, score, serve, diagnose, import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from pipelines.cli.screen import in_words
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--sampler",
+    default="mdlm",
+    show_default=True,
+    help="Preset (see [b]proseco list[/b]) or YAML file, e.g. of configs/samplers.",
+)
+@click.option("--root", default="runs", show_default=True, help="Folder of results; the samples lie below it.")
+@click.option("--num-samples", default=16, show_default=True, help="Samples of each prompt.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="JSON lines with 'prompt' or 'template' (texts and numbers of holes) and perhaps 'label', or text lines.",
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--length", default=0, help="Positions of a row; 0 is the trained length.")
+@click.option("--show", "num_shown", default=3, show_default=True, help="Rows to print.")
+@in_words
+def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
+    """Sample an exported model into Parquet shards; the same command resumes.
+
+    MODEL is an exported folder. Sampler options are given as KEY=VALUE, e.g. [b]steps=12 corrector.passes=2[/b];
+    [b]allow_untrained=true[/b] runs a corrector on a model that was not trained for it, and
+    [b]runtime.executor=local[/b], [b]runtime.replicas=4[/b] or [b]runtime.gpus=1[/b] say where.
+    """
+    from pipelines.commands import generate as command
+
+    for line in command(model, list(overrides), **options):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("samples", type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model to score with; the sampling model where not given."
+)
+@click.option("--scorers", default="nelbo,entropy,distinct", show_default=True, help="Comma-separated names.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--root", default="runs", show_default=True, help="Folder of results; the scores lie below it.")
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@in_words
+def score(samples: Path, as_json: bool, **options: Any) -> None:
+    """Score a folder of samples, row for row.
+
+    SAMPLES is the folder that [b]proseco generate[/b] names. Options of scorers are given as KEY=VALUE, e.g.
+    [b]nelbo.draws=8[/b].
+    """
+    from pipelines.commands import score as command
+
+    means = command(samples, **options)
+    if as_json:
+        click.echo(json.dumps(means, indent=1))
+        return
+    for name, value in means.items():
+        click.echo(f"{name:24} {value:.6g}")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--port", default=8000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to; loopback by default.")
+@click.option("--replicas", default=1, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+@in_words
+def serve(model: Path, port: int, host: str, replicas: int, threads: int) -> None:
+    """Answer sampling and scoring requests over HTTP, until interrupted.
+
+    [b]POST /v1/sample[/b] {"prompts": [""], "num_samples": 2, "sampler": "proseco", "options": {"steps": 8}, "seed": 0}
+    [b]POST /v1/score[/b] {"texts": ["..."], "scorers": ["nelbo"]}
+    [b]GET /healthz[/b]
+    """
+    from cluster.config import RuntimeConfig
+    from cluster.open import open_cluster
+    from components.models.weights import load_model
+
+    load_model(model)  # a wrong folder is told before a cluster is started
+    cluster = open_cluster(RuntimeConfig(replicas=replicas, threads=threads))
+    try:
+        from cluster.http import serve_forever
+
+        serve_forever(model.absolute(), host, port, replicas, threads, click.echo)
+    finally:
+        cluster.close()
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("rows", type=click.Path(path_type=Path))
+@click.option("--errors", "number", default=1, show_default=True, help="Tokens of each row that are made wrong.")
+@click.option("--num-rows", default=256, show_default=True, help="Validation rows.")
+@click.option("--correctors", default="", help="Comma-separated sampler presets whose edits are measured, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@in_words
+def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
+    """Plant errors and see whether a model finds and mends them.
+
+    MODEL is an exported folder, ROWS the folder of a tokenize stage. Errors are random tokens, and draws of the
+    model itself. See AUROC of each score, repair, break and preservation, precision and recall of edits.
+    """
+    from pipelines.diagnose import diagnose_model
+
+    lines = diagnose_model(model, rows, **options)
+    if as_json:
+        known = [{k: None if v != v else v for k, v in line.items()} for line in lines]  # JSON has no NaN
+        click.echo(json.dumps(known, indent=1))
+        return
+    for line in lines:
+        told = "  ".join(f"{k} {v:.3f}" for k, v in line.items() if isinstance(v, float))
+        click.echo(f"{line['kind']:<7} {line.get('corrector', 'the model'):<16} {told}")
+
+
+@click.command(name="import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json; that of SOURCE where not given.")
+@click.option("--length", default=1024, show_default=True, help="Positions of a row, where nothing else says so.")
+@in_words
+def import_weights(source: Path, **options: Any) -> None:
+    """Make weights of another project a model of ours, and say what did not match.
+
+    SOURCE is a folder with config.json and safetensors: LLaDA, LLaMA-shaped causal models (their causal mask is
+    dropped and their logits shifted), BERT-shaped masked ones, MDLM's DiT. The last two only start a training.
+    """
+    from pipelines.import_weights import import_model
+
+    for line in import_model(source, **options):
+        click.echo(line)

@@ -1,0 +1,157 @@
+"""Commands about runs: plan, run, explain, show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.table import Column, Table
+
+from pipelines.cli.screen import STATES, in_words, load, out, run_arguments
+
+
+@click.command()
+@run_arguments
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@in_words
+def plan(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what a run would do, and why, before anything is started."""
+    from pipelines.graph.plan import plan as make_plan
+
+    config, stages = load(run, overrides)
+    findings = make_plan(list(stages.values()), Path(config.runtime.root))
+    if as_json:
+        rows = [{"stage": f.stage.label, "key": f.stage.key, "state": f.state, "reasons": f.reasons} for f in findings]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("stage", "state", "key", "why", box=None, pad_edge=False)
+    for f in findings:
+        table.add_row(f.stage.label, f"[{STATES[f.state]}]{f.state}[/]", f.stage.key, "\n".join(f.reasons))
+    out.print(table)
+    todo = sum(f.state != "fresh" for f in findings)
+    out.print(f"{todo} of {len(findings)} stages to do" if todo else "everything is fresh; a run would do nothing")
+
+
+@click.command()
+@run_arguments
+@click.option("--quiet", is_flag=True, help="No progress.")
+@in_words
+def run(run: Path, overrides: tuple[str, ...], quiet: bool) -> None:
+    """Run a workflow, or resume it; what is fresh is left alone."""
+    from pipelines.graph.progress import Screen
+    from pipelines.graph.runner import execute
+
+    config, stages = load(run, overrides)
+    findings = execute(config.name, list(stages.values()), config.runtime, Screen(quiet))
+    made = sum(f.state != "fresh" for f in findings)
+    root = Path(config.runtime.root)
+    click.echo(
+        f"{made} stages made, {len(findings) - made} were fresh"
+        if made
+        else f"nothing to do: all {len(findings)} stages are fresh"
+    )
+    last = list(stages.values())[-1]
+    if (last.folder(root) / "report.html").exists():
+        click.echo(f"report: {last.folder(root) / 'report.html'}")
+
+
+@click.command()
+@run_arguments
+@click.option("--stage", "label", default="", help="Only this stage, e.g. [b]train/base[/b].")
+@in_words
+def explain(run: Path, overrides: tuple[str, ...], label: str) -> None:
+    """Show what distinguishes each stage from the nearest one that was made."""
+    from components.plugins import lookup
+    from pipelines.graph.plan import nearest
+
+    config, stages = load(run, overrides)
+    chosen = {label: lookup(stages, label, "stage")} if label else stages
+    root = Path(config.runtime.root)
+    for name, stage in chosen.items():
+        near = nearest(stage, root)
+        out.print(f"[b]{name}[/b]  {stage.key}  {stage.folder(root)}", soft_wrap=True)
+        if label:
+            out.print_json(data=stage.identity)
+        if near is None:
+            out.print("  no other stage of this label was made")
+        else:
+            out.print(f"  against {near[0]}:")
+            for line in near[1]:
+                out.print(f"    {line}", markup=False)
+
+
+@click.command()
+@run_arguments
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@in_words
+def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show the state of a run and its results."""
+    from components.store.artifact import read_manifest
+    from pipelines.graph.plan import plan as make_plan
+
+    config, stages = load(run, overrides)
+    root = Path(config.runtime.root)
+    findings = make_plan(list(stages.values()), root)
+    results: list[dict[str, Any]] = []
+    for stage in stages.values():
+        if manifest := read_manifest(stage.folder(root)):
+            results = list(manifest.info.get("results", results))
+    if as_json:
+        rows = [
+            {
+                "stage": f.stage.label,
+                "key": f.stage.key,
+                "state": f.state,
+                "seconds": f.seconds,
+                "folder": str(f.stage.folder(root)),
+            }
+            for f in findings
+        ]
+        click.echo(json.dumps({"run": config.name, "stages": rows, "results": results}, indent=1))
+        return
+    table = Table("stage", "state", "key", "seconds", box=None, pad_edge=False)
+    for f in findings:
+        table.add_row(
+            f.stage.label,
+            f"[{STATES[f.state]}]{f.state}[/]",
+            f.stage.key,
+            "" if f.seconds is None else f"{f.seconds:.1f}",
+        )
+    out.print(table)
+    if results:
+        out.print(results_table(results))
+    report = list(stages.values())[-1].folder(root) / "report.html"
+    if report.exists():
+        out.print(f"report: {report}")
+
+
+def results_table(results: list[dict[str, Any]]) -> Table:
+    table = Table(
+        Column("sampler", overflow="fold"),
+        "model",
+        "steps",
+        "calls",
+        results[0]["metric"],
+        "95% interval",
+        "unique",
+        "entropy",
+        "edits",
+        box=None,
+        pad_edge=False,
+    )
+    for r in results:
+        interval = f"{r['quality_low']:.3f} .. {r['quality_high']:.3f}"
+        table.add_row(
+            r["sampler"],
+            r["model"],
+            str(r["steps"]),
+            f"{r['calls']:.2f}",
+            f"{r['quality']:.3f}",
+            interval,
+            f"{r['unique']:.3f}",
+            f"{r['entropy']:.3f}",
+            f"{r['edits']:.2f}",
+        )
+    return table
