@@ -9,6 +9,7 @@ on another replica or on the third try.
 from __future__ import annotations
 
 import enum
+import hashlib
 
 import torch
 from torch import Tensor
@@ -47,6 +48,17 @@ class Stream(enum.IntEnum):
     EVIDENCE = 25
     EVIDENCE_NOISE = 26
     LABEL = 27
+
+
+def named_stream(name: str) -> int:
+    """The stream of a purpose that another distribution's plug-in has: the same for the same name everywhere, and
+    none of ``Stream``. Take a name that nobody else takes, such as ``"my_package.restless"``."""
+    digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+    return FIRST_NAMED + digest % (2**32 - FIRST_NAMED)
+
+
+FIRST_NAMED = 1 << 16
+"""Streams below are ours."""
 
 
 def _mulhilo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +101,7 @@ def row_keys(seed: int, ids: Tensor, particle: Tensor | int = 0, sweep: Tensor |
     return torch.stack(words[:2], dim=-1)
 
 
-def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions: int, stream: Stream) -> Tensor:
+def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions: int, stream: int) -> Tensor:
     """Uniforms in the open interval (0, 1), float64 with 52 random bits, [B, num_positions].
 
     An integer tensor plus a Python float is float32 in torch, so the bits are put together in float64: with
@@ -99,6 +111,7 @@ def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions
         keys: row keys [B, 2].
         tick: logical step of each row, [B] or a number. It never counts network calls.
         inner: step inside the tick, [B] or a number.
+        stream: what the draw is for: a ``Stream``, or a ``named_stream``.
     """
     position = torch.arange(num_positions, device=keys.device)[None, :]
     zero = torch.zeros_like(keys[:, :1])
@@ -114,6 +127,6 @@ def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions
     return (high * 67108864 + low + 0.5) / 4503599627370496.0
 
 
-def normal(keys: Tensor, tick: Tensor | int, num_positions: int, stream: Stream) -> Tensor:
+def normal(keys: Tensor, tick: Tensor | int, num_positions: int, stream: int) -> Tensor:
     """Standard normals, float64 [B, num_positions], by the inverse distribution function."""
     return torch.special.ndtri(uniform(keys, tick, 0, num_positions, stream))

@@ -19,13 +19,13 @@ from components.objectives import config as c
 from components.objectives.base import Batch, Network, Setting
 from components.objectives.mdlm import Noised
 from components.training.loop import build_objective
+from tests import contracts
 from tests.learning import (
     CONFIGS,
     HEADS,
     LENGTH,
     MASK,
     batch,
-    gradients,
     network,
     setting,
     terms_of,
@@ -39,38 +39,18 @@ def test_every_objective_is_tried():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_terms_are_those_that_were_counted_and_gradients_are_finite(config):
-    given = batch(rows=6, prompt=2, pads=1)
-    kept = given.tokens.clone()
-    objective = build_objective(config, setting())
-    corrupted = objective.corrupt(given)
-    names = [t.name for t in objective.terms(network(config), corrupted)]
-    assert sorted(names) == sorted(objective.counts(corrupted))
-    assert torch.equal(given.tokens, kept)
-    found = gradients(config, [given], network(config))
-    assert all(torch.isfinite(g).all() for g in found.values())
-    assert sum(float(g.abs().sum()) for g in found.values()) > 0
+    contracts.objective_counts_its_terms_and_has_finite_gradients(config)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_a_sum_over_split_batches_equals_the_whole(config):
-    """Micro-batches and ranks: the same gradient, whatever the cut."""
-    whole = gradients(config, [batch(rows=6, total=6)], network(config))
-    parts = [batch(rows=2, first=0, total=6), batch(rows=3, first=2, total=6), batch(rows=1, first=5, total=6)]
-    split = gradients(config, parts, network(config))
-    for name, value in whole.items():
-        assert torch.allclose(value, split[name], atol=1e-9), name
+    contracts.objective_is_a_sum_over_rows(config)
 
 
 # A rollout without holes has no step, so policy_grpo is not asked.
 @pytest.mark.parametrize("config", [x for x in CONFIGS if not isinstance(x, c.PolicyGrpoConfig)], ids=str)
 def test_prompts_and_pads_are_in_no_loss(config):
-    """A row of prompt alone counts nothing and costs nothing."""
-    objective = build_objective(config, setting())
-    none = dataclasses.replace(batch(rows=4), maskable=torch.zeros(4, LENGTH, dtype=torch.bool))
-    none = dataclasses.replace(none, target=none.maskable)
-    corrupted = objective.corrupt(none)
-    assert all(float(n) == 0 for n in objective.counts(corrupted).values())
-    assert all(float(t.loss_sum.detach()) == 0 for t in objective.terms(network(config), corrupted))
+    contracts.objective_leaves_prompts_and_pads_alone(config)
 
 
 @pytest.mark.parametrize(
