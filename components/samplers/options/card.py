@@ -6,7 +6,7 @@ A part's options class answers them, and nothing else knows: no list of names, n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from components.errors import Problem
 from components.options import options
@@ -129,6 +129,19 @@ class SwapOptions(CorrectorOptions):
         if sampler.blocks.length:
             rule = f"{self.name} swaps tokens of the whole row"
             yield Problem("blocks.length", sampler.blocks.length, rule, "use blocks.length=0")
+
+
+@options
+class ScoredOptions(CorrectorOptions):
+    """What correctors share that mask the tokens of worst score."""
+
+    score: Literal["quality", "visible", "mean", "commit", "drop", "loo", "random"] = "quality"
+    """quality: a trained head; visible: the token's probability at its own place; mean: that, averaged over the
+    calls since it was written; commit: when it was written; drop: visible minus commit; loo: with the
+    token itself masked, L more calls (reference); random: the control."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ("quality_head",) if self.score == "quality" else ()
 
 
 @options

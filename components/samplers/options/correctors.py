@@ -11,7 +11,7 @@ from components import papers
 from components.errors import Problem
 from components.options import Count, Natural, Share, options
 from components.plugins import Family
-from components.samplers.options.card import CorrectorOptions, SwapOptions, Whole
+from components.samplers.options.card import CorrectorOptions, ScoredOptions, SwapOptions, Whole
 
 HERE = "components.samplers.correctors"
 Shares = Annotated[tuple[Share, ...], Field(min_length=1)]
@@ -124,19 +124,6 @@ class RemdmLoopConfig(AncestralOnly):
 
 
 @options
-class ScoredOptions(CorrectorOptions):
-    """What correctors share that mask the tokens of worst score."""
-
-    score: Literal["quality", "visible", "mean", "commit", "drop", "loo", "random"] = "quality"
-    """quality: a trained head; visible: the token's probability at its own place; mean: that, averaged over the
-    calls since it was written; commit: when it was written; drop: visible minus commit; loo: with the
-    token itself masked, L more calls (reference); random: the control."""
-
-    def needs(self) -> tuple[str, ...]:
-        return ("quality_head",) if self.score == "quality" else ()
-
-
-@options
 class PrismConfig(ScoredOptions, SwapOptions):
     """PRISM: remask the tokens to which the quality head gives least, and reveal as many more."""
 
@@ -201,7 +188,7 @@ class Phased(SwapOptions):
 
 
 @options
-class FreeCorrectionConfig(Phased):
+class FreeCorrectionConfig(ScoredOptions, Phased):
     """Training-free correction: swap the tokens of lowest score for as many fresh ones."""
 
     name: ClassVar[str] = "free_correction"
@@ -210,9 +197,6 @@ class FreeCorrectionConfig(Phased):
 
     score: Literal["mean", "visible", "commit", "drop", "loo", "quality", "random"] = "mean"
     """As prism's; mean is the paper's."""
-
-    def needs(self) -> tuple[str, ...]:
-        return ("quality_head",) if self.score == "quality" else ()
 
 
 @options

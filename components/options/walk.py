@@ -1,0 +1,95 @@
+"""Walking along the types of options, as plain values choose them."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic.fields import FieldInfo
+
+from components.options.classes import Reads
+
+
+def owner(kind: Any, plain: Any, place: tuple[int | str, ...]) -> Any:
+    """The type at a place below ``kind``, as ``plain`` chose it."""
+    for marker in markers(kind):
+        kind, plain = marker.prepare(plain)
+    kind = bare(kind)
+    if not place:
+        return kind
+    step, rest = place[0], place[1:]
+    below = plain.get(step) if isinstance(plain, Mapping) else None
+    return owner(field_type(kind, step), below, rest)
+
+
+def field_type(kind: Any, step: int | str) -> Any:
+    """The annotation of one field, or of the values of a mapping or a list."""
+    if dataclasses.is_dataclass(kind):
+        fields: dict[str, Any] = hints(kind)  # type: ignore[arg-type]
+        return fields.get(str(step), Any)
+    arguments = typing.get_args(bare(kind))
+    return arguments[-1] if typing.get_origin(bare(kind)) is dict else arguments[0] if arguments else Any
+
+
+@cache
+def hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def constraints(kind: Any) -> list[Any]:
+    """Bounds that annotate a type, or one of the types that it is made of."""
+    found = [c for m in getattr(kind, "__metadata__", ()) if isinstance(m, FieldInfo) for c in m.metadata]
+    return found + [c for a in typing.get_args(kind) if not isinstance(a, FieldInfo) for c in constraints(a)]
+
+
+def markers(kind: Any) -> list[Reads]:
+    return [m for m in getattr(kind, "__metadata__", ()) if isinstance(m, Reads)]
+
+
+def bare(kind: Any) -> Any:
+    """Without annotations and without "or nothing"."""
+    if typing.get_origin(kind) is Annotated:
+        return bare(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return bare(next(a for a in typing.get_args(kind) if a is not type(None)))
+    return kind
+
+
+def literals(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(bare(kind)) if typing.get_origin(bare(kind)) is Literal else ()
+
+
+def names_of(kind: Any) -> list[str]:
+    return sorted(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else []
+
+
+def default_of(kind: Any, plain: Any, place: tuple[int | str, ...]) -> str:
+    """The default of the field at a place, where it is a plain one."""
+    if not place:
+        return ""
+    holder = owner(kind, plain, place[:-1])
+    fields = {f.name: f.default for f in dataclasses.fields(holder)} if dataclasses.is_dataclass(holder) else {}
+    default = fields.get(str(place[-1]), dataclasses.MISSING)
+    return repr(default) if isinstance(default, int | float | str) and default != "" else ""
+
+
+def interval(kind: Any) -> str:
+    """The bounds of an annotated number, in words."""
+    found = {word: getattr(m, word) for m in constraints(kind) for word in ("ge", "gt", "le", "lt") if hasattr(m, word)}
+    low = found.get("ge", found.get("gt"))
+    high = found.get("le", found.get("lt"))
+    if high is None:
+        return f"at least {low:g}" if "ge" in found else f"more than {low:g}"
+    if low is None:
+        return f"at most {high:g}" if "le" in found else f"less than {high:g}"
+    return f"in {'[' if 'ge' in found else '('}{low:g}, {high:g}{']' if 'le' in found else ')'}"
+
+
+def dotted(path: str, place: tuple[int | str, ...]) -> str:
+    for step in place:
+        path = f"{path}[{step}]" if isinstance(step, int) else f"{path}.{step}" if path else str(step)
+    return path
