@@ -63,19 +63,19 @@ class Pool:
         results: list[Any] = [None] * len(shards)
         queue = iter(enumerate(shards))
         with ThreadPoolExecutor(self.runtime.replicas + 1, thread_name_prefix="dispatch") as threads:
-            flying: dict[Future[Any], int] = {}
+            in_flight: dict[Future[Any], int] = {}
 
             def launch() -> None:
                 for number, shard in queue:
-                    flying[threads.submit(self._attempt, shard)] = number
+                    in_flight[threads.submit(self._attempt, shard)] = number
                     return
 
             for _ in range(self.runtime.replicas + 1):
                 launch()
-            while flying:
-                finished, _ = wait(flying, return_when=FIRST_COMPLETED)
+            while in_flight:
+                finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    number = flying.pop(future)
+                    number = in_flight.pop(future)
                     results[number] = future.result()
                     done(number, results[number])
                     launch()

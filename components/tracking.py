@@ -1,7 +1,7 @@
-"""What the rest of the house may say about a running stage, and two ways to listen.
+"""What the rest of the house may say about a running training, and the journal that writes it down.
 
-A tracker is told parameters, metrics and artifacts of one stage execution. The JSON-lines journal is
-always written; MLflow, when it is there, is fed from the same calls (``cluster/mlflow_tracking.py``).
+The JSON-lines journal stands in the stage's folder and can be followed while the stage runs. MLflow, where it is on, is
+fed from the journal once the stage has ended (``cluster/mlflow_tracking.py``).
 """
 
 from __future__ import annotations
@@ -14,24 +14,10 @@ from typing import Any, Protocol
 
 
 class Tracker(Protocol):
-    """One stage execution, as seen by whoever records it."""
+    """Whoever records one stage execution."""
 
     def params(self, values: Mapping[str, Any]) -> None: ...
     def metrics(self, values: Mapping[str, float], step: int) -> None: ...
-
-
-class MemoryTracker:
-    """Keeps everything in lists, for tests and for the Python API."""
-
-    def __init__(self) -> None:
-        self.seen_params: dict[str, Any] = {}
-        self.seen_metrics: list[tuple[int, dict[str, float]]] = []
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        self.seen_params.update(values)
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self.seen_metrics.append((step, dict(values)))
 
 
 class JsonlTracker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,3 +58,17 @@ def job(folder: Path, rows: Path, micro_batch: int = 2, **changes) -> Job:
         micro_batch=micro_batch,
         keep=9,
     )
+
+
+class MemoryTracker:
+    """A tracker that keeps everything in lists."""
+
+    def __init__(self) -> None:
+        self.seen_params: dict[str, Any] = {}
+        self.seen_metrics: list[tuple[int, dict[str, float]]] = []
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self.seen_params.update(values)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self.seen_metrics.append((step, dict(values)))

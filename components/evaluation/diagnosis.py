@@ -100,8 +100,8 @@ def detection(model: Denoiser, planted: Planted, vocabulary: Vocabulary, has_qua
         ]
         scores["quality"] = torch.cat(found)
     best = logits.argmax(-1)
-    told = {f"auroc_{name}": auroc(score[wrong], score[right]) for name, score in scores.items()}
-    return told | {
+    ranked = {f"auroc_{name}": auroc(score[wrong], score[right]) for name, score in scores.items()}
+    return ranked | {
         "repair_rate": share(best == planted.clean, wrong),
         "break_rate": share(best != planted.clean, right),
         "preservation_bias": float(visible[wrong].mean()) if bool(wrong.any()) else float("nan"),

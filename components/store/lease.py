@@ -44,7 +44,7 @@ class Lease:
     def __enter__(self) -> Lease:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + self.wait_s
-        told = False
+        said = False
         while not self._try():
             holder = self._read() or {}
             who = (
@@ -56,9 +56,9 @@ class Lease:
                     f"{who}. Wait for it (runtime.lease_wait_s=600), end it, or use another runtime.root. "
                     f"If it died on another machine, the lease expires {self.expiry_s:g} s after its last sign of life."
                 )
-            if not told:
+            if not said:
                 self.say(f"{who}; waiting up to {self.wait_s:g} s")
-                told = True
+                said = True
             time.sleep(min(1.0, self.expiry_s / 4))
         self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._thread.start()

@@ -43,9 +43,9 @@ def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
         groups = entries if family == "parts" else {"": entries}
         for group, below in groups.items():
             for name, entry in below.items():
-                told = "/".join(x for x in (group, name) if x)
+                label = "/".join(x for x in (group, name) if x)
                 out.print(
-                    f"  [cyan]{told}[/]  {entry['summary']}" + (f"\n      {entry['paper']}" if entry["paper"] else "")
+                    f"  [cyan]{label}[/]  {entry['summary']}" + (f"\n      {entry['paper']}" if entry["paper"] else "")
                 )
 
 

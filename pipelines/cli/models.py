@@ -88,7 +88,7 @@ def serve(model: Path, port: int, host: str, replicas: int, threads: int) -> Non
     from cluster.open import open_cluster
     from components.models.weights import load_model
 
-    load_model(model)  # a wrong folder is told before a cluster is started
+    load_model(model)  # a wrong folder is reported before a cluster is started
     cluster = open_cluster(RuntimeConfig(replicas=replicas, threads=threads))
     try:
         from cluster.http import serve_forever
@@ -120,8 +120,8 @@ def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(known, indent=1))
         return
     for line in lines:
-        told = "  ".join(f"{k} {v:.3f}" for k, v in line.items() if isinstance(v, float))
-        click.echo(f"{line['kind']:<7} {line.get('corrector', 'the model'):<16} {told}")
+        rates = "  ".join(f"{k} {v:.3f}" for k, v in line.items() if isinstance(v, float))
+        click.echo(f"{line['kind']:<7} {line.get('corrector', 'the model'):<16} {rates}")
 
 
 @click.command(name="import")

@@ -31,23 +31,25 @@ def collect(root: Path | None, runs: tuple[str, ...], corrupt: bool, delete: boo
     root = root or the_root(roots)
     require_marked(root)
     if corrupt:
-        doomed = {folder: lost[0] for folder, lost in damaged_stages(root)}
+        unneeded = {folder: lost[0] for folder, lost in damaged_stages(root)}
     else:
         found = [f for f in stages(root) if (f.parent.name, f.name) not in kept]
-        doomed = dict.fromkeys(found, "no kept run needs it")
-    for folder in list(doomed):
+        unneeded = dict.fromkeys(found, "no kept run needs it")
+    for folder in list(unneeded):
         if why := foreign(folder):
             yield f"left alone {folder}: {why}"
-            del doomed[folder]
-    if not doomed:
+            del unneeded[folder]
+    if not unneeded:
         yield "nothing to delete"
         return
     if not delete:
-        yield from (f"would delete {folder} ({why}), {size(folder) / 2**20:.1f} MiB" for folder, why in doomed.items())
-        yield f"{len(doomed)} stages; add --delete to delete them"
+        yield from (
+            f"would delete {folder} ({why}), {size(folder) / 2**20:.1f} MiB" for folder, why in unneeded.items()
+        )
+        yield f"{len(unneeded)} stages; add --delete to delete them"
         return
     with Lease(root, "proseco gc"):
-        for folder, why in doomed.items():
+        for folder, why in unneeded.items():
             freed = size(folder)
             remove_stage(folder)
             yield f"deleted {folder} ({why}), {freed / 2**20:.1f} MiB"

@@ -20,7 +20,7 @@ from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_m
 from components.store.files import publish_text
 from components.store.lease import Lease
 from components.store.root import mark_root, remove_stage, require_ours, stages
-from components.tracking import JsonlTracker, read_metrics
+from components.tracking import read_metrics
 from pipelines.graph.plan import Finding, plan
 from pipelines.graph.progress import Screen
 from pipelines.graph.stage import Context, Given, Stage
@@ -113,7 +113,7 @@ def run_stage(
     start = time.monotonic()
     try:
         with screen.progress(stage.label, journal) as progress:
-            context = Context(folder, inputs, infos, runtime, cluster, JsonlTracker(journal), progress)
+            context = Context(folder, inputs, infos, runtime, cluster, progress)
             info = stage.load()(stage.config, context)
     except BaseException:
         if tracking is not None:

@@ -12,7 +12,6 @@ from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from components.plugins import locate
 from components.store.fingerprint import canonical, fingerprint
-from components.tracking import Tracker
 
 
 class Progress(Protocol):
@@ -35,7 +34,6 @@ class Context:
     runtime: RuntimeConfig
     cluster: Callable[[], Cluster]
     """Opens the cluster on the first call."""
-    tracker: Tracker
     progress: Progress
 
 

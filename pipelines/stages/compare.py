@@ -49,8 +49,8 @@ def of_task(rows: list[dict[str, Any]]) -> str:
         points = tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in own)
         series.append(Series(name, points))
     chart = line_chart(series, "mean network calls per sample", html.escape(rows[0]["metric"]))
-    told = f"<p>The {len(shown)} of largest quality times unique, averaged over budgets; the table has all.</p>"
-    return chart + told + results_table(rows)
+    remark = f"<p>The {len(shown)} of largest quality times unique, averaged over budgets; the table has all.</p>"
+    return chart + remark + results_table(rows)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

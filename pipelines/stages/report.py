@@ -42,14 +42,14 @@ def frontier(results: list[dict[str, Any]]) -> str:
         rows = sorted((r for r in results if r["sampler"] == name), key=lambda r: r["calls"])
         points = tuple(Point(r["calls"], r["quality"], r["quality_low"], r["quality_high"]) for r in rows)
         series.append(Series(name, points, dashed=number >= len(COLOURS)))
-    told = "<p>Bars are 95% intervals. Compare at equal calls, and never quality without <i>unique</i>: a sampler that repeats one good row is no sampler.</p>"
+    remarks = "<p>Bars are 95% intervals. Compare at equal calls, and never quality without <i>unique</i>: a sampler that repeats one good row is no sampler.</p>"
     metric = results[0]["metric"]
     if not results[0]["larger_is_better"]:
         metric = f"minus {metric}"
-        told += f"<p>{html.escape(metric)}, so that higher is better here too.</p>"
+        remarks += f"<p>{html.escape(metric)}, so that higher is better here too.</p>"
     return (
         line_chart(series, "mean network calls per sample", metric)
-        + told
+        + remarks
         + results_table(results)
         + edits_table(results)
     )

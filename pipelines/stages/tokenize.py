@@ -136,13 +136,13 @@ def check_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: C
         return
     share = total["quarantined"] / total["documents"]
     first = BadDocument(**next(e for r in receipts for e in r["examples"]))
-    told = (
+    message = (
         f"{total['quarantined']} of {total['documents']} documents were quarantined ({share:.1%}); the first is "
         f"{first.id}: {first.reason}. All are in {context.folder}/quarantine-*.parquet"
     )
     if share > corpus.max_bad_share:
         raise DataError(
-            f"{told}. That is more than max_bad_share = {corpus.max_bad_share:.1%}, so nothing was trained on the rest. "
+            f"{message}. That is more than max_bad_share = {corpus.max_bad_share:.1%}, so nothing was trained on the rest. "
             f"Mend the documents, raise rows.length if they are too long, or raise max_bad_share."
         )
-    context.progress.say(told)
+    context.progress.say(message)

@@ -14,14 +14,13 @@ from components.models.ema import Ema
 from components.models.transformer import Transformer
 from components.objectives.config import MdlmConfig, PolicyGrpoConfig, ProsecoConfig
 from components.options import parse
-from components.tracking import MemoryTracker
 from components.training import checkpoint, loop
 from components.training.batches import RowSource
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.engine import TorchEngine
 from components.training.loop import fit, learning_rate
 from components.training.meter import Meter
-from tests.doubles import TINY, VOCAB, job, token_rows
+from tests.doubles import TINY, VOCAB, MemoryTracker, job, token_rows
 from tests.learning import CONFIGS, likes_even
 
 CPU = torch.device("cpu")

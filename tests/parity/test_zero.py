@@ -27,11 +27,10 @@ from components.objectives.config import (
     SmartConfig,
     SoftMaskConfig,
 )
-from components.tracking import MemoryTracker
 from components.training import checkpoint
 from components.training.engine import TorchEngine
 from components.training.loop import fit
-from tests.doubles import TINY, VOCAB, job, token_rows
+from tests.doubles import TINY, VOCAB, MemoryTracker, job, token_rows
 
 pytestmark = pytest.mark.distributed
 

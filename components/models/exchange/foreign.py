@@ -143,12 +143,12 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people."""
-        told = [f"format {self.format}: {len(self.taken)} tensors taken" + (", all there are" if self.exact else "")]
+        lines = [f"format {self.format}: {len(self.taken)} tensors taken" + (", all there are" if self.exact else "")]
         if self.fresh:
-            told.append(f"{len(self.fresh)} of ours start fresh: {', '.join(patterns(self.fresh))}")
+            lines.append(f"{len(self.fresh)} of ours start fresh: {', '.join(patterns(self.fresh))}")
         if self.unused:
-            told.append(f"{len(self.unused)} of theirs have no place here: {', '.join(patterns(self.unused))}")
-        return told + list(self.notes)
+            lines.append(f"{len(self.unused)} of theirs have no place here: {', '.join(patterns(self.unused))}")
+        return lines + list(self.notes)
 
 
 def patterns(names: tuple[str, ...]) -> list[str]:
