@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any
 
 from ray import serve
@@ -43,6 +44,8 @@ class Pool:
 
     def __init__(self, runtime: RuntimeConfig):
         self.runtime = runtime
+        self.closing = threading.Event()
+        """Set when nothing is to be tried again."""
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled")
         deployment = serve.deployment(
@@ -60,39 +63,43 @@ class Pool:
     def run(self, shards: Sequence[Any], done: Done) -> list[Any]:
         """Receipts in the order of the shards. One shard more than there are replicas is in flight,
         so that none of them waits."""
-        results: list[Any] = [None] * len(shards)
-        queue = iter(enumerate(shards))
-        with ThreadPoolExecutor(self.runtime.replicas + 1, thread_name_prefix="dispatch") as threads:
-            in_flight: dict[Future[Any], int] = {}
-
-            def launch() -> None:
-                for number, shard in queue:
-                    in_flight[threads.submit(self._attempt, shard)] = number
-                    return
-
-            for _ in range(self.runtime.replicas + 1):
-                launch()
-            while in_flight:
-                finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    number = in_flight.pop(future)
-                    results[number] = future.result()
-                    done(number, results[number])
-                    launch()
-        return results
+        return dispatch(self._attempt, shards, self.runtime.replicas + 1, done)
 
     def _attempt(self, shard: Any) -> Any:
         """One shard, tried again with growing, jittered pauses when its replica was lost."""
-        for attempt in range(1, self.runtime.max_attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return self.handle.shard.remote(shard).result()
             except RayTaskError as error:
                 raise cause_of(error) from None
             except (RayError, RayServeException):
-                if attempt == self.runtime.max_attempts:
+                if attempt == self.runtime.max_attempts or self.closing.wait(random.uniform(0.5, 1.0) * 2**attempt):
                     raise
-                time.sleep(random.uniform(0.5, 1.0) * 2**attempt)
-        return None
 
     def close(self) -> None:
+        self.closing.set()
         serve.shutdown()
+
+
+def dispatch(work: Callable[[Any], Any], items: Sequence[Any], width: int, done: Done) -> list[Any]:
+    """Results in the order of the items, ``width`` of them in flight at a time.
+
+    What ends the caller, such as Ctrl-C, is not kept waiting for what is in flight.
+    """
+    results: list[Any] = [None] * len(items)
+    queue = iter(enumerate(items))
+    threads = ThreadPoolExecutor(width, thread_name_prefix="dispatch")
+    try:
+        in_flight = {threads.submit(work, item): number for number, item in islice(queue, width)}
+        while in_flight:
+            finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
+            for future in finished:
+                number = in_flight.pop(future)
+                results[number] = future.result()
+                done(number, results[number])
+                in_flight |= {threads.submit(work, item): number for number, item in islice(queue, 1)}
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+    return results
