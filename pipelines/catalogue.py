@@ -38,13 +38,7 @@ def entry(card: type[Card]) -> dict[str, Any]:
 
 def named_sampler(name: str) -> dict[str, Any]:
     config, named = preset(name), PRESETS[name]
-    parts = {
-        "schedule": config.schedule.name,
-        "unmask": config.unmask.name,
-        "corrector": config.corrector.name,
-        "inputs": config.inputs.name,
-        "search": config.search.name,
-    }
+    parts = {field: part.name for field, part in config.parts().items()}
     options: Mapping[str, Any] = named.options
     return {
         "summary": named.summary,

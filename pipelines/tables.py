@@ -71,15 +71,9 @@ def samplers() -> str:
 
 def preset_row(name: str) -> tuple[str, ...]:
     config, named = preset(name), PRESETS[name]
-    parts = {
-        "schedule": config.schedule.name,
-        "unmask": config.unmask.name,
-        "corrector": config.corrector.name,
-        "inputs": config.inputs.name,
-        "search": config.search.name,
-    }
-    usual = {"schedule": "ancestral", "unmask": "random", "corrector": "none", "inputs": "hard", "search": "single"}
-    own = ", ".join(f"{k} {v}" for k, v in parts.items() if v != usual[k]) or "the defaults"
+    usual = SamplerConfig().parts()
+    changed = [f"{field} {part.name}" for field, part in config.parts().items() if part.name != usual[field].name]
+    own = ", ".join(changed) or "the defaults"
     lacking = ", ".join(NEEDS[n].name for n in needs(config))
     return f"`{name}`", named.summary, own, lacking, named.paper
 

@@ -12,6 +12,7 @@ from components.samplers.options.card import (
     CorrectorOptions,
     InputOptions,
     OrderOptions,
+    Part,
     ScheduleOptions,
     SearchOptions,
 )
@@ -83,6 +84,16 @@ class SamplerConfig:
     """Limits on corrections."""
     encoder: Literal["any", "dsl"] = "any"
     """The input encoder that the network must have; ``dsl`` reads noisy unit-norm embeddings."""
+
+    def parts(self) -> dict[str, Part]:
+        """The parts that a name chooses, by field."""
+        return {
+            "schedule": self.schedule,
+            "unmask": self.unmask,
+            "corrector": self.corrector,
+            "inputs": self.inputs,
+            "search": self.search,
+        }
 
     def ticks(self, length: int) -> int:
         """T for rows of this length."""

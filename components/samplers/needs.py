@@ -69,8 +69,7 @@ NEEDS: dict[str, Need] = {
 
 def needs(config: SamplerConfig) -> tuple[str, ...]:
     """What a checkpoint must bring for this sampler: the union over its parts."""
-    parts = (config.schedule, config.unmask, config.corrector, config.inputs, config.search)
-    found = [need for part in parts for need in part.needs()]
+    found = [need for part in config.parts().values() for need in part.needs()]
     if config.guidance.gamma and config.guidance.null == "label":
         found.append("labels")
     if config.encoder == "dsl":

@@ -195,7 +195,7 @@ def over_part(family: str, published: Any, change: Any) -> Any:
     return {**published, **change} if same else change
 
 
-DEFAULT_PARTS = {family: getattr(SamplerConfig(), family).name for family in PARTS}
+DEFAULT_PARTS = {field: part.name for field, part in SamplerConfig().parts().items()}
 
 
 def sampler_schema() -> dict[str, Any]:

@@ -10,6 +10,5 @@ from components.samplers.config import SamplerConfig
 
 def problems(config: SamplerConfig, path: str) -> list[Problem]:
     """All broken rules of one sampler. Bounds of single options were checked when it was made."""
-    parts = (config.schedule, config.unmask, config.corrector, config.inputs, config.search)
-    found = [problem for part in parts for problem in part.fits(config)]
+    found = [problem for part in config.parts().values() for problem in part.fits(config)]
     return [dataclasses.replace(problem, path=f"{path}.{problem.path}") for problem in found]
