@@ -106,10 +106,9 @@ def sample(
     length = length or int(model.info["length"])
     asked = [(p, i) for p in prompts for i in range(num_samples)]
     pieces = {p: read_pieces(model.tokenizer, tuple(template) or (p,)) for p in prompts}
-    rows = [canvas(Prompt(i, pieces[p], label), length, model.tokenizer.mask_id, trace) for p, i in asked]
+    rows = [canvas(Prompt(i, pieces[p], label), length, model.tokenizer.mask_id, trace, seed) for p, i in asked]
     sampling = Sampling(
         sampler=config,
-        seed=seed,
         num_lanes=num_lanes or min(64, len(rows)),
         device=model.device,
         source=read_source(judging.source),

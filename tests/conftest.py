@@ -18,11 +18,11 @@ from cluster.environment import prepare
 
 prepare()
 
-# Shapes and types written in the signatures of objectives are checked by every test that calls them. Options hold no
-# tensor, and are checked where they are parsed.
+# Shapes and types written in the signatures of objectives and samplers are checked by every test that calls them.
+# Options hold no tensor, and are checked where they are parsed.
 OBJECTIVES = Path(__file__).parents[1] / "components" / "objectives"
-SHAPED = [f"components.objectives.{p.stem}" for p in OBJECTIVES.glob("*.py") if p.stem not in ("__init__", "config")]
-jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
+SHAPED = [f"components.objectives.{p.stem}" for p in OBJECTIVES.glob("*.py") if p.stem != "__init__"]
+jaxtyping.install_import_hook([*SHAPED, "components.samplers"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import torch
 from components.samplers import SamplerConfig, rules
 from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
 from components.samplers.contract import Extras, Row, Sample, Sampler, Vocabulary
-from components.samplers.engine import Engine, play
+from components.samplers.engine import Engine, Session
 from components.samplers.options.correctors import (
     DscConfig,
     FreeCorrectionConfig,
@@ -41,6 +41,7 @@ from components.samplers.options.schedules import (
     ThresholdConfig,
 )
 from components.samplers.options.search import BestOfConfig, SelfRewardingConfig, SingleConfig, SteeringConfig
+from components.samplers.rollout import play
 from components.samplers.sampler import build_sampler
 from components.samplers.state import Record, State
 from tests.oracle import Oracle
@@ -70,9 +71,15 @@ def sampler_of(oracle: Oracle, config: SamplerConfig, end_id: int | None = None)
 def run(
     oracle, config, rows, lanes=32, seed=0, deterministic=True, reward=likes_last, end_id=None
 ) -> dict[int, Sample]:  # fmt: skip
-    sampler = sampler_of(oracle, config, end_id)
-    engine = Engine(oracle, sampler, lanes, seed, deterministic, reward=reward)
-    return {s.id: s for s in engine.run(rows)}
+    """Samples by id of rows on the oracle."""
+    rows = [dataclasses.replace(row, seed=seed) for row in rows]
+    return decode(oracle, sampler_of(oracle, config, end_id), rows, lanes, deterministic, reward)
+
+
+def decode(denoiser, sampler, rows, lanes=32, deterministic=True, reward=None) -> dict[int, Sample]:
+    """Samples by id, in the order in which they finish."""
+    engine = Engine(lambda _, length: Session(denoiser, sampler, length, lanes, deterministic, reward=reward))
+    return {s.id: s for s in engine.run(SamplerConfig(), rows)}
 
 
 def tokens_of(samples: dict[int, Sample]) -> torch.Tensor:
@@ -168,7 +175,8 @@ def covering_array(valid: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 def drive(denoiser: Any, sampler: Sampler, rows: list[Row], seed: int = 0) -> Iterator[tuple[State, State, Record]]:
     """Every step of all rows at once: the state before, the state after, the record."""
     canvas, fixed = torch.tensor([r.canvas for r in rows]), torch.tensor([r.fixed for r in rows])
-    yield from play(denoiser, sampler, sampler.start(canvas, fixed, torch.tensor([r.id for r in rows]), seed))
+    ids = torch.tensor([r.id for r in rows])
+    yield from play(denoiser, sampler, sampler.start(canvas, fixed, ids, torch.full_like(ids, seed)))
 
 
 def law(oracle: Oracle, tokens: torch.Tensor) -> torch.Tensor:

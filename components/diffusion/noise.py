@@ -50,15 +50,18 @@ class Stream(enum.IntEnum):
     LABEL = 27
 
 
-def named_stream(name: str) -> int:
-    """The stream of a purpose that another distribution's plug-in has: the same for the same name everywhere, and
-    none of ``Stream``. Take a name that nobody else takes, such as ``"my_package.restless"``."""
-    digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-    return FIRST_NAMED + digest % (2**32 - FIRST_NAMED)
-
-
 FIRST_NAMED = 1 << 16
-"""Streams below are ours."""
+"""Numbers of streams below this are ``Stream``'s own."""
+
+
+def named_stream(name: str) -> int:
+    """A stream for a part that lives in another distribution, by a name of its own, e.g. ``"acme.shuffle"``.
+
+    The number is a hash of the name, the same in every process and version, at least ``FIRST_NAMED`` and below 2^32,
+    so it is no member of ``Stream``. Two names share one with a probability of 2^-32.
+    """
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    return FIRST_NAMED + int.from_bytes(digest, "big") % ((1 << 32) - FIRST_NAMED)
 
 
 def _mulhilo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,11 +91,11 @@ def philox(
     return c0, c1, c2, c3
 
 
-def row_keys(seed: int, ids: Tensor, particle: Tensor | int = 0, sweep: Tensor | int = 0) -> Tensor:
+def row_keys(seed: Tensor | int, ids: Tensor, particle: Tensor | int = 0, sweep: Tensor | int = 0) -> Tensor:
     """Keys [B, 2] of rows: a hash of (seed, sample id, particle, sweep).
 
     Args:
-        seed: any 64-bit integer.
+        seed: any 64-bit integer, or one for each row [B], int64.
         ids: sample ids [B], int64.
     """
     zero = torch.zeros_like(ids)
@@ -101,7 +104,7 @@ def row_keys(seed: int, ids: Tensor, particle: Tensor | int = 0, sweep: Tensor |
     return torch.stack(words[:2], dim=-1)
 
 
-def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions: int, stream: int) -> Tensor:
+def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions: int, stream: Stream | int) -> Tensor:
     """Uniforms in the open interval (0, 1), float64 with 52 random bits, [B, num_positions].
 
     An integer tensor plus a Python float is float32 in torch, so the bits are put together in float64: with
@@ -111,7 +114,7 @@ def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions
         keys: row keys [B, 2].
         tick: logical step of each row, [B] or a number. It never counts network calls.
         inner: step inside the tick, [B] or a number.
-        stream: what the draw is for: a ``Stream``, or a ``named_stream``.
+        stream: what the draw is for: one of ``Stream``, or a ``named_stream``.
     """
     position = torch.arange(num_positions, device=keys.device)[None, :]
     zero = torch.zeros_like(keys[:, :1])
@@ -127,6 +130,6 @@ def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions
     return (high * 67108864 + low + 0.5) / 4503599627370496.0
 
 
-def normal(keys: Tensor, tick: Tensor | int, num_positions: int, stream: int) -> Tensor:
+def normal(keys: Tensor, tick: Tensor | int, num_positions: int, stream: Stream | int) -> Tensor:
     """Standard normals, float64 [B, num_positions], by the inverse distribution function."""
     return torch.special.ndtri(uniform(keys, tick, 0, num_positions, stream))

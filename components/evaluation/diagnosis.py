@@ -27,7 +27,7 @@ from components.diffusion.noise import Stream
 from components.models.denoiser import Denoiser
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Row, Vocabulary
-from components.samplers.engine import Engine
+from components.samplers.engine import Engine, Session
 from components.samplers.sampler import build_sampler
 
 BATCH = 64
@@ -157,7 +157,9 @@ def repair(
         Row(i, tuple(t), tuple(f), trace=True)
         for i, (t, f) in enumerate(zip(canvas.tolist(), (~planted.writable).tolist(), strict=True))
     ]
-    samples = sorted(Engine(model, build_sampler(config, vocabulary, extras), BATCH).run(rows), key=lambda s: s.id)
+    sampler = build_sampler(config, vocabulary, extras)
+    engine = Engine(lambda _, length: Session(model, sampler, length, BATCH))
+    samples = sorted(engine.run(config, rows), key=lambda s: s.id)
     tokens = torch.tensor([s.tokens for s in samples])
     edited, back = torch.zeros_like(hidden), torch.zeros_like(hidden)
     for sample in samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ class Prediction:
     """[B, L] for each head that was asked for; quality is in [0, 1], larger is better."""
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A network, or an oracle in its place."""
 

@@ -37,9 +37,9 @@ from components.objectives.fills import fill_tokens, logits_at
 from components.objectives.mdlm import Noised, noise_rows
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Vocabulary
-from components.samplers.engine import play
 from components.samplers.options.orders import ConfidenceConfig
 from components.samplers.options.schedules import LearnedConfig, ThresholdConfig
+from components.samplers.rollout import play
 from components.samplers.sampler import RowSampler
 from components.samplers.schedules.learned import log_probability
 
@@ -180,7 +180,7 @@ def play_rows(
     start = sampler.begin(canvas, ~batch.maskable.repeat(copies, 1), name.repeat(copies), keys)
     steps, tokens = [], start.tokens
     for before, after, record in play(network, sampler, start, setting.any_process):
-        taken = before.active & (before.tick <= sampler.ticks(canvas.shape[1]))
+        taken = before.active & (before.tick <= sampler.parts.ticks(canvas.shape[1]))
         steps.append(record.learned | {"taken": taken.float()})
         tokens = after.tokens
     return steps, tokens

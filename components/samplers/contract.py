@@ -1,15 +1,16 @@
-"""Ask, forward, tell: what passes between a sampler and the engine.
+"""Ask, forward, tell: what passes between a sampler and whoever runs the network for it.
 
-A sampler is a pure transition on rows. It says what the network should look at next; the engine runs
-the network and counts the cost; the sampler is told what came back.
+A sampler is a pure transition on rows. It says what the network should look at next (``Query``); the engine
+runs the network and counts the cost; the sampler is told what came back (``Answer``) and moves its rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components.samplers.state import Record, State
@@ -23,8 +24,13 @@ class Row:
     canvas: tuple[int, ...]
     """Token ids; the mask where something is to be written."""
     fixed: tuple[bool, ...]
+    """Positions that stay as they are."""
     label: int | None = None
+    """Class, for networks with classes."""
     trace: bool = False
+    """Its edits are kept."""
+    seed: int = 0
+    """Of all its draws, together with its id; at least 0 and below 2^63."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Edit:
     new: int
     confidence: float
     reason: str
+    """``reveal``, ``replace`` or ``remask``."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,14 @@ class Sample:
     id: int
     tokens: tuple[int, ...]
     calls: int
+    """Forwards of this row; those of all its chains where a search has several."""
     call_positions: float
+    """Positions computed for it / L. Every forward computes whole rows, so this equals ``calls``; it will be less
+    once a forward computes a part of a row and takes the rest from a cache."""
     reward_calls: int
+    """Full rows that were scored for it."""
     edits: int
+    """Visible tokens that were replaced or masked again."""
     trace: tuple[Edit, ...] = ()
 
 
@@ -59,62 +71,62 @@ Reward = Callable[[Tensor, list[Row]], Tensor]
 
 @dataclass(frozen=True)
 class Query:
-    """Q network inputs: none, one or several for each row of the state.
+    """Q network inputs: none, one or several for each of the R rows of the state.
 
     Inputs come in planes of R: the rows themselves, then, where a score or guidance needs them, the
     same rows seen otherwise. A row's answers arrive together.
     """
 
-    row: Tensor
-    """[Q]: the row of the state that each input belongs to."""
-    active: Tensor
-    """[Q] bool: inputs that are really wanted; the others are padding and cost nothing."""
-    tokens: Tensor
-    """[Q, L]."""
-    time: Tensor
-    """[Q]: the row's own time, for networks that read it."""
-    wanted: Tensor
-    """[Q, L] bool: positions whose logits the sampler will read."""
-    drawn: Tensor
-    """[Q, L] bool, inside ``wanted``: positions at which a token will be drawn. Elsewhere the best
-    token is enough, so no distribution is made there."""
-    unlabelled: Tensor | None = None
-    """[Q] bool: inputs that must not see the row's class label."""
-    soft: tuple[Tensor, Tensor] | None = None
-    """(ids [Q, L, K], weights [Q, L, K]): mixtures that the network sees instead of the tokens."""
-    dense: Tensor | None = None
-    """[Q, L, D]: noisy embeddings that it sees instead."""
+    row: Int[Tensor, "Q"]
+    """The row of the state that each input belongs to."""
+    active: Bool[Tensor, "Q"]
+    """Inputs that are really wanted; the others are padding and cost nothing."""
+    tokens: Int[Tensor, "Q L"]
+    """What the network is shown."""
+    time: Float[Tensor, "Q"]
+    """The row's own time, for networks that read it."""
+    wanted: Bool[Tensor, "Q L"]
+    """Positions whose logits the sampler will read; none of inputs that are not active."""
+    drawn: Bool[Tensor, "Q L"]
+    """Inside ``wanted``: positions at which a token will be drawn. Elsewhere the best token is enough, so no
+    distribution is made there."""
+    unlabelled: Bool[Tensor, "Q"] | None = None
+    """Inputs that must not see the row's class label."""
+    soft: tuple[Int[Tensor, "Q L K"], Float[Tensor, "Q L K"]] | None = None
+    """(ids, weights): mixtures that the network sees instead of the tokens."""
+    dense: Float[Tensor, "Q L D"] | None = None
+    """Noisy embeddings that it sees instead."""
     heads: tuple[str, ...] = ()
     """Heads whose outputs are wanted."""
-    rewarded: Tensor | None = None
-    """[R, P] bool: which of the ``candidates`` want a reward."""
-    candidates: Tensor | None = None
-    """[R, P, L]: full rows, P for each row of the state."""
+    rewarded: Bool[Tensor, "R P"] | None = None
+    """Which of the ``candidates`` want a reward."""
+    candidates: Int[Tensor, "R P L"] | None = None
+    """Full rows, P for each row of the state."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came back, for the N wanted positions of active inputs."""
 
-    select: Tensor
-    """[N]: flat positions, input * L + position, ascending."""
-    logits: Tensor
-    """[N, V] float32, raw."""
-    draw: Tensor
-    """[M]: places in ``select`` of the positions to draw at."""
-    heads: dict[str, Tensor] = field(default_factory=dict)
-    """[Q, L] each; quality is in [0, 1], larger is better."""
-    rewards: Tensor | None = None
-    """[R, P] float64, larger is better; 0 where none was wanted."""
+    select: Int[Tensor, "N"]
+    """Flat positions, input * L + position, ascending."""
+    logits: Float[Tensor, "N V"]
+    """Raw; float64 where the network's are, else float32."""
+    draw: Int[Tensor, "M"]
+    """Indices into ``select`` of the positions to draw at."""
+    heads: dict[str, Float[Tensor, "Q L"]] = field(default_factory=dict)
+    """Quality is in [0, 1], larger is better."""
+    rewards: Float[Tensor, "R P"] | None = None
+    """float64, larger is better; 0 where none was wanted."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Finished rows, one for each group."""
+    """G finished rows, one for each group of chains."""
 
-    ids: Tensor
-    tokens: Tensor
-    edits: Tensor
+    ids: Int[Tensor, "G"]
+    tokens: Int[Tensor, "G L"]
+    edits: Int[Tensor, "G"]
 
 
 @dataclass(frozen=True)
@@ -134,24 +146,33 @@ class Extras:
 
     policy: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """(confidence [R, L], masked [R, L] bool, time [R]) -> reveal logits [R, L]."""
-    embedding: Tensor | None = None
-    """[V, D]: unit-norm token embeddings of a network with a noisy-embedding encoder."""
+    embedding: Float[Tensor, "V D"] | None = None
+    """Unit-norm token embeddings of a network with a noisy-embedding encoder."""
 
 
+NO_EXTRAS = Extras()
+
+
+@runtime_checkable
 class Sampler(Protocol):
-    """See the module's first paragraph. ``advance`` is batched, without a loop over rows."""
+    """See the module's docstring. Every method works on all rows at once, and none waits for the device."""
 
     width: int
     """Rows of the state that make one sample; they are contiguous."""
 
-    def start(self, canvas: Tensor, fixed: Tensor, ids: Tensor, seed: int) -> State:
-        """Rows at the start, ``width`` for each canvas [B, L], which holds masks where something is to be written."""
+    def start(
+        self, canvas: Int[Tensor, "B L"], fixed: Bool[Tensor, "B L"], ids: Int[Tensor, "B"], seeds: Int[Tensor, "B"]
+    ) -> State:
+        """Rows at the start, ``width`` for each canvas, which holds masks where something is to be written."""
 
-    def query(self, state: State) -> Query: ...
+    def query(self, state: State) -> Query:
+        """What the network should look at next."""
 
-    def advance(self, state: State, answer: Answer) -> tuple[State, Record]: ...
+    def advance(self, state: State, answer: Answer) -> tuple[State, Record]:
+        """The rows after an answer to ``query(state)``, and what was done to them."""
 
-    def finish(self, state: State) -> Samples: ...
+    def finish(self, state: State) -> Samples:
+        """The result of each group, whose rows have all ended."""
 
     def max_calls(self, length: int) -> int:
-        """No row of this length ever needs more calls."""
+        """No group of this length ever needs more calls."""

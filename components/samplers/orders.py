@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from components.samplers.state import State
 from components.samplers.view import View
 
 
+@runtime_checkable
 class Order(Protocol):
     """A part of a sampler."""
 

@@ -1,4 +1,9 @@
-"""Classifier-free guidance (arXiv 2207.12598): every input a second time without its condition, both counted.
+"""Planes: the rows of a query seen a second time, with some positions masked that are not masked on the canvas.
+
+Leave-one-out: one plane for each position, in which that visible token alone is masked, so that its probability
+there is what the rest of the row says of it.
+
+Classifier-free guidance (arXiv 2207.12598): every input a second time without its condition, both counted.
 
     l = (1 + gamma) l_conditional - gamma l_unconditional
 
@@ -11,42 +16,61 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor
 
 from components.samplers.config import GuidanceConfig
 from components.samplers.contract import Answer, Query
 
 
-def doubled(query: Query, fixed: Tensor, config: GuidanceConfig, mask_id: int) -> Query:
-    """The query with an unconditional twin of every input behind it. fixed: [Q, L] bool."""
+def extended(
+    query: Query, hidden: Bool[Tensor, "N L"], wanted: Bool[Tensor, "N L"], active: Bool[Tensor, "N"], mask_id: int
+) -> Query:
+    """The query with N further inputs behind its Q: copies of these, again and again, with ``hidden`` positions masked."""
+    copies = len(hidden) // len(query.row)
 
-    def twice(x: Tensor) -> Tensor:
-        return torch.cat([x, x])
+    def copied(x: Tensor) -> Tensor:
+        return x.repeat(copies, *[1] * (x.dim() - 1))
 
-    tokens = query.tokens
-    blind = config.null == "prompt"
-    bare = tokens.masked_fill(fixed, mask_id) if blind else tokens
-    soft = query.soft
+    soft, dense = query.soft, query.dense
     if soft is not None:
-        ids, weights = soft
-        bare_ids = torch.cat([torch.where(fixed, bare, ids[..., 0])[..., None], ids[..., 1:]], -1) if blind else ids
-        soft = torch.cat([ids, bare_ids]), twice(weights)
-    dense = query.dense
+        ids, weights = copied(soft[0]), copied(soft[1])
+        first = ids[..., 0].masked_fill(hidden, mask_id)
+        alone = F.one_hot(torch.zeros_like(first), ids.shape[-1]).to(weights)
+        ids = torch.cat([first[..., None], ids[..., 1:]], dim=-1)
+        soft = torch.cat([soft[0], ids]), torch.cat([soft[1], torch.where(hidden[..., None], alone, weights)])
     if dense is not None:
-        dense = torch.cat([dense, dense.masked_fill(fixed[..., None], 0) if blind else dense])
-    labelled = torch.zeros_like(query.active)
+        dense = torch.cat([dense, copied(dense).masked_fill(hidden[..., None], 0)])
     return replace(
         query,
-        row=twice(query.row),
-        active=twice(query.active),
-        tokens=torch.cat([tokens, bare]),
-        time=twice(query.time),
-        wanted=twice(query.wanted),
-        drawn=torch.cat([query.drawn, torch.zeros_like(query.drawn)]),
-        unlabelled=None if blind else torch.cat([labelled, torch.ones_like(labelled)]),
+        row=torch.cat([query.row, copied(query.row)]),
+        active=torch.cat([query.active, active]),
+        tokens=torch.cat([query.tokens, copied(query.tokens).masked_fill(hidden, mask_id)]),
+        time=torch.cat([query.time, copied(query.time)]),
+        wanted=torch.cat([query.wanted, wanted]),
+        drawn=torch.cat([query.drawn, torch.zeros_like(wanted)]),
         soft=soft,
         dense=dense,
     )
+
+
+def left_out(query: Query, scored: Bool[Tensor, "R L"], mask_id: int) -> Query:
+    """The query with L more planes, in which one position each is masked, asked about where it is ``scored``."""
+    rows, length = scored.shape
+    alone = torch.eye(length, dtype=torch.bool, device=scored.device)[:, None].expand(-1, rows, -1)
+    wanted = (alone & scored[None]).flatten(0, 1)
+    return extended(query, alone.flatten(0, 1), wanted, wanted.any(-1), mask_id)
+
+
+def doubled(query: Query, fixed: Bool[Tensor, "R L"], config: GuidanceConfig, mask_id: int) -> Query:
+    """The query with an unconditional twin of every input behind it: without the prompt, or without the label."""
+    prompt = fixed.repeat(len(query.row) // len(fixed), 1)
+    if config.null == "prompt":
+        return extended(query, prompt, query.wanted, query.active, mask_id)
+    twins = extended(query, torch.zeros_like(prompt), query.wanted, query.active, mask_id)
+    labelled = torch.zeros_like(query.active)
+    return replace(twins, unlabelled=torch.cat([labelled, torch.ones_like(labelled)]))
 
 
 def combined(answer: Answer, gamma: float) -> Answer:

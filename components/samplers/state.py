@@ -1,122 +1,179 @@
-"""The state of sampled rows, and the one function that writes a canvas."""
+"""The state of sampled rows, the fields that parts keep in it, and the one function that writes a canvas."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from components.errors import SamplingError
+
+
+@dataclass(frozen=True)
+class Field:
+    """A tensor with R rows that a part keeps in the state, and what becomes of it."""
+
+    value: Tensor
+    reset: float | None = None
+    """For fields [R, L, ...]: the value where a token is masked again; None where its owner sees to that."""
+    follows: bool = True
+    """It belongs to the chain, and follows it to another slot of a search; else it belongs to the slot and stays."""
+    recorded: bool = True
+    """It is part of a chain's trajectory, which particle Gibbs stores and replays."""
+
+
+SLOT = {"follows": False, "recorded": False}
+FIXED = {"recorded": False}
 
 
 @dataclass(frozen=True)
 class State:
-    """R rows of L positions, each at a place of its own in its own trajectory."""
+    """R rows of L positions, each at a point of its own in its own trajectory."""
 
-    tokens: Tensor
-    """[R, L] int64: the canvas."""
-    fixed: Tensor
-    """[R, L] bool: prompts and templates. The mask id never marks them."""
-    ids: Tensor
-    """[R] int64: sample ids."""
-    keys: Tensor
-    """[R, 2]: random keys."""
-    tick: Tensor
-    """[R]: logical step, 1..T; T + 1 is the last fill. It never counts calls."""
-    inner: Tensor
-    """[R]: 0 before the predictor pass of the tick, j before its j-th corrector pass."""
-    active: Tensor
-    """[R] bool: the row is not finished."""
-    draft: Tensor
-    """[R, L]: what the corrector is looking at."""
-    confidence: Tensor
-    """[R, L] float32: probability of each visible token when it was written; 1 where fixed."""
-    edits: Tensor
-    """[R]: visible tokens replaced or remasked so far."""
-    parts: dict[str, Tensor]
-    """Fields that parts registered at the start, each with R rows."""
+    tokens: Int[Tensor, "R L"]
+    """The canvas."""
+    fixed: Bool[Tensor, "R L"] = field(metadata=FIXED)
+    """Prompts and templates. The mask id never marks them."""
+    ids: Int[Tensor, "R"] = field(metadata=SLOT)
+    """Sample ids."""
+    keys: Int[Tensor, "R 2"] = field(metadata=SLOT)
+    """Random keys."""
+    tick: Int[Tensor, "R"]
+    """Logical step, 1..T; T + 1 is the last fill. It never counts calls."""
+    inner: Int[Tensor, "R"]
+    """0 before the predictor pass of the tick, j before its j-th corrector pass."""
+    active: Bool[Tensor, "R"] = field(metadata=FIXED)
+    """The row is not finished."""
+    draft: Int[Tensor, "R L"]
+    """What the corrector is looking at."""
+    confidence: Float[Tensor, "R L"] = field(metadata={"reset": 0.0})
+    """Probability of each visible token when it was written; 1 where fixed."""
+    edits: Int[Tensor, "R"]
+    """Visible tokens replaced or masked again so far."""
+    fields: Mapping[str, Field]
+    """What parts registered at the start; ``state[name]`` is the tensor."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.fields[name].value
+
+    def registered(self, fields: Mapping[str, Field]) -> State:
+        """The same with more fields. Raises SamplingError where one has the name of another."""
+        if taken := sorted(set(fields) & set(self.declared())):
+            raise SamplingError(f"Two parts of a sampler keep a field named {taken[0]!r}. Rename one of the two.")
+        return dataclasses.replace(self, fields={**self.fields, **fields})
+
+    def declared(self) -> dict[str, Field]:
+        """All fields by name, the state's own among them."""
+        own = {f.name: Field(getattr(self, f.name), **f.metadata) for f in dataclasses.fields(self)[:-1]}
+        return own | dict(self.fields)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The values of all fields by name."""
+        return {name: field.value for name, field in self.declared().items()}
+
+    def having(self, values: Mapping[str, Tensor]) -> State:
+        """The same with other values of some fields, by name."""
+        own = {name: value for name, value in values.items() if name not in self.fields}
+        fields = {n: dataclasses.replace(f, value=values[n]) if n in values else f for n, f in self.fields.items()}
+        return dataclasses.replace(self, fields=fields, **own)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> State:
-        """The same with every field changed, for selecting and moving rows."""
-        return self.rebuild({name: change(value) for name, value in self.fields().items()})
+        """The same with every tensor changed, for selecting and moving rows."""
+        return self.having({name: change(value) for name, value in self.tensors().items()})
 
-    def place(self, lanes: Tensor, rows: State) -> State:
-        """The same with ``rows`` written into the given lanes."""
-        new = rows.fields()
-        return self.rebuild({name: old.index_copy(0, lanes, new[name]) for name, old in self.fields().items()})
+    def loaded(self, lanes: Int[Tensor, "N"], rows: State) -> State:
+        """The same with the N ``rows`` in the given lanes."""
+        new = rows.tensors()
+        return self.having({name: old.index_copy(0, lanes, new[name]) for name, old in self.tensors().items()})
 
-    def where(self, chosen: Tensor, other: State) -> State:
-        """This state in the chosen rows [R], ``other`` in the rest."""
-        theirs = other.fields()
-        return self.rebuild({name: choose_rows(chosen, mine, theirs[name]) for name, mine in self.fields().items()})
+    def where(self, chosen: Bool[Tensor, "R"], other: State) -> State:
+        """This state in the chosen rows, ``other`` in the rest."""
+        theirs = other.tensors()
+        return self.having({name: choose_rows(chosen, mine, theirs[name]) for name, mine in self.tensors().items()})
 
-    def fields(self) -> dict[str, Tensor]:
-        """All tensors by name; a part's as ``parts.name``."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "parts"}
-        return own | {f"parts.{name}": value for name, value in self.parts.items()}
+    def reset(self, remasked: Bool[Tensor, "R L"]) -> State:
+        """The same with every field at its reset value where a token was masked again."""
+        resets = {name: field for name, field in self.declared().items() if field.reset is not None}
+        return self.having({n: f.value.masked_fill(fit(remasked, f.value), f.reset) for n, f in resets.items()})  # type: ignore[arg-type]
 
-    def rebuild(self, fields: dict[str, Tensor]) -> State:
-        """The same with some of ``fields()`` exchanged."""
-        merged = self.fields() | fields
-        parts = {name[6:]: value for name, value in merged.items() if name.startswith("parts.")}
-        return State(**{n: v for n, v in merged.items() if not n.startswith("parts.")}, parts=parts)
+    def inherited(self, ancestors: Int[Tensor, "R"]) -> State:
+        """Chains as copies of the rows ``ancestors``: what follows a chain is theirs, what belongs to a slot stays."""
+        follows = {name: field.value for name, field in self.declared().items() if field.follows}
+        return self.having({name: value.index_select(0, ancestors) for name, value in follows.items()})
 
-
-def choose_rows(chosen: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Rows of ``ours`` where chosen [R], of ``theirs`` elsewhere."""
-    return torch.where(chosen.view(-1, *[1] * (ours.dim() - 1)), ours, theirs)
+    def recorded(self) -> dict[str, Tensor]:
+        """The fields that make up a chain's trajectory, by name."""
+        return {name: field.value for name, field in self.declared().items() if field.recorded}
 
 
-@dataclass(frozen=True)
+def fit(flags: Tensor, value: Tensor) -> Tensor:
+    """Flags of fewer dimensions than ``value``, with trailing ones, so that they broadcast against it."""
+    return flags.view(*flags.shape, *[1] * (value.dim() - flags.dim()))
+
+
+def choose_rows(chosen: Bool[Tensor, "R"], ours: Tensor, theirs: Tensor) -> Tensor:
+    """Rows of ``ours`` where chosen, of ``theirs`` elsewhere."""
+    return torch.where(fit(chosen, ours), ours, theirs)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """What one step did: input of the trace viewer, of dirty sets for caches, of policies that learn."""
 
-    before: Tensor
-    after: Tensor
-    """[R, L]: the canvas."""
-    confidence: Tensor
-    """[R, L]: probability of the token that was written, where one was."""
-    revealed: Tensor
-    replaced: Tensor
-    remasked: Tensor
-    """[R, L] bool."""
-    tick: Tensor
-    inner: Tensor
-    """[R]: of the call that was answered."""
+    before: Int[Tensor, "R L"]
+    """The canvas before the step,"""
+    after: Int[Tensor, "R L"]
+    """and after it."""
+    confidence: Float[Tensor, "R L"]
+    """Probability of the token that was written, where one was."""
+    revealed: Bool[Tensor, "R L"]
+    """Where a mask became a token,"""
+    replaced: Bool[Tensor, "R L"]
+    """a token another one,"""
+    remasked: Bool[Tensor, "R L"]
+    """and a token the mask again."""
+    tick: Int[Tensor, "R"]
+    """Of the call that was answered,"""
+    inner: Int[Tensor, "R"]
+    """and its corrector pass."""
     learned: dict[str, Tensor] = field(default_factory=dict)
-    """What a policy needs to learn from: confidence c, masked m, time t, action u, logpi; [R, L] and [R]."""
+    """What a policy needs to learn from: confidence c, masked m, action u [R, L]; time t, logpi [R]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Written:
-    """A canvas after a step, and what really changed. All [R, L]."""
+    """A canvas after a step, and what really changed."""
 
-    tokens: Tensor
-    revealed: Tensor
-    replaced: Tensor
-    remasked: Tensor
+    tokens: Int[Tensor, "R L"]
+    revealed: Bool[Tensor, "R L"]
+    replaced: Bool[Tensor, "R L"]
+    remasked: Bool[Tensor, "R L"]
 
 
 def write(
     state: State,
-    reveal: Tensor,
-    revealed: Tensor,
-    replace: Tensor,
-    replacement: Tensor,
-    remask: Tensor,
+    *,
+    reveal: Bool[Tensor, "R L"],
+    revealed: Int[Tensor, "R L"],
+    replace: Bool[Tensor, "R L"],
+    replacement: Int[Tensor, "R L"],
+    remask: Bool[Tensor, "R L"],
     mask_id: int,
 ) -> Written:
     """The only place where a canvas changes.
 
-    The three sets are judged on the canvas as it was before the step, so a token is never revealed
+    The three sets are compared with the canvas as it was before the step, so a token is never revealed
     and remasked in one step.
 
     Args:
-        reveal: [R, L] bool, where to write ``revealed`` [R, L]; takes effect on masks only.
-        replace: [R, L] bool, where to write ``replacement`` [R, L]; takes effect on visible,
-            unfixed tokens only, and not where they are remasked.
-        remask: [R, L] bool, where to write the mask; takes effect on visible, unfixed tokens only.
+        reveal: where to write ``revealed``; takes effect on masks only.
+        replace: where to write ``replacement``; takes effect on visible, unfixed tokens only, and not where they
+            are remasked.
+        remask: where to write the mask; takes effect on visible, unfixed tokens only.
     """
     masked = (state.tokens == mask_id) & ~state.fixed
     visible = ~masked & ~state.fixed
@@ -124,4 +181,4 @@ def write(
     remask = remask & visible
     replace = replace & visible & ~remask & (replacement != state.tokens)
     tokens = torch.where(reveal, revealed, torch.where(replace, replacement, state.tokens))
-    return Written(tokens.masked_fill(remask, mask_id), reveal, replace, remask)
+    return Written(tokens=tokens.masked_fill(remask, mask_id), revealed=reveal, replaced=replace, remasked=remask)

@@ -6,53 +6,55 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from components.samplers.contract import Answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class View:
     """R rows, L positions. A field that no part asked for is zero (``best`` and ``sampled``: the input)."""
 
-    called: Tensor
-    """[R] bool: rows that were really asked about."""
-    masked: Tensor
-    """[R, L] bool: masks of the canvas."""
-    window: Tensor
-    """[R, L] bool: those in the active block."""
-    changeable: Tensor
-    """[R, L] bool: visible tokens that a corrector may change now, within the sampler's limits."""
-    quota: Tensor
-    """[R]: positions that the schedule means to reveal at this tick."""
-    token: Tensor
-    """[R, L]: the token drawn at each candidate."""
-    confidence: Tensor
-    """[R, L]: its probability, untempered."""
-    best: Tensor
-    """[R, L]: the most probable token."""
-    log_best: Tensor
-    """[R, L]: the log-probability of the most probable token."""
-    current: Tensor
-    """[R, L]: probability of the token that the network was shown there: at visible positions, its
+    called: Bool[Tensor, "R"]
+    """Rows that were really asked about."""
+    masked: Bool[Tensor, "R L"]
+    """Masks of the canvas."""
+    window: Bool[Tensor, "R L"]
+    """Those in the active block."""
+    changeable: Bool[Tensor, "R L"]
+    """Visible tokens that a corrector may change now, within the sampler's limits."""
+    quota: Int[Tensor, "R"]
+    """Positions that the schedule means to reveal at this tick."""
+    token: Int[Tensor, "R L"]
+    """The token drawn at each candidate."""
+    confidence: Float[Tensor, "R L"]
+    """Its probability, untempered."""
+    best: Int[Tensor, "R L"]
+    """The most probable token."""
+    log_best: Float[Tensor, "R L"]
+    """The log-probability of the most probable token."""
+    current: Float[Tensor, "R L"]
+    """Probability of the token that the network was shown there: at visible positions, its
     own opinion of them."""
-    sampled: Tensor
-    """[R, L]: a token drawn for the draft."""
-    sampled_probability: Tensor
-    """[R, L]: its probability."""
-    entropy: Tensor
-    """[R, L]: of the predicted distribution, in nats."""
-    margin: Tensor
-    """[R, L]: difference of the two largest probabilities of the predicted distribution."""
-    left_out: Tensor
-    """[R, L]: probability of the visible token when it alone is masked."""
-    heads: dict[str, Tensor]
-    """[R, L] each."""
-    top_ids: Tensor
-    top_probabilities: Tensor
-    """[R, L, K]: the K best tokens at candidates, K asked for by the inputs part."""
-    logits: Tensor
-    """[N, V], forbidden ids at -inf."""
+    sampled: Int[Tensor, "R L"]
+    """A token drawn for the draft."""
+    sampled_probability: Float[Tensor, "R L"]
+    """Its probability."""
+    entropy: Float[Tensor, "R L"]
+    """Of the predicted distribution, in nats."""
+    margin: Float[Tensor, "R L"]
+    """Difference of the two largest probabilities of the predicted distribution."""
+    left_out: Float[Tensor, "R L"]
+    """Probability of the visible token when it alone is masked."""
+    heads: dict[str, Float[Tensor, "R L"]]
+    """Outputs of the heads that the corrector reads."""
+    top_ids: Int[Tensor, "R L K"]
+    """The K best tokens at candidates, K asked for by the inputs part,"""
+    top_probabilities: Float[Tensor, "R L K"]
+    """and their probabilities."""
+    logits: Float[Tensor, "N V"]
+    """Forbidden ids at -inf."""
     at: Spread
     """Where the rows of ``logits`` belong on the canvas."""
 
@@ -61,52 +63,56 @@ class View:
 class Spread:
     """Puts an answer's flat values back on the canvas. Values of other planes than the first are dropped."""
 
-    select: Tensor
-    """[N]: flat positions of all planes."""
-    drawn: Tensor
-    """[M]: those at which tokens are drawn; all in the first plane."""
+    select: Int[Tensor, "N"]
+    """Flat positions of all planes."""
+    drawn: Int[Tensor, "M"]
+    """Those at which tokens are drawn; all in the first plane."""
     rows: int
     length: int
 
     @classmethod
-    def of(cls, answer: Answer, canvas: Tensor) -> Spread:
+    def of(cls, answer: Answer, canvas: Int[Tensor, "R L"]) -> Spread:
+        """Of an answer about rows of this shape."""
         return cls(answer.select, answer.select[answer.draw], *canvas.shape)
 
     @property
     def size(self) -> int:
+        """R * L."""
         return self.rows * self.length
 
     @property
-    def position(self) -> Tensor:
-        """[N]: flat position on the canvas, whatever the plane."""
+    def position(self) -> Int[Tensor, "N"]:
+        """Flat position on the canvas, whatever the plane."""
         return self.select % self.size
 
-    def wanted(self, values: Tensor, background: Tensor) -> Tensor:
-        """[N] at wanted positions, ``background`` [R, L] elsewhere."""
+    def wanted(self, values: Shaped[Tensor, "N"], background: Shaped[Tensor, "R L"]) -> Shaped[Tensor, "R L"]:
+        """The values at wanted positions, ``background`` elsewhere."""
         inside = torch.where(self.select < self.size, self.select, self.size)
         flat = background.flatten()
         longer = torch.cat([flat, flat[:1]])  # other planes go to a place that is cut off
         return longer.index_copy(0, inside, values.to(background.dtype))[: self.size].view(self.rows, self.length)
 
-    def draws(self, values: Tensor, background: Tensor) -> Tensor:
-        """[M, ...] at drawn positions, ``background`` [R, L, ...] elsewhere."""
+    def draws(self, values: Shaped[Tensor, "M *K"], background: Shaped[Tensor, "R L *K"]) -> Shaped[Tensor, "R L *K"]:
+        """The values at drawn positions, ``background`` elsewhere."""
         flat = background.flatten(0, 1)
         return flat.index_copy(0, self.drawn, values.to(background.dtype)).view_as(background)
 
-    def others(self, values: Tensor) -> Tensor:
-        """[R, L]: sums of what the other planes say of each position."""
+    def others(self, values: Float[Tensor, "N"]) -> Float[Tensor, "R L"]:
+        """Sums of what the other planes say of each position."""
         hidden = torch.where(self.select < self.size, 0, values).float()
         flat = torch.zeros(self.size, device=values.device)
         return flat.index_add(0, self.position, hidden).view(self.rows, self.length)
 
-    def called(self) -> Tensor:
-        """[R] bool: rows of which anything was wanted."""
+    def called(self) -> Bool[Tensor, "R"]:
+        """Rows of which anything was wanted."""
         flat = torch.zeros(self.size, device=self.select.device)
         return flat.index_fill(0, self.position, 1).view(self.rows, self.length).any(-1)
 
 
-def opinions(at: Spread, logits: Tensor, shown: Tensor) -> dict[str, Tensor]:
-    """best, log_best, current and left_out [R, L] of logits [N, V]; ``shown`` [R, L] is the network's input."""
+def read_opinions(
+    at: Spread, logits: Float[Tensor, "N V"], shown: Int[Tensor, "R L"]
+) -> dict[str, Shaped[Tensor, "R L"]]:
+    """``best``, ``log_best``, ``current`` and ``left_out`` of a view; ``shown`` is the network's input."""
     normalizer = torch.logsumexp(logits, -1)
     top, best = logits.max(-1)
     own = shown.flatten()[at.position]
@@ -120,17 +126,17 @@ def opinions(at: Spread, logits: Tensor, shown: Tensor) -> dict[str, Tensor]:
     }
 
 
-def shapes(at: Spread, logits: Tensor, top_k: int) -> dict[str, Tensor]:
-    """entropy, margin [R, L] and the ``top_k`` best tokens [R, L, K] of drawn distributions [M, V]."""
+def measure_shapes(at: Spread, logits: Float[Tensor, "M V"], top_k: int) -> dict[str, Tensor]:
+    """``entropy``, ``margin`` and the ``top_k`` best tokens of a view, of the distributions that are drawn from."""
     p = torch.softmax(logits.double(), -1)
     k = max(2, top_k)
     values, ids = p.topk(min(k, p.shape[-1]), -1)
     values, ids = (F.pad(x, (0, k - x.shape[-1])) for x in (values, ids))
     nothing = torch.zeros(at.rows, at.length, device=logits.device)
-    many = torch.zeros(at.rows, at.length, top_k, device=logits.device)
+    several = torch.zeros(at.rows, at.length, top_k, device=logits.device)
     return {
         "entropy": at.draws(-torch.special.xlogy(p, p).sum(-1), nothing),
         "margin": at.draws(values[:, 0] - values[:, 1], nothing),
-        "top_ids": at.draws(ids[:, :top_k], many.long()),
-        "top_probabilities": at.draws(values[:, :top_k], many),
+        "top_ids": at.draws(ids[:, :top_k], several.long()),
+        "top_probabilities": at.draws(values[:, :top_k], several),
     }

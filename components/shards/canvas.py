@@ -15,7 +15,7 @@ from components.samplers.contract import Row
 from components.shards.prompt import Prompt
 
 
-def canvas(prompt: Prompt, length: int, mask_id: int, trace: bool = False) -> Row:
+def canvas(prompt: Prompt, length: int, mask_id: int, trace: bool = False, seed: int = 0) -> Row:
     """A row of a prompt's tokens, and masks where something is to be written.
 
     Raises:
@@ -40,6 +40,7 @@ def canvas(prompt: Prompt, length: int, mask_id: int, trace: bool = False) -> Ro
         fixed=(*fixed, *[False] * holes),
         label=prompt.label,
         trace=trace,
+        seed=seed,
     )
 
 

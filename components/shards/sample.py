@@ -17,7 +17,7 @@ from components.models.transformer import Transformer
 from components.models.weights import load_model
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Row, Sample, Vocabulary
-from components.samplers.engine import Engine
+from components.samplers.engine import Engine, Session
 from components.samplers.sampler import build_sampler
 from components.scorers.base import ScorerSetting
 from components.shards.canvas import canvas, num_leading
@@ -31,7 +31,6 @@ class Sampling:
     """How rows are sampled, whichever they are."""
 
     sampler: SamplerConfig
-    seed: int = 0
     num_lanes: int = 64
     """Rows that share a forward."""
     deterministic: bool = True
@@ -53,14 +52,15 @@ class SampleShard:
     sampling: Sampling
     prompts: tuple[Prompt, ...]
     length: int
+    seed: int = 0
     num_traced: int = 0
     """The first so many rows keep their trajectory."""
 
     def work(self) -> dict[str, Any]:
         """Make and publish the shard. Returns its receipt."""
         model = loaded(self.model, self.sampling.device)
-        mask_id = model.tokenizer.mask_id
-        rows = [canvas(p, self.length, mask_id, i < self.num_traced) for i, p in enumerate(self.prompts)]
+        mask_id, seed = model.tokenizer.mask_id, self.seed
+        rows = [canvas(p, self.length, mask_id, i < self.num_traced, seed) for i, p in enumerate(self.prompts)]
         samples = sample_rows(model, self.sampling, rows)
         faults.point("generate.mid_shard")
         table = sample_table(samples, rows, self, model.tokenizer)
@@ -92,17 +92,30 @@ loaded = lru_cache(maxsize=4)(load)
 """A replica keeps the last few."""
 
 
-def sample_rows(model: Loaded, sampling: Sampling, rows: list[Row]) -> list[Sample]:
-    """Samples in the order of the rows."""
-    tokenizer, config = model.tokenizer, sampling.sampler
+def engine_of(model: Loaded, sampling: Sampling) -> Engine:
+    """An engine around a model, for rows of any sampler; ``sampling`` says how forwards are made and rewards known."""
+    tokenizer = model.tokenizer
     vocabulary = Vocabulary(tokenizer.mask_id, (tokenizer.unknown_id,), tokenizer.end_id)
-    sampler = build_sampler(config, vocabulary, model.extras)
-    reward = reward_of(config, ScorerSetting(tokenizer, sampling.source, model.network, sampling.trained))
-    engine = Engine(
-        model.network, sampler, sampling.num_lanes, sampling.seed, sampling.deterministic, sampling.device, reward
-    )
-    found = {sample.id: sample for sample in engine.run(sorted(rows, key=lambda row: len(row.canvas)))}
-    return [found[row.id] for row in rows]
+    setting = ScorerSetting(tokenizer, sampling.source, model.network, sampling.trained)
+
+    def open_session(config: SamplerConfig, length: int) -> Session:
+        return Session(
+            model.network,
+            build_sampler(config, vocabulary, model.extras),
+            length,
+            num_lanes=sampling.num_lanes,
+            deterministic=sampling.deterministic,
+            device=sampling.device,
+            reward=reward_of(config, setting),
+        )
+
+    return Engine(open_session)
+
+
+def sample_rows(model: Loaded, sampling: Sampling, rows: list[Row]) -> list[Sample]:
+    """Samples in the order of the rows, each drawn by its own ``Row.seed``."""
+    samples = {s.id: s for s in engine_of(model, sampling).run(sampling.sampler, rows)}
+    return [samples[row.id] for row in rows]
 
 
 def sample_table(samples: list[Sample], rows: list[Row], shard: SampleShard, tokenizer: Tokenizer) -> pa.Table:
@@ -113,7 +126,7 @@ def sample_table(samples: list[Sample], rows: list[Row], shard: SampleShard, tok
         records.append(
             {
                 "sample_id": sample.id,
-                "seed": shard.sampling.seed,
+                "seed": shard.seed,
                 "index": prompt.index,
                 "prompt": tokenizer.decode(sample.tokens[:num_prompt], stop_at_end=False),
                 "label": prompt.label,

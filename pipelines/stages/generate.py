@@ -31,7 +31,6 @@ def cut_shards(config: GenerateSpec, context: Context) -> list[SampleShard]:
     for seed in g.seeds:
         sampling = Sampling(
             sampler=config.sampler,
-            seed=seed,
             num_lanes=g.lanes,
             deterministic=g.deterministic,
             device="cuda" if context.runtime.gpus else "cpu",
@@ -47,6 +46,7 @@ def cut_shards(config: GenerateSpec, context: Context) -> list[SampleShard]:
                     sampling=sampling,
                     prompts=tuple(prompts[start : start + g.shard_rows]),
                     length=config.length,
+                    seed=seed,
                     num_traced=g.num_traced if not shards else 0,
                 )
             )

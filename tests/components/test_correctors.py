@@ -11,9 +11,8 @@ import torch
 from components.models.denoiser import Prediction
 from components.samplers import SamplerConfig, presets, rules
 from components.samplers.config import BlocksConfig, GuardConfig
-from components.samplers.contract import Row, Vocabulary
+from components.samplers.contract import NO_EXTRAS, Answer, Row, Vocabulary
 from components.samplers.correctors.dsc import push
-from components.samplers.engine import Engine
 from components.samplers.options.correctors import (
     DscConfig,
     FreeCorrectionConfig,
@@ -24,13 +23,14 @@ from components.samplers.options.correctors import (
 from components.samplers.options.orders import ConfidenceConfig, EntropyConfig
 from components.samplers.options.schedules import EntropyBoundConfig, FactorConfig, FixedCountConfig, ThresholdConfig
 from components.samplers.sampler import build_sampler
-from tests.decoding import drive, rows_of, run, sampler_of
+from components.samplers.standing import stand
+from tests.decoding import decode, drive, rows_of, run, sampler_of
 from tests.oracle import Oracle
 
 GREEDY = replace(SamplerConfig().draw, temperature=0.0)
 
 
-def alike(outcomes: torch.Tensor) -> torch.Tensor:
+def agreeing(outcomes: torch.Tensor) -> torch.Tensor:
     """A joint in which tokens of a row agree: a Potts model, 1.2 nats for each pair."""
     agree = outcomes[:, :, None] == outcomes[:, None, :]
     return torch.exp(0.6 * agree.sum((1, 2)).double())
@@ -64,7 +64,7 @@ def preset(name: str, **changes) -> SamplerConfig:
 )
 def test_a_planted_wrong_token_is_found_and_mended(config):
     """All tokens of a row agree, and one does not: it is the first to be changed, and all end alike."""
-    oracle = Oracle(num_tokens=3, length=7, joint=alike)
+    oracle = Oracle(num_tokens=3, length=7, joint=agreeing)
     config = replace(config, draw=GREEDY)
     steps = list(drive(oracle, sampler_of(oracle, config), planted(oracle)))
     changed = next(r.remasked | r.replaced for _, _, r in steps if bool((r.remasked | r.replaced).any()))
@@ -75,7 +75,7 @@ def test_a_planted_wrong_token_is_found_and_mended(config):
 
 
 def test_plain_samplers_keep_the_wrong_token():
-    oracle = Oracle(num_tokens=3, length=6, joint=alike)
+    oracle = Oracle(num_tokens=3, length=6, joint=agreeing)
     assert all(s.tokens[0] == 2 for s in run(oracle, preset("mdlm"), planted(oracle)).values())
 
 
@@ -138,8 +138,8 @@ def test_the_running_mean_forgets_what_is_masked():
     config = preset("free_correction", steps=8)
     for _, after, _ in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
         masked = after.tokens == oracle.mask_id
-        assert bool((after.parts["score_count"][masked] == 0).all())
-        mean = after.parts["score_sum"] / after.parts["score_count"].clamp(min=1)
+        assert bool((after["score_count"][masked] == 0).all())
+        mean = after["score_sum"] / after["score_count"].clamp(min=1)
         assert bool((mean <= 1 + 1e-6).all())
 
 
@@ -166,7 +166,7 @@ def test_the_block_list_takes_the_worst_first_and_drops_the_oldest():
 
 
 def test_the_confidence_threshold_reveals_at_least_one_and_all_that_pass():
-    oracle = Oracle(num_tokens=3, length=6, joint=alike)
+    oracle = Oracle(num_tokens=3, length=6, joint=agreeing)
     config = preset("threshold", draw=GREEDY, schedule=ThresholdConfig(0.6))
     several = 0
     for before, _, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30, prompt=1)):
@@ -188,14 +188,12 @@ def test_the_factor_rule_is_the_largest_n_that_keeps_it():
     candidates = torch.tensor([[True] * 4, [True] * 4, [True, True, False, False]])
     blank = sampler_of(Oracle(2, 4), SamplerConfig())
     canvas = torch.full((3, 4), 2)
-    state = blank.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(3), 0)
-
-    class Sees:
-        pass
-
-    view = Sees()
-    view.confidence = confidence
-    chosen = Factor(FactorConfig(0.3), None, None).reveal(state, candidates, confidence, view, torch.zeros(3))
+    state = blank.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(3), torch.zeros(3).long())
+    none = torch.zeros(0, dtype=torch.int64)
+    view = blank.read(state, stand(blank.parts, state), Answer(none, torch.zeros(0, 3), none))
+    view = replace(view, confidence=confidence)
+    factor = Factor(FactorConfig(0.3), blank.parts.corrector, NO_EXTRAS)
+    chosen = factor.reveal(state, candidates, confidence, view, torch.zeros(3))
     # n = 1: 2 x 0.01; n = 2: 3 x 0.05; n = 3: 4 x 0.1 = 0.4 is too much. None passes in row 2: one all the same.
     assert chosen.tolist() == [[True, False, True, False], [False, False, False, True], [True, True, False, False]]
 
@@ -279,7 +277,7 @@ class Flips:
 
 def flipped(config: SamplerConfig, length: int = 4, denoiser=None):
     row = Row(0, (MASK,) * length, (False,) * length)
-    return next(Engine(denoiser or Flips(), build_sampler(config, Vocabulary(MASK)), 1).run([row]))
+    return decode(denoiser or Flips(), build_sampler(config, Vocabulary(MASK)), [row], 1)[0]
 
 
 def test_editing_stops_after_its_rounds_and_at_a_canvas_that_it_has_seen():
@@ -322,7 +320,7 @@ def test_a_cooldown_leaves_fresh_tokens_alone():
     config = preset("prism", steps=8, corrector=PrismConfig(start=0.0), guard=GuardConfig(cooldown=2))
     remasked = 0
     for before, _, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
-        age = before.tick[:, None] - before.parts["written_at"]
+        age = before.tick[:, None] - before["written_at"]
         assert bool((age[record.remasked] > 2).all())
         remasked += int(record.remasked.sum())
     assert remasked > 0
@@ -354,7 +352,7 @@ def test_scores_are_one_family():
     """Every score ranks a planted error lowest where it can know of it; commit-time confidence cannot."""
     from components.samplers.correctors.scores import SCORES
 
-    oracle = Oracle(num_tokens=3, length=7, joint=alike)
+    oracle = Oracle(num_tokens=3, length=7, joint=agreeing)
     for name in sorted(SCORES):
         config = preset(
             "free_correction", steps=4, corrector=FreeCorrectionConfig(score=name, starts=(0.0,), shares=(0.3,))

@@ -18,14 +18,13 @@ from components.models.transformer import Transformer
 from components.samplers import SamplerConfig, presets
 from components.samplers.config import GuidanceConfig
 from components.samplers.contract import Extras, Row, Vocabulary
-from components.samplers.engine import Engine
 from components.samplers.options.correctors import NoCorrectorConfig, PrismConfig, ProsecoCorrectorConfig
 from components.samplers.options.inputs import DslSdeConfig, HardConfig, MixtureConfig, SoftMaskConfig
 from components.samplers.options.orders import ConfidenceConfig
 from components.samplers.options.schedules import FixedCountConfig, LearnedConfig
 from components.samplers.sampler import build_sampler
 from components.samplers.schedules.learned import log_probability
-from tests.decoding import distance, drive, law, rows_of, run, sampler_of, tokens_of
+from tests.decoding import decode, distance, drive, law, rows_of, run, sampler_of, tokens_of
 from tests.oracle import Oracle, chi_square
 
 
@@ -71,7 +70,7 @@ def test_an_infinite_beta_is_hard_decoding_bit_for_bit():
     found = []
     for inputs in (HardConfig(), MixtureConfig(beta=math.inf), SoftMaskConfig(beta=math.inf)):
         config = SamplerConfig(steps=4, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), inputs=inputs)
-        found.append({s.id: s for s in Engine(network, build_sampler(config, Vocabulary(0)), 8).run(rows)})
+        found.append(decode(network, build_sampler(config, Vocabulary(0)), rows, 8))
     assert found[0] == found[1] == found[2]
 
 
@@ -108,8 +107,8 @@ def test_remasking_clears_the_soft_memory():
     oracle = Oracle(3, 6, seed=3)
     config = preset("moi", corrector=PrismConfig(start=0.0), steps=5)
     for _, after, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 30)):
-        assert bool((after.parts["soft_weights"][record.remasked] == 0).all())
-        assert bool((after.parts["soft_weights"][after.tokens == 3] == 0).all())
+        assert bool((after["soft_weights"][record.remasked] == 0).all())
+        assert bool((after["soft_weights"][after.tokens == 3] == 0).all())
 
 
 def test_a_network_reads_a_one_hot_mixture_as_the_token():
@@ -183,8 +182,8 @@ def test_a_noisy_network_samples_by_every_discrete_sampler():
     assert network.encoder is not None
     extras = Extras(embedding=network.encoder.table().detach())
     for name in ("dsl", "mdlm", "free_correction", "dsl_sde"):
-        samples = list(Engine(network, build_sampler(preset(name, steps=5), Vocabulary(0), extras), 4).run(rows))
-        assert all(0 not in s.tokens for s in samples)
+        samples = decode(network, build_sampler(preset(name, steps=5), Vocabulary(0), extras), rows, 4)
+        assert all(0 not in s.tokens for s in samples.values())
     with pytest.raises(ValueError, match="no encoder"):
         Transformer(ModelConfig(dim=16, depth=1, heads=2), 12)(torch.zeros(1, 2).long(), dense=torch.zeros(1, 2, 8))
 
@@ -234,7 +233,7 @@ def test_guidance_sharpens_the_class_also_under_the_corrector(corrector):
         )  # fmt: skip
         network = Labelled()
         rows = [Row(i, (3,) * 4, (False,) * 4, label=0) for i in range(500)]
-        samples = list(Engine(network, build_sampler(config, Vocabulary(3)), 500, deterministic=False).run(rows))
+        samples = list(decode(network, build_sampler(config, Vocabulary(3)), rows, 500, deterministic=False).values())
         share[gamma] = sum(t == 0 for s in samples for t in s.tokens) / 2000
         calls[gamma] = samples[0].calls
         assert sum(s.calls for s in samples) == network.calls
@@ -249,9 +248,9 @@ def test_guidance_sharpens_the_class_also_under_the_corrector(corrector):
 def test_rows_with_and_without_a_label_share_a_batch():
     config = SamplerConfig(steps=1, schedule=FixedCountConfig())
     rows = [Row(i, (3,) * 4, (False,) * 4, label=(0, 1, None)[i % 3]) for i in range(30)]
-    together = {s.id: s for s in Engine(Labelled(), build_sampler(config, Vocabulary(3)), 8).run(rows)}
+    together = decode(Labelled(), build_sampler(config, Vocabulary(3)), rows, 8)
     for row in rows[:6]:
-        assert next(Engine(Labelled(), build_sampler(config, Vocabulary(3)), 1).run([row])) == together[row.id]
+        assert decode(Labelled(), build_sampler(config, Vocabulary(3)), [row], 1)[row.id] == together[row.id]
 
 
 def test_the_unconditional_half_misses_the_prompt():

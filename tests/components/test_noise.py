@@ -68,3 +68,23 @@ def test_uniforms_have_52_bits_and_never_reach_an_end(monkeypatch):
         end = float(noise.uniform(torch.zeros(1, 2, dtype=torch.long), 0, 0, 1, noise.Stream.TOKEN))
         assert 0 < end < 1
         assert abs(end - (word > 0)) < 1e-15
+
+
+def test_a_stream_by_name_is_the_same_everywhere_and_nobody_elses():
+    """The number is written down here, so that a change of the hash would be seen."""
+    number = noise.named_stream("acme.shuffle")
+    assert number == 2894471108
+    assert number not in {int(stream) for stream in noise.Stream}
+    assert number != noise.named_stream("acme.swap")
+    keys = noise.row_keys(0, torch.arange(3))
+    own = noise.uniform(keys, 1, 0, 50, number)
+    assert torch.equal(own, noise.uniform(keys, 1, 0, 50, noise.named_stream("acme.shuffle")))
+    assert not bool((own == noise.uniform(keys, 1, 0, 50, noise.Stream.TOKEN)).any())
+    assert bool(noise.normal(keys, 1, 50, number).isfinite().all())
+
+
+def test_rows_may_have_seeds_of_their_own():
+    ids, seeds = torch.arange(4), torch.tensor([0, 1, 2**40 + 5, 2**63 - 1])
+    together = noise.row_keys(seeds, ids)
+    alone = torch.cat([noise.row_keys(int(seed), ids[i : i + 1]) for i, seed in enumerate(seeds)])
+    assert torch.equal(together, alone)

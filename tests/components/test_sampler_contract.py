@@ -6,14 +6,20 @@ import dataclasses
 import itertools
 import random
 
+import jaxtyping
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from components import samplers
+from components.errors import SamplingError
+from components.models.denoiser import Prediction
 from components.samplers import PARTS, PRESETS, preset, rules
-from components.samplers.contract import Answer
+from components.samplers.contract import Answer, Query
+from components.samplers.forward import Batching, Extent, answer, measure
+from components.samplers.state import Field
 from tests import decoding
-from tests.decoding import CHOICES, choice_of, covering_array, fits, rows_of, run, sampler_of, valid_choices
+from tests.decoding import CHOICES, choice_of, covering_array, decode, fits, rows_of, run, sampler_of, valid_choices
 from tests.oracle import Oracle
 
 PUBLISHED = [
@@ -93,7 +99,7 @@ def test_combinations_keep_the_contract(chunk, combinations):
         assert run(oracle, config, rows[2:3], lanes=1) == {rows[2].id: crowd[rows[2].id]}, config
 
 
-def test_changing_one_part_to_what_does_not_fit_is_told_with_a_remedy():
+def test_changing_one_part_to_what_does_not_fit_is_reported_with_a_remedy():
     wrong = [
         {"schedule": CHOICES["schedule"][0], "unmask": CHOICES["unmask"][1]},
         {"corrector": CHOICES["corrector"][4], "schedule": CHOICES["schedule"][2]},
@@ -139,9 +145,9 @@ def test_rows_of_mixed_lengths_and_prompts_equal_their_solo_runs():
     ]
     for name in ("mdlm", "confidence", "threshold", "free_correction", "dsc", "sr_smc"):
         config = preset(name)
-        together = {s.id: s for s in decoding.Engine(Both(), sampler_of(long, config), 8, reward=None).run(rows)}
+        together = decode(Both(), sampler_of(long, config), rows, 8)
         for row in rows:
-            alone = next(decoding.Engine(Both(), sampler_of(long, config), 1).run([row]))
+            alone = decode(Both(), sampler_of(long, config), [row], 1)[row.id]
             assert alone == together[row.id], name
             kept = [t for t, fixed in zip(alone.tokens, row.fixed, strict=True) if fixed]
             assert kept == [t for t, fixed in zip(row.canvas, row.fixed, strict=True) if fixed]
@@ -173,25 +179,55 @@ def test_the_sets_that_are_written_are_disjoint_and_reset_what_they_must():
         assert seen > 0, f"{name} never corrected anything"
 
 
-def test_no_step_of_a_sampler_waits_for_the_device(combinations):
+def answered(query: Query, extent: Extent, batching: Batching) -> Answer:
+    """By a network that knows nothing, and without rewards."""
+
+    def network(tokens, *, select=None, heads=(), **given):
+        logits = torch.zeros(*tokens.shape, 4)
+        chosen = logits if select is None else logits.flatten(0, 1)[select]
+        return Prediction(chosen, logits, {name: torch.zeros(tokens.shape) for name in heads})
+
+    said = answer(network, query, extent, batching)
+    if query.rewarded is None:
+        return said
+    return dataclasses.replace(said, rewards=torch.zeros(query.rewarded.shape, dtype=torch.float64))
+
+
+def test_no_step_of_a_sampler_or_forward_waits_for_the_device(combinations):
     """Tensors without values: whatever would read one on the host raises. Every pair of choices."""
     oracle = Oracle(num_tokens=3, length=6, seed=3)
     canvas = torch.tensor([r.canvas for r in rows_of(oracle, 4, prompt=1)])
     fixed = torch.tensor([r.fixed for r in rows_of(oracle, 4, prompt=1)])
     for indices in combinations[:-300]:
         sampler = sampler_of(oracle, decoding.configured(choice_of(indices)))
-        state = sampler.start(canvas, fixed, torch.arange(4), 0)
+        state = sampler.start(canvas, fixed, torch.arange(4), torch.zeros(4, dtype=torch.int64))
+        batching = Batching(len(state.ids), deterministic=bool(indices[2] % 2))
         query = sampler.query(state)
-        select = query.wanted.flatten().nonzero()[:, 0]
-        draw = query.drawn.flatten()[select].nonzero()[:, 0]
-        logits = torch.randn(len(select), 4)
-        rewards = None if query.rewarded is None else torch.zeros(query.rewarded.shape, dtype=torch.float64)
-        heads = {name: torch.rand(query.tokens.shape) for name in query.heads}
-        answer = Answer(select, logits, draw, heads, rewards)
+        extent = measure(query)  # here the host waits, once
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             empty = state.map(fake.from_tensor)
-            told = Answer(*(fake.from_tensor(x) for x in (select, logits, draw)), heads, rewards)
-            sampler.query(empty)
-            after, _ = sampler.advance(empty, told)
-        real, _ = sampler.advance(state, answer)
-        assert {n: v.shape for n, v in after.fields().items()} == {n: v.shape for n, v in real.fields().items()}
+            after, _ = sampler.advance(empty, answered(sampler.query(empty), extent, batching))
+        real, _ = sampler.advance(state, answered(query, extent, batching))
+        assert {n: v.shape for n, v in after.tensors().items()} == {n: v.shape for n, v in real.tensors().items()}
+
+
+def test_two_parts_may_not_keep_a_field_of_one_name():
+    oracle = Oracle(num_tokens=3, length=4)
+    sampler = sampler_of(oracle, preset("mdlm"))
+    canvas = torch.full((2, 4), oracle.mask_id)
+    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(2), torch.zeros(2).long())
+    for name in ("reveal_tick", "tokens"):
+        with pytest.raises(SamplingError, match=f"field named '{name}'"):
+            state.registered({name: Field(state.tick)})
+
+
+def test_a_wrong_shape_is_caught_where_it_is_made():
+    """Shapes are declared in the code, and checked while tests run: [R] where [R, P] belongs."""
+    oracle = Oracle(num_tokens=3, length=4)
+    sampler = sampler_of(oracle, samplers.sampler({"preset": "best_of_n", "search": {"reward": "nelbo"}}))
+    canvas = torch.full((2, 4), oracle.mask_id)
+    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(2), torch.zeros(2).long())
+    query = sampler.query(state)
+    assert query.rewarded is not None
+    with pytest.raises(jaxtyping.TypeCheckError, match="rewarded"):
+        dataclasses.replace(query, rewarded=query.rewarded[:, 0])

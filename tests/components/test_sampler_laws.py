@@ -12,8 +12,9 @@ import torch
 
 from components.samplers import SamplerConfig, preset
 from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
+from components.samplers.contract import NO_EXTRAS
 from components.samplers.correctors.remdm import Remdm, RemdmLoop
-from components.samplers.engine import Engine, Lanes
+from components.samplers.engine import Session
 from components.samplers.options.correctors import FreeCorrectionConfig, NoCorrectorConfig, RemdmConfig, RemdmLoopConfig
 from components.samplers.options.inputs import MixtureConfig
 from components.samplers.options.orders import ConfidenceConfig, EntropyConfig
@@ -25,9 +26,7 @@ from components.samplers.options.schedules import (
     ThresholdConfig,
 )
 from components.samplers.options.search import BestOfConfig, SelfRewardingConfig, SteeringConfig
-from components.samplers.sampler import NO_EXTRAS
 from components.samplers.schedules.ancestral import Ancestral
-from components.samplers.search.base import SLOT
 from tests.decoding import distance, drive, law, likes_last, rows_of, run, sampler_of, tokens_of
 from tests.oracle import Oracle, chi_square
 
@@ -154,8 +153,10 @@ def test_first_hitting_times_are_those_of_the_continuous_process():
     rows, length = 4000, 64
     sampler = sampler_of(Oracle(2, 2), SamplerConfig(steps=0, schedule=FirstHittingConfig()))
     canvas = torch.full((rows, length), 2)
-    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(rows), 3)
-    number = (state.parts["hit_time"] < 0.3).double().sum(-1)
+    state = sampler.start(
+        canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(rows), torch.full((rows,), 3)
+    )
+    number = (state["hit_time"] < 0.3).double().sum(-1)
     assert abs(float(number.mean()) - 19.2) < 5 * (13.44 / rows) ** 0.5
     assert abs(float(number.var()) - 13.44) < 5 * 13.44 * (2 / rows) ** 0.5
 
@@ -261,14 +262,13 @@ def test_log_weights_telescope_to_the_reward():
         {"steps": 9, "corrector": RemdmConfig(eta=0.3)},
     ):
         sampler = sampler_of(oracle, SamplerConfig(search=search, **base))
-        rows = rows_of(oracle, 20)
-        canvas, fixed = torch.tensor([r.canvas for r in rows]), torch.tensor([r.fixed for r in rows])
-        state = sampler.start(canvas, fixed, torch.tensor([r.id for r in rows]), 0)
-        engine = Engine(oracle, sampler, len(rows) * 3, reward=likes_last)
-        while bool(state.active.any()):
-            state, _ = sampler.advance(state, engine._answer(sampler.query(state), Lanes(list(rows))))
-        expected = likes_last(state.tokens, []) / 0.3
-        assert torch.allclose(state.parts["log_weight"], expected, atol=1e-9)
+        session = Session(oracle, sampler, oracle.length, 60, reward=likes_last)
+        for row in rows_of(oracle, 20):
+            assert session.admit(row.id, row)
+        while not session.idle:
+            session.step()
+        expected = likes_last(session.state.tokens, []) / 0.3
+        assert torch.allclose(session.state["log_weight"], expected, atol=1e-9)
 
 
 def test_the_reference_costs_no_calls():
@@ -301,32 +301,35 @@ def test_resampling_moves_every_field_of_a_chain_and_leaves_its_slot():
     )  # fmt: skip
     sampler = sampler_of(oracle, config)
     canvas = torch.full((6, 5), 3)
-    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(6), 0)
+    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(6), torch.zeros(6).long())
     weight = torch.rand(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9
     tag = torch.arange(24)
-    kept = SLOT | {"active", "tick", "fixed", "tokens", "inner", "parts.alive", "parts.log_weight", "parts.barrier"}
+    slot = {name for name, field in state.declared().items() if not field.follows}
+    assert slot == {"ids", "keys", "sweep_keys", "pinned"}
+    kept = slot | {"active", "tick", "fixed", "tokens", "inner", "alive", "log_weight", "barrier"}
     marked = {
         n: tag.view(-1, *[1] * (v.dim() - 1)).expand(v.shape).to(v.dtype).clone()
-        for n, v in state.fields().items()
+        for n, v in state.tensors().items()
         if n not in kept and v.dtype != torch.bool
     }
-    state = state.rebuild(marked)
-    state = replace(state, parts=state.parts | {"log_weight": weight, "barrier": torch.ones(24, dtype=torch.long)})
+    state = state.having(marked | {"log_weight": weight, "barrier": torch.ones(24, dtype=torch.long)})
     chosen = sampler.ancestors(state, torch.softmax(weight.view(-1, 4), -1)) + tag // 4 * 4
     assert not torch.equal(chosen, tag)
     after = sampler.resample(state)
     for name in marked:
-        values = after.fields()[name].reshape(24, -1)[:, 0]
+        values = after.tensors()[name].reshape(24, -1)[:, 0]
         assert torch.equal(values.long(), chosen), name
-    for name in SLOT:
-        assert torch.equal(after.fields()[name], state.fields()[name]), name
+    for name in slot:
+        assert torch.equal(after.tensors()[name], state.tensors()[name]), name
 
 
 def test_systematic_resampling_keeps_each_count_within_one():
     oracle = Oracle(num_tokens=2, length=3, seed=0)
     sampler = sampler_of(oracle, SamplerConfig(search=SelfRewardingConfig(particles=8), **ONE_BY_ONE))
     canvas = torch.full((200, 3), 2)
-    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(200), 0)
+    state = sampler.start(
+        canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(200), torch.zeros(200).long()
+    )
     weight = torch.rand(200, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weight = weight / weight.sum(-1, keepdim=True)
     chosen = sampler.ancestors(state, weight).view(200, 8)

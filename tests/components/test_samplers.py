@@ -12,11 +12,11 @@ from components.models.denoiser import Prediction
 from components.samplers import SamplerConfig, rules
 from components.samplers.contract import Row, Vocabulary
 from components.samplers.correctors.proseco import row_hash
-from components.samplers.engine import Engine
 from components.samplers.options.correctors import NoCorrectorConfig, ProsecoCorrectorConfig
 from components.samplers.options.orders import ConfidenceConfig, RandomConfig
 from components.samplers.options.schedules import AncestralConfig, FixedCountConfig
 from components.samplers.sampler import build_sampler
+from tests.decoding import decode, rows_of, run
 from tests.oracle import Oracle, chi_square
 
 COUNTED = {"schedule": FixedCountConfig(), "unmask": ConfidenceConfig()}
@@ -47,18 +47,6 @@ def combinations() -> list[SamplerConfig]:
         SamplerConfig(steps=steps, schedule=s, unmask=u, corrector=c)
         for steps, (s, u), c in itertools.product((3, 7), orders, correctors)
     ]
-
-
-def rows_of(oracle: Oracle, count: int, prompt: int | None = None) -> list[Row]:
-    first = oracle.mask_id if prompt is None else prompt
-    canvas = (first, *[oracle.mask_id] * (oracle.length - 1))
-    fixed = (prompt is not None, *[False] * (oracle.length - 1))
-    return [Row(i * 7919 + 13, canvas, fixed) for i in range(count)]
-
-
-def run(oracle, config, rows, lanes=32, seed=0, deterministic=True):
-    engine = Engine(oracle, build_sampler(config, Vocabulary(oracle.mask_id)), lanes, seed, deterministic)
-    return {s.id: s for s in engine.run(rows)}
 
 
 @pytest.mark.parametrize("config", combinations(), ids=str)
@@ -114,8 +102,9 @@ def test_reveal_ticks_follow_the_schedule():
     steps, rows, length = 10, 4000, 5
     sampler = build_sampler(SamplerConfig(steps=steps), Vocabulary(9))
     canvas = torch.full((rows, length), 9)
-    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(rows), 5)
-    ticks = state.parts["reveal_tick"]
+    ids = torch.arange(rows)
+    state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), ids, torch.full_like(ids, 5))
+    ticks = state["reveal_tick"]
     for k in range(1, steps):
         share = float((ticks > k).double().mean())
         expected = 1 - k / steps
@@ -146,9 +135,9 @@ MASK = 9
 
 def scripted(answer, config, length=4, rows=1):
     denoiser = Scripted(MASK + 1, answer)
-    engine = Engine(denoiser, build_sampler(config, Vocabulary(MASK)), rows)
     canvas = (MASK,) * length
-    samples = list(engine.run([Row(i, canvas, (False,) * length) for i in range(rows)]))
+    waiting = [Row(i, canvas, (False,) * length) for i in range(rows)]
+    samples = list(decode(denoiser, build_sampler(config, Vocabulary(MASK)), waiting, rows).values())
     kinds = ["predict" if bool((t[0] == MASK).any()) else "correct" for t in denoiser.seen]
     return denoiser, samples, kinds
 
@@ -220,8 +209,9 @@ def test_fixed_points_are_exact_and_each_rows_own():
         corrector=ProsecoCorrectorConfig(passes=5, draft="argmax"), **COUNTED,
     )  # fmt: skip
     rows = [Row(0, (7, mask, mask), (True, False, False)), Row(1, (6, mask, mask), (True, False, False))]
-    together = {s.id: s for s in Engine(Neighbour(), build_sampler(config, Vocabulary(mask)), 2).run(rows)}
-    alone = {r.id: next(Engine(Neighbour(), build_sampler(config, Vocabulary(mask)), 1).run([r])) for r in rows}
+    sampler = build_sampler(config, Vocabulary(mask))
+    together = decode(Neighbour(), sampler, rows, 2)
+    alone = decode(Neighbour(), sampler, rows[:1], 1) | decode(Neighbour(), sampler, rows[1:], 1)
     assert together == alone
     assert together[1].calls == 2, "a fixed point needs one pass to be seen"
     assert together[1].tokens == (6, low, low)
@@ -262,9 +252,8 @@ def test_the_mask_is_never_written():
             logits[..., MASK] = 50
             return Prediction(logits if select is None else logits.flatten(0, 1)[select])
 
-    for sample in Engine(Mad(), build_sampler(config, Vocabulary(MASK)), 4).run(
-        [Row(i, (MASK,) * 5, (False,) * 5) for i in range(8)]
-    ):
+    rows = [Row(i, (MASK,) * 5, (False,) * 5) for i in range(8)]
+    for sample in decode(Mad(), build_sampler(config, Vocabulary(MASK)), rows, 4).values():
         assert MASK not in sample.tokens
 
 
@@ -283,8 +272,8 @@ def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
     unique = {}
     for draft in ("argmax", "sample"):
         config = SamplerConfig(steps=1, corrector=ProsecoCorrectorConfig(passes=2, draft=draft), **COUNTED)
-        samples = Engine(Copies(), build_sampler(config, Vocabulary(oracle.mask_id)), 64).run(rows_of(oracle, 256))
-        unique[draft] = len({s.tokens for s in samples})
+        samples = decode(Copies(), build_sampler(config, Vocabulary(oracle.mask_id)), rows_of(oracle, 256), 64)
+        unique[draft] = len({s.tokens for s in samples.values()})
     assert unique["argmax"] == 1
     assert unique["sample"] > 50
 

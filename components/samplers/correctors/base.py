@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from components.samplers.options.correctors import NoCorrectorConfig
-from components.samplers.state import State
+from components.samplers.owners import Owner, Start
+from components.samplers.state import Field, State, Written
 from components.samplers.view import View
 
 
 @dataclass(frozen=True)
 class Wants:
-    """What a corrector will read of the next answer. [R, L] bool each."""
+    """What a corrector will read of the next answer."""
 
-    best: Tensor
-    """Where the most probable token."""
-    sampled: Tensor
-    """Where a token drawn for the draft."""
-    current: Tensor
-    """Where the probability of the token that is there."""
+    best: Bool[Tensor, "R L"]
+    """Where it will read the most probable token."""
+    sampled: Bool[Tensor, "R L"]
+    """Where it will read a token drawn for the draft."""
+    current: Bool[Tensor, "R L"]
+    """Where it will read the probability of the token that is there."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the corrector makes of an answer."""
 
-    commits: Tensor
-    """[R] bool: the tick ends with this answer; masked tokens are drawn from it."""
-    draft: Tensor
-    """[R, L]: what to look at next."""
-    inner: Tensor
-    """[R]: the next corrector pass; 0 on commit."""
-    replace: Tensor
-    """[R, L] bool: visible tokens to overwrite on commit,"""
-    replacement: Tensor
-    """[R, L]: by these,"""
-    probability: Tensor
-    """[R, L]: which have this probability."""
-    remask: Tensor
-    """[R, L] bool: visible tokens to mask again on commit."""
-    urgency: Tensor
-    """[R, L]: which changes come first where a limit allows only some."""
-    parts: dict[str, Tensor]
+    commits: Bool[Tensor, "R"]
+    """The tick ends with this answer; masked tokens are drawn from it."""
+    draft: Int[Tensor, "R L"]
+    """What to look at next."""
+    inner: Int[Tensor, "R"]
+    """The next corrector pass; 0 on commit."""
+    replace: Bool[Tensor, "R L"]
+    """Visible tokens to overwrite on commit,"""
+    replacement: Int[Tensor, "R L"]
+    """by these,"""
+    probability: Float[Tensor, "R L"]
+    """which have this probability."""
+    remask: Bool[Tensor, "R L"]
+    """Visible tokens to mask again on commit."""
+    urgency: Float[Tensor, "R L"]
+    """Which changes come first where a limit allows only some."""
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    """New values of its own fields, on commit or not."""
 
 
-class Corrector(Protocol):
-    """A part of a sampler."""
+@runtime_checkable
+class Corrector(Owner, Protocol):
+    """A part of a sampler.
+
+    Two arguments return in its methods. ``due`` [R] bool: rows in which it decides something at this tick. ``reach``
+    [R, L] bool: positions up to the end of the active block, beyond which a corrector that works left to right
+    leaves its draft alone; without blocks, all positions.
+    """
 
     num_passes: int
     """Most corrector calls in a tick."""
@@ -65,11 +75,8 @@ class Corrector(Protocol):
     def pace(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """(masked share at each of T + 1 times, sigma that the reveal probability makes up for at each tick [T])."""
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
-        """Fields to register. times: the grid [T + 1] from 1 down."""
-
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
-        """[R] bool: does it decide something at these ticks?"""
+        """[R] bool: does it decide something at the tick that each row stands at?"""
 
     def next_due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         """[R]: the first tick at or after the row's at which it acts without an event of the schedule; T + 1 if none."""
@@ -78,13 +85,10 @@ class Corrector(Protocol):
         """[R] bool: it wants another call although the row is full or its ticks are over."""
 
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
-        """``reach`` [R, L] bool: positions up to the end of the active block."""
+        """What it will read of the answer to the next query."""
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
-        """What it makes of an answer; ``due`` [R] and ``reach`` [R, L] bool as above."""
-
-    def forget(self, changed: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fields after the tokens at positions [R, L] were masked or overwritten."""
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        """Which visible tokens change, and whether the tick ends with this answer."""
 
 
 class Correcting:
@@ -99,7 +103,7 @@ class Correcting:
     def pace(self, times: Tensor) -> tuple[Tensor, Tensor]:
         return times, torch.zeros_like(times[1:])
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
+    def begin(self, start: Start) -> dict[str, Field]:
         return {}
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
@@ -115,7 +119,7 @@ class Correcting:
         nowhere = torch.zeros_like(masked)
         return Wants(nowhere, nowhere, nowhere)
 
-    def forget(self, changed: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, state: State, written: Written, view: View, steps: int) -> Mapping[str, Tensor]:
         return {}
 
 
@@ -127,9 +131,9 @@ def verdict(
     replacement: Tensor | None = None,
     probability: Tensor | None = None,
     urgency: Tensor | None = None,
-    parts: dict[str, Tensor] | None = None,
+    fields: Mapping[str, Tensor] | None = None,
 ) -> Verdict:
-    """Decisions of one pass; what is left out changes nothing."""
+    """The verdict of a corrector that ends its ticks at once; what is left out changes nothing."""
     nowhere = torch.zeros_like(state.fixed)
     nothing = torch.zeros_like(state.confidence)
     return Verdict(
@@ -141,7 +145,7 @@ def verdict(
         probability=nothing if probability is None else probability,
         remask=nowhere if remask is None else remask,
         urgency=nothing if urgency is None else urgency,
-        parts=parts or {},
+        fields=fields or {},
     )
 
 
@@ -156,5 +160,5 @@ class NoCorrector(Correcting):
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         return torch.zeros_like(state.active)
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         return verdict(state)

@@ -19,7 +19,8 @@ from components.diffusion import select
 from components.samplers.correctors.base import Verdict, verdict
 from components.samplers.correctors.worst import Remask
 from components.samplers.options.correctors import DscConfig
-from components.samplers.state import State
+from components.samplers.owners import Start
+from components.samplers.state import Field, State
 from components.samplers.view import View
 
 
@@ -30,24 +31,24 @@ class Dsc(Remask):
         super().__init__(config.score)
         self.config = config
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
-        empty = torch.full((len(masked), self.config.queue), -1, device=masked.device)
-        return super().start(masked, keys, times) | {"block_list": empty}
+    def begin(self, start: Start) -> dict[str, Field]:
+        empty = torch.full((len(start.masked), self.config.queue), -1, device=start.masked.device)
+        return super().begin(start) | {"block_list": Field(empty)}
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         return (state.tick % self.config.every == 0) & (state.tick < steps)
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
-        score, fields = self.score.update(state, view)
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        score, fields = self.score.measure(state, view)
         error = 1 - score
-        listed = state.parts["block_list"]
+        listed = state["block_list"]
         place = torch.arange(error.shape[1], device=error.device)
         blocked = (listed[:, :, None] == place).any(1)
         wrong = view.changeable & ~blocked & (error > self.config.threshold)
         worst = wrong & (due & view.called)[:, None]
         remask = select.best(error, worst, torch.full_like(state.tick, self.config.num_remasked))
         fields["block_list"] = push(listed, remask, error)
-        return verdict(state, remask=remask, urgency=error, parts=fields)
+        return verdict(state, remask=remask, urgency=error, fields=fields)
 
 
 def push(listed: Tensor, chosen: Tensor, error: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from components.diffusion import select
 from components.samplers.correctors.base import Verdict, verdict
-from components.samplers.correctors.worst import Remask, room
+from components.samplers.correctors.worst import Remask, num_left_masked
 from components.samplers.options.correctors import FreeCorrectionConfig, RandomSwapConfig
-from components.samplers.state import State
+from components.samplers.owners import Start
+from components.samplers.state import Field, State
 from components.samplers.view import View
 
 
@@ -32,21 +33,21 @@ class FreeCorrection(Remask):
         super().__init__(config.score)
         self.phases = list(zip(config.starts, config.shares, strict=True))
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
-        return super().start(masked, keys, times) | {"a_tick": masked.sum(-1) / (len(times) - 1)}
+    def begin(self, start: Start) -> dict[str, Field]:
+        return super().begin(start) | {"reveals_per_tick": Field(start.masked.sum(-1) / start.steps)}
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         return (state.tick > self.phases[0][0] * steps) & (state.tick < steps)
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
-        score, fields = self.score.update(state, view)
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        score, fields = self.score.measure(state, view)
         visible = view.changeable & (due & view.called)[:, None]
-        count = torch.minimum(self.swaps(state, steps), room(view.quota, view.window))
-        return verdict(state, remask=select.best(-score, visible, count), urgency=-score, parts=fields)
+        count = torch.minimum(self.num_swaps(state, steps), num_left_masked(view))
+        return verdict(state, remask=select.best(-score, visible, count), urgency=-score, fields=fields)
 
-    def swaps(self, state: State, steps: int) -> Tensor:
-        """r [R]."""
-        share = torch.zeros_like(state.parts["a_tick"])
+    def num_swaps(self, state: State, steps: int) -> Tensor:
+        """r [R]: tokens that are masked, and as many more revealed, at the tick of each row."""
+        share = torch.zeros_like(state["reveals_per_tick"])
         for start, value in self.phases:
             share = torch.where(state.tick > start * steps, value, share)
-        return (share * state.parts["a_tick"]).round().long().clamp(min=1)
+        return (share * state["reveals_per_tick"]).round().long().clamp(min=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from components.diffusion import select
 from components.samplers.correctors.base import Correcting, Verdict, Wants, verdict
-from components.samplers.correctors.worst import room
+from components.samplers.correctors.worst import num_left_masked
 from components.samplers.options.correctors import MaskPredictConfig, SmartConfig
 from components.samplers.state import State
 from components.samplers.view import View
@@ -36,21 +36,19 @@ class MaskPredict(Correcting):
         visible = ~masked & ~state.fixed & due[:, None]
         return Wants(visible if self.refreshes else nowhere, nowhere, nowhere)
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         visible = view.changeable & (due & view.called)[:, None]
         kept = view.log_best.exp() if self.refreshes else state.confidence
         confidence = torch.where(view.masked, view.confidence, kept)
-        stay = room(view.quota, view.window)
+        stay = num_left_masked(view)
         chosen = select.best(-confidence, visible | view.window, torch.where(due, stay, 0))
         remask = chosen & visible
         if not self.refreshes:
             return verdict(state, remask=remask, urgency=-kept)
-        return verdict(
-            state, remask=remask, replace=visible, replacement=view.best, probability=kept, urgency=-kept
-        )  # fmt: skip
+        return verdict(state, remask=remask, replace=visible, replacement=view.best, probability=kept, urgency=-kept)
 
 
 class Smart(MaskPredict):
-    """The same, re-predicting visible tokens and their confidences."""
+    """SMART decoding: Mask-Predict that predicts visible tokens and their confidences anew, too."""
 
     refreshes = True

@@ -14,7 +14,7 @@ from torch import Tensor
 from components.diffusion import noise, select
 from components.diffusion.noise import Stream
 from components.samplers.correctors.base import Verdict, verdict
-from components.samplers.correctors.worst import Remask, room
+from components.samplers.correctors.worst import Remask, num_left_masked
 from components.samplers.options.correctors import PrismConfig
 from components.samplers.state import State
 from components.samplers.view import View
@@ -30,14 +30,14 @@ class Prism(Remask):
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         return (state.tick > self.config.start * steps) & (state.tick <= self.config.stop * steps)
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
-        score, fields = self.score.update(state, view)
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+        score, fields = self.score.measure(state, view)
         visible = view.changeable & (due & view.called)[:, None]
-        count = torch.minimum(self.wanted(state, visible, steps), room(view.quota, view.window))
-        return verdict(state, remask=select.best(-score, visible, count), urgency=-score, parts=fields)
+        count = torch.minimum(self.num_remasked(state, visible, steps), num_left_masked(view))
+        return verdict(state, remask=select.best(-score, visible, count), urgency=-score, fields=fields)
 
-    def wanted(self, state: State, visible: Tensor, steps: int) -> Tensor:
-        """r [R]."""
+    def num_remasked(self, state: State, visible: Tensor, steps: int) -> Tensor:
+        """r [R]: tokens to mask at the tick of each row."""
         if not self.config.eta:
             return torch.full_like(state.tick, self.config.num_remasked)
         after = (1 - state.tick / steps).clamp(min=0)

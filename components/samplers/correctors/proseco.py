@@ -21,7 +21,8 @@ from torch import Tensor
 from components.diffusion import select
 from components.samplers.correctors.base import Correcting, Verdict, Wants, verdict
 from components.samplers.options.correctors import ProsecoCorrectorConfig
-from components.samplers.state import State
+from components.samplers.owners import Start
+from components.samplers.state import Field, State
 from components.samplers.view import View
 
 
@@ -32,8 +33,9 @@ class ProsecoCorrector(Correcting):
         self.config = config
         self.num_passes = config.passes
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
-        return {"draft_hashes": torch.zeros(len(keys), self.num_passes + 1, dtype=torch.int64, device=keys.device)}
+    def begin(self, start: Start) -> dict[str, Field]:
+        rows, device = len(start.keys), start.keys.device
+        return {"draft_hashes": Field(torch.zeros(rows, self.num_passes + 1, dtype=torch.int64, device=device))}
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         tick = state.tick
@@ -54,15 +56,16 @@ class ProsecoCorrector(Correcting):
         return Wants(drafted | rewritten, sampled, torch.zeros_like(masked))
 
     def region(self, state: State, reach: Tensor) -> Tensor:
+        """[R, L] bool: positions that a pass of the loop may rewrite."""
         return ~state.fixed & reach if self.config.region == "generated" else ~state.fixed
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         drafting = state.inner == 0
-        runs = torch.where(drafting, due & ~self.needless(view), True)
+        runs = torch.where(drafting, due & ~self.is_sure(view), True)
         changes, word, probability = self.rewrite(state, view, reach)
         rewritten = torch.where(changes, word, state.draft)
         draft = torch.where(drafting[:, None], self.first_draft(state, view), rewritten)
-        hashes = state.parts["draft_hashes"]
+        hashes = state["draft_hashes"]
         digest = row_hash(draft)
         last = ~drafting & ((state.inner >= self.num_passes) | self.settled(state, draft, digest))
         commits = ~runs | last
@@ -71,7 +74,7 @@ class ProsecoCorrector(Correcting):
         # A row whose tick has no corrector commits with its canvas as it is.
         draft = torch.where(runs[:, None], draft, state.tokens)
         return replace(
-            verdict(state, replacement=draft, probability=probability, parts={"draft_hashes": hashes}),
+            verdict(state, replacement=draft, probability=probability, fields={"draft_hashes": hashes}),
             commits=commits,
             draft=draft,
             inner=torch.where(commits, 0, state.inner + 1),
@@ -79,7 +82,7 @@ class ProsecoCorrector(Correcting):
             urgency=probability,
         )
 
-    def needless(self, view: View) -> Tensor:
+    def is_sure(self, view: View) -> Tensor:
         """[R] bool: the network is so sure of all that it would draft that a loop would change nothing."""
         if self.config.skip_above >= 1:
             return torch.zeros_like(view.called)
@@ -87,6 +90,7 @@ class ProsecoCorrector(Correcting):
         return least.exp() >= self.config.skip_above
 
     def first_draft(self, state: State, view: View) -> Tensor:
+        """y [R, L] before the first corrector pass."""
         word = view.sampled if self.config.draft == "sample" else view.best
         where = ~state.fixed if self.config.draft_positions == "all" else view.masked
         return torch.where(where, word, state.tokens)
@@ -111,7 +115,7 @@ class ProsecoCorrector(Correcting):
         """
         if self.config.inner == "sample":
             return torch.zeros_like(state.active)
-        hashes = state.parts["draft_hashes"]
+        hashes = state["draft_hashes"]
         earlier = torch.arange(hashes.shape[1], device=hashes.device)[None, :]
         j = state.inner[:, None]
         period = (j - earlier).clamp(min=1)

@@ -25,7 +25,8 @@ from components.diffusion import noise
 from components.diffusion.noise import Stream
 from components.samplers.correctors.base import Correcting, Verdict, verdict
 from components.samplers.options.correctors import RemdmConfig, RemdmLoopConfig
-from components.samplers.state import State
+from components.samplers.owners import Start
+from components.samplers.state import Field, State
 from components.samplers.view import View
 
 
@@ -77,20 +78,20 @@ class Remdm(Correcting):
         return times, torch.zeros_like(sigma) if self.by_confidence else sigma
 
     def sigmas(self, times: Tensor) -> Tensor:
-        """[T], of the grid [T + 1]."""
+        """The remasking probability at each tick [T], of the grid of times [T + 1]."""
         sigma = SIGMA[self.config.sigma](times, self.config.eta)
         return torch.where(times[:-1] < self.config.switch, sigma, 0) if self.config.switch < 1 else sigma
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
-        return {"sigma": self.sigmas(times).expand(len(masked), -1).contiguous()}
+    def begin(self, start: Start) -> dict[str, Field]:
+        return {"sigma": Field(self.sigmas(start.times).expand(len(start.masked), -1).contiguous())}
 
     def next_due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         some = (~masked & ~state.fixed).any(-1) & (state.tick <= steps)
         return torch.where(some, state.tick, steps + 1)
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         visible = ~view.masked & ~state.fixed
-        sigma = state.parts["sigma"].gather(-1, (state.tick - 1).clamp(0, steps - 1)[:, None])
+        sigma = state["sigma"].gather(-1, (state.tick - 1).clamp(0, steps - 1)[:, None])
         if self.by_confidence:
             # -inf everywhere, before the first reveal, would make NaN of the softmax.
             score = (-state.confidence.double()).masked_fill(~visible, -1e9)

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from components.diffusion import noise
 from components.diffusion.noise import Stream
-from components.samplers.state import State
+from components.samplers.owners import Start
+from components.samplers.state import Field, State
 from components.samplers.view import View
 
 Fields = dict[str, Tensor]
+"""Running fields of a score, [R, L] each, with this answer in them."""
 
 
 def commit(state: State, view: View, fields: Fields) -> Tensor:
@@ -78,20 +80,18 @@ class Scored:
         self.heads = ("quality",) if name == "quality" else ()
         self.reads_left_out = name == "loo"
 
-    def start(self, masked: Tensor) -> Fields:
+    def begin(self, start: Start) -> dict[str, Field]:
+        """The running fields at the start."""
         if self.name != "mean":
             return {}
-        zeros = torch.zeros(masked.shape, device=masked.device)
-        return {"score_sum": zeros, "score_count": zeros}
+        zeros = torch.zeros(start.masked.shape, device=start.masked.device)
+        return {"score_sum": Field(zeros, reset=0.0), "score_count": Field(zeros, reset=0.0)}
 
-    def update(self, state: State, view: View) -> tuple[Tensor, Fields]:
+    def measure(self, state: State, view: View) -> tuple[Tensor, Fields]:
         """(score [R, L], running fields), from an answer to rows that were called."""
         fields: Fields = {}
         if self.name == "mean":
             seen = (~view.masked & ~state.fixed & view.called[:, None]).float()
-            fields["score_sum"] = state.parts["score_sum"] + seen * view.current
-            fields["score_count"] = state.parts["score_count"] + seen
+            fields["score_sum"] = state["score_sum"] + seen * view.current
+            fields["score_count"] = state["score_count"] + seen
         return SCORES[self.name](state, view, fields), fields
-
-    def forget(self, changed: Tensor, parts: Fields) -> Fields:
-        return {n: parts[n].masked_fill(changed, 0) for n in ("score_sum", "score_count") if n in parts}

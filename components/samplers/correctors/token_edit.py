@@ -14,7 +14,8 @@ from torch import Tensor
 from components.samplers.correctors.base import Correcting, Verdict, Wants, verdict
 from components.samplers.correctors.proseco import row_hash
 from components.samplers.options.correctors import TokenEditConfig
-from components.samplers.state import State
+from components.samplers.owners import Start
+from components.samplers.state import Field, State
 from components.samplers.view import View
 
 
@@ -25,12 +26,12 @@ class TokenEdit(Correcting):
         self.config = config
         self.extra_calls = config.rounds
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
-        rows = len(masked)
+    def begin(self, start: Start) -> dict[str, Field]:
+        rows, device = len(start.masked), start.masked.device
         return {
-            "round": torch.zeros(rows, dtype=torch.int64, device=masked.device),
-            "content": torch.zeros(rows, dtype=torch.bool, device=masked.device),
-            "seen": torch.zeros(rows, self.config.rounds + 1, dtype=torch.int64, device=masked.device),
+            "round": Field(torch.zeros(rows, dtype=torch.int64, device=device)),
+            "satisfied": Field(torch.zeros(rows, dtype=torch.bool, device=device)),
+            "canvas_hashes": Field(torch.zeros(rows, self.config.rounds + 1, dtype=torch.int64, device=device)),
         }
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
@@ -38,33 +39,37 @@ class TokenEdit(Correcting):
         return in_time | self.lingers(state, masked, steps)
 
     def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
-        left = state.parts["round"] < self.config.rounds
+        left = state["round"] < self.config.rounds
         if self.config.action == "remask":
             left = left & (state.tick < steps)
-        return left & ~masked.any(-1) & ~state.parts["content"] & (~state.fixed).any(-1)
+        return left & ~masked.any(-1) & ~state["satisfied"] & (~state.fixed).any(-1)
 
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
         nowhere = torch.zeros_like(masked)
         return Wants(~masked & ~state.fixed & due[:, None], nowhere, nowhere)
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         acts = due & view.called
         sure = view.log_best.exp() > self.config.threshold
         wrong = view.changeable & acts[:, None] & sure & (view.best != state.tokens)
         full = ~view.masked.any(-1) & acts
-        number, hashes = state.parts["round"], state.parts["seen"]
+        number, hashes = state["round"], state["canvas_hashes"]
         digest = row_hash(state.tokens)
-        content = full & (~wrong.any(-1) | (hashes == digest[:, None]).any(-1))
-        wrong = wrong & ~content[:, None]
+        satisfied = full & (~wrong.any(-1) | (hashes == digest[:, None]).any(-1))
+        wrong = wrong & ~satisfied[:, None]
         at = torch.arange(hashes.shape[1], device=hashes.device)[None, :] == number[:, None]
         fields = {
             "round": number + full.long(),
-            "content": state.parts["content"] | content,
-            "seen": torch.where(at & full[:, None], digest[:, None], hashes),
+            "satisfied": state["satisfied"] | satisfied,
+            "canvas_hashes": torch.where(at & full[:, None], digest[:, None], hashes),
         }
         if self.config.action == "remask":
-            return verdict(state, remask=wrong, urgency=view.log_best, parts=fields)
+            return verdict(state, remask=wrong, urgency=view.log_best, fields=fields)
         return verdict(
-            state, replace=wrong, replacement=view.best, probability=view.log_best.exp(), urgency=view.log_best,
-            parts=fields,
-        )  # fmt: skip
+            state,
+            replace=wrong,
+            replacement=view.best,
+            probability=view.log_best.exp(),
+            urgency=view.log_best,
+            fields=fields,
+        )

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from components.samplers.correctors.base import Correcting, Wants
 from components.samplers.correctors.scores import Scored
-from components.samplers.state import State
+from components.samplers.owners import Start
+from components.samplers.state import Field, State
+from components.samplers.view import View
 
 
 class Remask(Correcting):
@@ -17,8 +19,8 @@ class Remask(Correcting):
         self.heads = self.score.heads
         self.reads_left_out = self.score.reads_left_out
 
-    def start(self, masked: Tensor, keys: Tensor, times: Tensor) -> dict[str, Tensor]:
-        return self.score.start(masked)
+    def begin(self, start: Start) -> dict[str, Field]:
+        return self.score.begin(start)
 
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
         wants = super().wants(state, masked, due, reach)
@@ -26,10 +28,8 @@ class Remask(Correcting):
             return wants
         return Wants(wants.best, wants.sampled, ~masked & ~state.fixed)
 
-    def forget(self, changed: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.score.forget(changed, parts)
 
-
-def room(view_quota: Tensor, masked: Tensor) -> Tensor:
-    """[R]: masks that a tick leaves masked; no more can be taken back and made up for in the same tick."""
-    return (masked.sum(-1) - view_quota).clamp(min=0)
+def num_left_masked(view: View) -> Tensor:
+    """[R]: masks that the schedule leaves in the active block at this tick; no more tokens can be masked and made up
+    for in the same tick."""
+    return (view.window.sum(-1) - view.quota).clamp(min=0)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from components.samplers.contract import Extras
 from components.samplers.options.inputs import HardConfig
-from components.samplers.state import State, Written
+from components.samplers.owners import Owner, Start
+from components.samplers.state import Field, State, Written
 from components.samplers.view import View
 
 Mixture = tuple[Tensor, Tensor]
+"""(ids, weights), [R, L, K] each."""
 
 
-class Inputs(Protocol):
+@runtime_checkable
+class Inputs(Owner, Protocol):
     """A part of a sampler."""
 
     top_k: int
@@ -23,16 +27,11 @@ class Inputs(Protocol):
     every_tick: bool
     """It needs a call at every tick."""
 
-    def start(self, canvas: Tensor, fixed: Tensor) -> dict[str, Tensor]: ...
-
     def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
         """[R, L] bool each: where logits, and where a drawn distribution, will be read."""
 
-    def encode(self, state: State, looked_at: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
-        """(mixtures, dense inputs) that the network sees instead of ``looked_at`` [R, L]."""
-
-    def update(self, state: State, written: Written, view: View, steps: int) -> dict[str, Tensor]:
-        """Fields after a commit. ``state`` is from before it."""
+    def encode(self, state: State, shown: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
+        """(mixtures, dense inputs) that the network sees instead of the tokens ``shown`` [R, L]."""
 
 
 class Hard:
@@ -44,15 +43,15 @@ class Hard:
     def __init__(self, config: HardConfig, extras: Extras):
         del config, extras
 
-    def start(self, canvas: Tensor, fixed: Tensor) -> dict[str, Tensor]:
+    def begin(self, start: Start) -> dict[str, Field]:
         return {}
 
     def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
         nowhere = torch.zeros_like(masked)
         return nowhere, nowhere
 
-    def encode(self, state: State, looked_at: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
+    def encode(self, state: State, shown: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
         return None, None
 
-    def update(self, state: State, written: Written, view: View, steps: int) -> dict[str, Tensor]:
+    def update(self, state: State, written: Written, view: View, steps: int) -> Mapping[str, Tensor]:
         return {}

@@ -9,6 +9,7 @@ at 0: with unit norms the network reads z alone, so every position may have a pa
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from components.errors import SamplingError
 from components.samplers.contract import Extras
 from components.samplers.inputs.base import Mixture
 from components.samplers.options.inputs import DslSdeConfig
-from components.samplers.state import State, Written
+from components.samplers.owners import Start
+from components.samplers.state import Field, State, Written
 from components.samplers.view import View
 
 
@@ -37,20 +39,20 @@ class DslSde:
         self.gamma_max = config.gamma_max
         self.embedding = extras.embedding
 
-    def start(self, canvas: Tensor, fixed: Tensor) -> dict[str, Tensor]:
-        clean = self.gamma_max * self.embedding[canvas]
-        return {"z": torch.where(fixed[..., None], clean, 0.0)}
+    def begin(self, start: Start) -> dict[str, Field]:
+        clean = self.gamma_max * self.embedding[start.canvas]
+        return {"z": Field(torch.where(start.fixed[..., None], clean, 0.0), reset=0.0)}
 
     def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
         return masked, torch.zeros_like(masked)
 
-    def encode(self, state: State, looked_at: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
-        written = self.gamma_max * self.embedding[looked_at]
+    def encode(self, state: State, shown: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
+        written = self.gamma_max * self.embedding[shown]
         drafting = (state.inner > 0)[:, None, None]
-        return None, torch.where(drafting, written, state.parts["z"])
+        return None, torch.where(drafting, written, state["z"])
 
-    def update(self, state: State, written: Written, view: View, steps: int) -> dict[str, Tensor]:
-        z = state.parts["z"]
+    def update(self, state: State, written: Written, view: View, steps: int) -> Mapping[str, Tensor]:
+        z = state["z"]
         _, length, width = z.shape
         expected = torch.softmax(view.logits, dim=-1).to(z) @ self.embedding
         own = (view.at.select < view.at.size).to(z)[:, None]  # other planes add nothing
@@ -62,5 +64,4 @@ class DslSde:
         moves = view.masked & view.called[:, None]
         z = torch.where(moves[..., None], moved, z)
         clean = self.gamma_max * self.embedding[written.tokens]
-        z = torch.where((written.revealed | written.replaced)[..., None], clean, z)
-        return {"z": z.masked_fill(written.remasked[..., None], 0)}
+        return {"z": torch.where((written.revealed | written.replaced)[..., None], clean, z)}

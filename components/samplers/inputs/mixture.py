@@ -18,6 +18,7 @@ commit, because the current output at a written position is unsupervised in a ma
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ from torch import Tensor
 from components.samplers.contract import Extras
 from components.samplers.inputs.base import Hard, Mixture
 from components.samplers.options.inputs import MixtureConfig, SoftMaskConfig
-from components.samplers.state import State, Written
+from components.samplers.owners import Start
+from components.samplers.state import Field, State, Written
 from components.samplers.view import View
 
 
@@ -35,53 +37,51 @@ class Soft(Hard):
     def __init__(self, config: MixtureConfig | SoftMaskConfig, extras: Extras):
         self.beta, self.top_k, self.fade = config.beta, config.top_k, config.fade
 
-    def start(self, canvas: Tensor, fixed: Tensor) -> dict[str, Tensor]:
-        shape = (*canvas.shape, self.top_k)
+    def begin(self, start: Start) -> dict[str, Field]:
+        shape, device = (*start.canvas.shape, self.top_k), start.canvas.device
         return {
-            "soft_ids": torch.zeros(shape, dtype=torch.int64, device=canvas.device),
-            "soft_weights": torch.zeros(shape, device=canvas.device),
+            "soft_ids": Field(torch.zeros(shape, dtype=torch.int64, device=device)),
+            "soft_weights": Field(torch.zeros(shape, device=device), reset=0.0),
         }
 
-    def encode(self, state: State, looked_at: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
+    def encode(self, state: State, shown: Tensor, steps: int) -> tuple[Mixture | None, Tensor | None]:
         left = (1 - (state.tick - 1) / steps).clamp(min=0) ** self.fade
         share = torch.where(state.inner == 0, left, 0)
-        weights = state.parts["soft_weights"] * share[:, None, None]
+        weights = state["soft_weights"] * share[:, None, None]
         hard = 1 - weights.sum(-1, keepdim=True)
-        ids = torch.cat([looked_at[..., None], state.parts["soft_ids"]], dim=-1)
+        ids = torch.cat([shown[..., None], state["soft_ids"]], dim=-1)
         return (ids, torch.cat([hard, weights], dim=-1)), None
 
     def store(self, state: State, view: View, where: Tensor, clear: Tensor, strength: Tensor) -> dict[str, Tensor]:
-        """Keep strength p / (beta + 1) of the k best tokens at ``where``; nothing at ``clear``."""
+        """Keep strength p / (beta + 1) of the k best tokens at ``where``, and forget what was kept at ``clear``."""
         p = view.top_probabilities
         p = p / p.sum(-1, keepdim=True).clamp(min=1e-12)
         fresh = p * (strength / (self.beta + 1))[..., None]
-        weights = state.parts["soft_weights"].masked_fill(clear[..., None], 0)
+        weights = state["soft_weights"].masked_fill(clear[..., None], 0)
         return {
-            "soft_ids": torch.where(where[..., None], view.top_ids, state.parts["soft_ids"]),
+            "soft_ids": torch.where(where[..., None], view.top_ids, state["soft_ids"]),
             "soft_weights": torch.where(where[..., None], fresh.float(), weights),
         }
 
 
 def uncertainty(view: View) -> Tensor:
-    """H [R, L] in [0, 1]."""
+    """H, the entropy of each predicted distribution over its largest possible value: [R, L] in [0, 1]."""
     return (view.entropy / math.log(view.logits.shape[-1])).clamp(0, 1)
 
 
 class MixtureOfInputs(Soft):
-    """On written tokens."""
+    """Mixture of inputs: written tokens stay mixed with what they were drawn from."""
 
-    def update(self, state: State, written: Written, view: View, steps: int) -> dict[str, Tensor]:
-        clear = written.replaced | written.remasked
-        return self.store(state, view, written.revealed, clear, uncertainty(view))
+    def update(self, state: State, written: Written, view: View, steps: int) -> Mapping[str, Tensor]:
+        return self.store(state, view, written.revealed, written.replaced, uncertainty(view))
 
 
 class SoftMask(Soft):
-    """On masks."""
+    """Soft masks: masks are mixed with what the last call predicted there."""
 
     def wants(self, state: State, masked: Tensor) -> tuple[Tensor, Tensor]:
         return masked, masked
 
-    def update(self, state: State, written: Written, view: View, steps: int) -> dict[str, Tensor]:
+    def update(self, state: State, written: Written, view: View, steps: int) -> Mapping[str, Tensor]:
         still = view.masked & ~written.revealed & view.called[:, None]
-        clear = written.revealed | written.remasked
-        return self.store(state, view, still, clear, 1 - uncertainty(view))
+        return self.store(state, view, still, written.revealed, 1 - uncertainty(view))

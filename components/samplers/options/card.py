@@ -6,13 +6,14 @@ A part's options class answers them, and nothing else knows: no list of names, n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from components.errors import Problem
 from components.options import options
 from components.plugins import Card
 
 
+@runtime_checkable
 class Whole(Protocol):
     """A sampler, as its parts see it when they say whether they fit: ``components.samplers.config.SamplerConfig``."""
 

@@ -24,10 +24,10 @@ class Threshold(Base):
         first = select.best(score, candidates, torch.ones_like(state.tick))
         return first | (candidates & (view.confidence > self.threshold))
 
-    def decide(
+    def choose(
         self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """With what a policy that imitates it needs: confidence c, masked m, action u [R, L], time t [R]."""
+        """What is revealed, and what a policy that imitates it needs: confidence c, masked m, action u [R, L], time t [R]."""
         action = self.reveal(state, candidates, score, view, count)
         confidence = torch.where(candidates, view.confidence, 0)
         time = ((state.tick - 1) / candidates.shape[1]).clamp(max=1).float()

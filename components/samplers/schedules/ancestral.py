@@ -10,8 +10,9 @@ from components.diffusion.noise import Stream
 from components.samplers.contract import Extras
 from components.samplers.correctors.base import Corrector
 from components.samplers.options.schedules import AncestralConfig, FirstHittingConfig
+from components.samplers.owners import Start
 from components.samplers.schedules.base import Base
-from components.samplers.state import State
+from components.samplers.state import Field, State
 from components.samplers.view import View
 
 
@@ -46,29 +47,30 @@ class Ancestral(Base):
             self.tables[steps, device] = share, torch.cumsum(-torch.log1p(-hazard.clamp(0, 1 - 1e-12)), 0)
         return self.tables[steps, device]
 
-    def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
+    def begin(self, start: Start) -> dict[str, Field]:
+        masked, steps = start.masked, start.steps
         _, hazard = self.table(steps, masked.device)
-        u = noise.uniform(keys, 0, 0, masked.shape[1], Stream.REVEAL)
+        u = noise.uniform(start.keys, 0, 0, masked.shape[1], Stream.REVEAL)
         tick = torch.searchsorted(hazard, -torch.log1p(-u), right=True) + 1
-        return {"reveal_tick": torch.where(masked, tick, steps + 1)}
+        return {"reveal_tick": Field(torch.where(masked, tick, steps + 1))}
 
     def positions(self, state: State, window: Tensor, steps: int) -> Tensor:
-        return window & (state.parts["reveal_tick"] == state.tick[:, None])
+        return window & (state["reveal_tick"] == state.tick[:, None])
 
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
         return candidates
 
     def next_event(self, state: State, window: Tensor, steps: int) -> Tensor:
-        ticks = state.parts["reveal_tick"]
+        ticks = state["reveal_tick"]
         return torch.where(window & (ticks >= state.tick[:, None]), ticks, steps + 1).amin(-1)
 
-    def forget(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
+    def redraw(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
         _, hazard = self.table(steps, remasked.device)
         spent = torch.where(state.tick > 0, hazard[(state.tick - 1).clamp(0, steps - 1)], 0.0)[:, None]
         u = noise.uniform(state.keys, state.tick, 0, remasked.shape[1], Stream.REVEAL)
         tick = torch.searchsorted(hazard, spent - torch.log1p(-u), right=True) + 1
         tick = torch.maximum(tick, state.tick[:, None] + 1).clamp(max=steps + 1)
-        return {"reveal_tick": torch.where(remasked, tick, state.parts["reveal_tick"])}
+        return {"reveal_tick": torch.where(remasked, tick, state["reveal_tick"])}
 
     def time(self, state: State, masked: Tensor, steps: int) -> Tensor:
         share, _ = self.table(steps, state.tick.device)
@@ -85,21 +87,21 @@ class FirstHitting(Base):
     def __init__(self, config: FirstHittingConfig, corrector: Corrector, extras: Extras):
         self.per_call = config.per_call
 
-    def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
-        return {"hit_time": 1 - noise.uniform(keys, 0, 0, masked.shape[1], Stream.REVEAL)}
+    def begin(self, start: Start) -> dict[str, Field]:
+        return {"hit_time": Field(1 - noise.uniform(start.keys, 0, 0, start.masked.shape[1], Stream.REVEAL))}
 
     def positions(self, state: State, window: Tensor, steps: int) -> Tensor:
-        return select.best(state.parts["hit_time"], window, torch.full_like(state.tick, self.per_call))
+        return select.best(state["hit_time"], window, torch.full_like(state.tick, self.per_call))
 
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
         return candidates
 
-    def forget(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
+    def redraw(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
         u = noise.uniform(state.keys, state.tick, 0, remasked.shape[1], Stream.REVEAL)
-        times = state.parts["hit_time"]
+        times = state["hit_time"]
         last = torch.where(masked | state.fixed, 1.0, times).amin(-1, keepdim=True)
         return {"hit_time": torch.where(remasked, u * last, times)}
 
     def time(self, state: State, masked: Tensor, steps: int) -> Tensor:
         """The time at which the next position is hit: the network sees the row just before it."""
-        return torch.where(masked, state.parts["hit_time"], 0).amax(-1).float()
+        return torch.where(masked, state["hit_time"], 0).amax(-1).float()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,11 +11,13 @@ from torch import Tensor
 from components.diffusion import select
 from components.samplers.contract import Extras
 from components.samplers.correctors.base import Corrector
-from components.samplers.state import State
+from components.samplers.owners import Owner, Start
+from components.samplers.state import Field, State, Written
 from components.samplers.view import View
 
 
-class Schedule(Protocol):
+@runtime_checkable
+class Schedule(Owner, Protocol):
     """A part of a sampler. ``steps`` is T; ticks are 1..T. ``window`` [R, L] are the masks of the active block."""
 
     ends_when_full: bool
@@ -25,11 +28,8 @@ class Schedule(Protocol):
     def times(self, steps: int, device: torch.device) -> Tensor:
         """The grid [T + 1] from 1 down, float64."""
 
-    def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
-        """Fields to register. masked: [R, L] bool."""
-
-    def enter(self, state: State, window: Tensor, steps: int, num_blocks: Tensor) -> dict[str, Tensor]:
-        """Fields of rows that begin a block."""
+    def enter(self, state: State, window: Tensor, steps: int, num_blocks: Tensor) -> Mapping[str, Tensor]:
+        """New values of its fields in rows that begin a block."""
 
     def positions(self, state: State, window: Tensor, steps: int) -> Tensor:
         """[R, L] bool: masked positions that may be revealed at this tick."""
@@ -37,26 +37,30 @@ class Schedule(Protocol):
     def quota(self, state: State, window: Tensor, steps: int) -> Tensor:
         """[R]: how many of them; 0 where it does not count."""
 
-    def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
-        """[R, L] bool: those that are. ``count`` [R] is the quota and what the corrector took back."""
-
-    def decide(
+    def choose(
         self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same, and what a policy learns from."""
+        """The candidates [R, L] bool that are revealed, and what a policy needs to learn from this choice.
+
+        Args:
+            candidates: [R, L] bool, within ``positions``.
+            score: [R, L], of the order; larger comes first.
+            count: [R], the quota and as many more as the corrector masks and wants made up for.
+        """
 
     def next_event(self, state: State, window: Tensor, steps: int) -> Tensor:
         """[R]: the first tick at or after the current one at which something may be revealed; T + 1 if none."""
 
-    def forget(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
-        """Fields after positions [R, L] were masked again at the state's tick; ``masked`` were so before."""
+    def redraw(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
+        """What it had drawn ahead, drawn again for positions [R, L] that were masked again at the state's tick;
+        ``masked`` were so before."""
 
     def time(self, state: State, masked: Tensor, steps: int) -> Tensor:
         """[R]: t, for networks that read it."""
 
 
 class Base:
-    """What most schedules have in common."""
+    """What most schedules have in common: any mask of the active block may be revealed, at every tick."""
 
     ends_when_full = True
     reads: frozenset[str] = frozenset()
@@ -67,10 +71,10 @@ class Base:
     def times(self, steps: int, device: torch.device) -> Tensor:
         return 1 - torch.arange(steps + 1, dtype=torch.float64, device=device) / steps
 
-    def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
+    def begin(self, start: Start) -> dict[str, Field]:
         return {}
 
-    def enter(self, state: State, window: Tensor, steps: int, num_blocks: Tensor) -> dict[str, Tensor]:
+    def enter(self, state: State, window: Tensor, steps: int, num_blocks: Tensor) -> Mapping[str, Tensor]:
         return {}
 
     def positions(self, state: State, window: Tensor, steps: int) -> Tensor:
@@ -79,18 +83,22 @@ class Base:
     def quota(self, state: State, window: Tensor, steps: int) -> Tensor:
         return torch.zeros_like(state.tick)
 
-    def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
-        return select.best(score, candidates, count)
-
-    def decide(
+    def choose(
         self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         return self.reveal(state, candidates, score, view, count), {}
 
+    def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
+        """The choice alone, of schedules from which no policy learns: the ``count`` candidates of largest score."""
+        return select.best(score, candidates, count)
+
     def next_event(self, state: State, window: Tensor, steps: int) -> Tensor:
         return torch.where(window.any(-1), state.tick, steps + 1)
 
-    def forget(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
+    def update(self, state: State, written: Written, view: View, steps: int) -> Mapping[str, Tensor]:
+        return self.redraw(state, view.masked, written.remasked, steps)
+
+    def redraw(self, state: State, masked: Tensor, remasked: Tensor, steps: int) -> dict[str, Tensor]:
         return {}
 
     def time(self, state: State, masked: Tensor, steps: int) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from components.samplers.contract import Extras
 from components.samplers.correctors.base import Corrector
 from components.samplers.options.schedules import FixedCountConfig
+from components.samplers.owners import Start
 from components.samplers.schedules.base import Base
-from components.samplers.state import State
+from components.samplers.state import Field, State
 
 
 class FixedCount(Base):
@@ -21,9 +22,9 @@ class FixedCount(Base):
     def __init__(self, config: FixedCountConfig, corrector: Corrector, extras: Extras):
         self.per_call = config.per_call
 
-    def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
-        zeros = torch.zeros_like(keys[:, 0])
-        return {"even": zeros, "remainder": zeros, "since": zeros}
+    def begin(self, start: Start) -> dict[str, Field]:
+        zeros = torch.zeros_like(start.keys[:, 0])
+        return {"even": Field(zeros), "remainder": Field(zeros), "since": Field(zeros)}
 
     def enter(self, state: State, window: Tensor, steps: int, num_blocks: Tensor) -> dict[str, Tensor]:
         total, ticks = window.sum(-1), (steps // num_blocks.clamp(min=1)).clamp(min=1)
@@ -32,8 +33,8 @@ class FixedCount(Base):
     def quota(self, state: State, window: Tensor, steps: int) -> Tensor:
         if self.per_call:
             return torch.full_like(state.tick, self.per_call)
-        place = state.tick - state.parts["since"]
-        return state.parts["even"] + (place < state.parts["remainder"]).long()
+        since = state.tick - state["since"]
+        return state["even"] + (since < state["remainder"]).long()
 
     def next_event(self, state: State, window: Tensor, steps: int) -> Tensor:
         return torch.where((self.quota(state, window, steps) > 0) & window.any(-1), state.tick, steps + 1)
@@ -42,8 +43,8 @@ class FixedCount(Base):
 class Remaining(Base, ABC):
     """So many masks stay after each tick, whatever was taken back: MaskGIT's cosine, Mask-Predict's line."""
 
-    def start(self, masked: Tensor, keys: Tensor, steps: int) -> dict[str, Tensor]:
-        return {"total": masked.sum(-1)}
+    def begin(self, start: Start) -> dict[str, Field]:
+        return {"total": Field(start.masked.sum(-1))}
 
     @abstractmethod
     def share(self, progress: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class Remaining(Base, ABC):
 
     def quota(self, state: State, window: Tensor, steps: int) -> Tensor:
         progress = (state.tick.double() / steps).clamp(max=1)
-        stay = torch.floor(state.parts["total"] * self.share(progress) + 1e-9).long()
+        stay = torch.floor(state["total"] * self.share(progress) + 1e-9).long()
         stay = torch.where(state.tick >= steps, 0, stay.clamp(min=1))
         return (window.sum(-1) - stay).clamp(min=0)
 

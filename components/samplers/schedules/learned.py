@@ -32,7 +32,7 @@ class Learned(Base):
         self.config = config
         self.policy = extras.policy
 
-    def decide(
+    def choose(
         self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What is revealed, and c, m, u [R, L], t, logpi [R]: inputs, action, log-probability."""

@@ -4,6 +4,7 @@ A group is ``width`` contiguous rows with one canvas. Its chains run by themselv
 wait there for each other; waiting costs nothing. Then they are weighted, and where the weights have become
 uneven, ancestors are drawn and every field of a chain follows its ancestor in one index_select. Ids and
 random keys belong to the slot and stay, and what a schedule had drawn ahead is drawn anew, so copies part.
+Every field says of itself whether it follows (``state.Field``).
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from components.diffusion import noise
 from components.diffusion.noise import Stream
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Answer, Extras, Query, Samples, Vocabulary
-from components.samplers.sampler import RowSampler, Survey
-from components.samplers.state import Record, State
+from components.samplers.sampler import RowSampler
+from components.samplers.standing import settle
+from components.samplers.state import SLOT, Field, Record, State
+from components.samplers.survey import Survey
 
-SLOT = frozenset({"ids", "keys", "parts.sweep_keys", "parts.pinned"})
-"""Fields that stay where they are when chains follow their ancestors."""
+NEVER = 2**62
+"""A tick that no chain reaches."""
 
 
 class Group(ABC):
@@ -35,7 +39,7 @@ class Group(ABC):
     """Weights need rewards."""
     num_guesses = 1
 
-    def __init__(self, config: SamplerConfig, vocabulary: Vocabulary, extras: Extras, survey: Survey | None = None):
+    def __init__(self, config: SamplerConfig, vocabulary: Vocabulary, extras: Extras, survey: Survey = Survey()):  # noqa: B008
         self.search: Any = config.search
         """The options of the search itself; each kind reads its own."""
         self.width = config.search.num_chains
@@ -44,60 +48,62 @@ class Group(ABC):
 
     # --- start ------------------------------------------------------------------------------------
 
-    def start(self, canvas: Tensor, fixed: Tensor, ids: Tensor, seed: int) -> State:
-        canvas, fixed, ids = (x.repeat_interleave(self.width, 0) for x in (canvas, fixed, ids))
+    def start(
+        self, canvas: Int[Tensor, "B L"], fixed: Bool[Tensor, "B L"], ids: Int[Tensor, "B"], seeds: Int[Tensor, "B"]
+    ) -> State:
+        canvas, fixed, ids, seeds = (x.repeat_interleave(self.width, 0) for x in (canvas, fixed, ids, seeds))
         particle = torch.arange(len(ids), device=ids.device) % self.width
-        keys = torch.stack([noise.row_keys(seed, ids, particle, sweep) for sweep in range(self.sweeps)], dim=1)
+        keys = torch.stack([noise.row_keys(seeds, ids, particle, sweep) for sweep in range(self.sweeps)], dim=1)
         state = self.base.begin(canvas, fixed, ids, keys[:, 0])
-        rows = len(ids)
-        nothing = torch.zeros(rows, dtype=torch.float64, device=ids.device)
-        parts = state.parts | {
-            "alive": state.active,
-            "pinned": torch.zeros_like(state.active),
-            "judging": torch.zeros_like(state.active),
-            "log_weight": nothing,
-            "estimate": nothing,
-            "barrier": torch.full_like(ids, self.every or 2**62),
-            "sweep": torch.zeros_like(ids),
-            "sweep_keys": keys,
-            "canvas": canvas,
-        }
-        return replace(state, parts=parts)
+        no, zeros = torch.zeros_like(state.active), torch.zeros_like(ids)
+        nothing = zeros.double()
+        return state.registered(
+            {
+                "alive": Field(state.active),
+                "pinned": Field(no, **SLOT),
+                "awaits_reward": Field(no, recorded=False),
+                "log_weight": Field(nothing, recorded=False),
+                "estimate": Field(nothing),
+                "barrier": Field(torch.full_like(ids, self.every or NEVER), recorded=False),
+                "sweep": Field(zeros, recorded=False),
+                "sweep_keys": Field(keys, **SLOT),
+                "canvas": Field(canvas, recorded=False),
+            }
+        )
 
     # --- ask --------------------------------------------------------------------------------------
 
     def running(self, state: State) -> Tensor:
         """[R] bool: chains that go on by themselves."""
-        alive, waiting = state.parts["alive"], (state.tick > state.parts["barrier"]) & (state.inner == 0)
-        return state.active & alive & ~waiting & ~state.parts["pinned"]
+        waiting = (state.tick > state["barrier"]) & (state.inner == 0)
+        return state.active & state["alive"] & ~waiting & ~state["pinned"]
 
     def query(self, state: State) -> Query:
         query = self.base.query(replace(state, active=self.running(state)))
-        judging = state.parts["judging"]
         if not self.rewarded:
             return query
-        done = ~state.parts["alive"]
-        final = state.tokens[:, None].expand(-1, self.num_guesses, -1)
-        guess = state.parts.get("guess", final)
-        candidates = torch.where(done[:, None, None], final, guess)
-        first = torch.arange(self.num_guesses, device=done.device) == 0  # a full row is judged once
-        judged = (judging & ~state.parts["pinned"] & (~done | self.all_done(state)))[:, None] & (~done[:, None] | first)
-        return replace(query, rewarded=judged, candidates=candidates)
+        done = ~state["alive"]
+        candidates = state.tokens[:, None].expand(-1, self.num_guesses, -1)
+        if "guess" in state.fields:
+            candidates = torch.where(done[:, None, None], candidates, state["guess"])
+        first = torch.arange(self.num_guesses, device=done.device) == 0  # a full row is scored once
+        scored = state["awaits_reward"] & ~state["pinned"] & (~done | self.all_done(state))
+        return replace(query, rewarded=scored[:, None] & (~done[:, None] | first), candidates=candidates)
 
     # --- tell -------------------------------------------------------------------------------------
 
     def advance(self, state: State, answer: Answer) -> tuple[State, Record]:
         running = self.running(state)
-        judged = state.parts["judging"]
+        scored = state["awaits_reward"]
         moved, record = self.base.advance(replace(state, active=running), answer)
-        alive = torch.where(running, moved.active, state.parts["alive"])
-        state = replace(moved, active=state.active, parts=moved.parts | {"alive": alive})
+        alive = torch.where(running, moved.active, state["alive"])
+        state = moved.having({"active": state.active, "alive": alive})
         if self.rewarded:
             assert answer.rewards is not None
-            state = self.weighed(state, judged, answer.rewards)
-        arrived = self.group_all(~self.running(state)) & state.active & ~judged
+            state = self.weighed(state, scored, answer.rewards)
+        arrived = self.group_all(~self.running(state)) & state.active & ~scored
         if self.rewarded:
-            return replace(state, parts=state.parts | {"judging": arrived}), record
+            return state.having({"awaits_reward": arrived}), record
         return self.weighed(state, arrived, torch.zeros(len(arrived), 1, device=arrived.device)), record
 
     def weighed(self, state: State, arrived: Tensor, rewards: Tensor) -> State:
@@ -105,18 +111,17 @@ class Group(ABC):
         finished = self.all_done(state)
         after = self.weigh(state, finished, rewards)
         between = self.resample(after)
-        barrier = self.next_barrier(between)
-        between = replace(between, parts=between.parts | {"barrier": barrier})
+        between = between.having({"barrier": self.next_barrier(between)})
         return self.ended(after).where(arrived & finished, between).where(arrived, state)
 
     def next_barrier(self, state: State) -> Tensor:
         """[R]: the resampling point before which every living chain still has a tick."""
         if not self.every:
-            return state.parts["barrier"]
-        living = state.parts["alive"] & ~state.parts["pinned"]
-        first = torch.where(living, state.tick, 2**62).view(-1, self.width).amin(-1)
+            return state["barrier"]
+        living = state["alive"] & ~state["pinned"]
+        first = torch.where(living, state.tick, NEVER).view(-1, self.width).amin(-1)
         following = (-(-first // self.every) * self.every).repeat_interleave(self.width)
-        return torch.maximum(following, state.parts["barrier"] + self.every).clamp(max=2**62)
+        return torch.maximum(following, state["barrier"] + self.every).clamp(max=NEVER)
 
     def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
         """New log-weights. finished [R] bool: the group's chains have all ended. rewards: [R, P]."""
@@ -130,7 +135,7 @@ class Group(ABC):
         """Chains replaced by copies of their ancestors, in groups with uneven weights."""
         if not self.barriers:
             return state
-        log_weight = state.parts["log_weight"].view(-1, self.width)
+        log_weight = state["log_weight"].view(-1, self.width)
         weight = torch.softmax(log_weight, -1)
         uneven = 1 / (weight**2).sum(-1) < self.search.ess * self.width - 1e-9
         if self.search.ess >= 1:
@@ -138,28 +143,27 @@ class Group(ABC):
         uneven = uneven.repeat_interleave(self.width)
         chosen = self.ancestors(state, weight)
         offset = torch.arange(len(chosen), device=chosen.device) // self.width * self.width
-        chosen = torch.where(state.parts["pinned"], 0, chosen) + offset
-        own = state.fields()
-        copied = state.map(lambda x: x.index_select(0, chosen)).rebuild({n: v for n, v in own.items() if n in SLOT})
-        copied = replace(copied, parts=copied.parts | {"log_weight": torch.zeros_like(state.parts["log_weight"])})
+        chosen = torch.where(state["pinned"], 0, chosen) + offset
+        copied = state.inherited(chosen).having({"log_weight": torch.zeros_like(state["log_weight"])})
         return self.parted(copied).where(uneven, state)
 
     def parted(self, state: State) -> State:
         """Copies with draws of their own: what was drawn ahead is drawn again, from the resampling point on."""
-        masked = self.base.masked(state)
-        steps = self.base.ticks(state.tokens.shape[1])
-        at = replace(state, tick=state.parts["barrier"].clamp(max=steps))
-        fresh = self.base.schedule.forget(at, masked, masked, steps)
+        parts = self.base.parts
+        masked = parts.masked(state)
+        steps = parts.ticks(state.tokens.shape[1])
+        at = replace(state, tick=state["barrier"].clamp(max=steps))
+        fresh = parts.schedule.redraw(at, masked, masked, steps)
         if not fresh:
             return state
-        again = replace(state, tick=at.tick + 1, active=state.parts["alive"], parts=state.parts | fresh)
-        again = replace(self.base.settle(again), active=state.active)
-        return again.where(state.parts["alive"], state)
+        again = state.having({"tick": at.tick + 1, "active": state["alive"], **fresh})
+        again = replace(settle(parts, again), active=state.active)
+        return again.where(state["alive"], state)
 
     def ancestors(self, state: State, weight: Tensor) -> Tensor:
         """[R]: places in the group, by the uniforms of its first slot."""
         keys = state.keys[:: self.width]
-        barrier = state.parts["barrier"][:: self.width]
+        barrier = state["barrier"][:: self.width]
         u = noise.uniform(keys, barrier, 0, self.width, Stream.RESAMPLE)
         if self.search.resampling == "systematic":
             u = (torch.arange(self.width, device=u.device) + u[:, :1]) / self.width
@@ -172,11 +176,11 @@ class Group(ABC):
 
     def all_done(self, state: State) -> Tensor:
         """[R] bool: every chain of the group that runs by itself has ended."""
-        return self.group_all(~state.parts["alive"] | state.parts["pinned"])
+        return self.group_all(~state["alive"] | state["pinned"])
 
     def belief(self, state: State) -> Tensor:
         """log-probability of the written tokens, each as it was when written [R], float64."""
-        written = ~self.base.masked(state) & ~state.fixed
+        written = ~self.base.parts.masked(state) & ~state.fixed
         logs = state.confidence.double().clamp(min=1e-300).log()
         return torch.where(written, logs, 0).sum(-1)
 
@@ -189,7 +193,7 @@ class Group(ABC):
     def by_weight(self, state: State, log_weight: Tensor) -> Tensor:
         """[G]: one place drawn from weights [R]."""
         weight = torch.softmax(log_weight.view(-1, self.width), -1).cumsum(-1)
-        sweep = state.parts["sweep"][:: self.width]
+        sweep = state["sweep"][:: self.width]
         u = noise.uniform(state.keys[:: self.width], sweep, 0, 1, Stream.PICK)
         return torch.searchsorted(weight, u * weight[:, -1:], right=True)[:, 0].clamp(max=self.width - 1)
 
@@ -198,5 +202,5 @@ class Group(ABC):
         return Samples(state.ids[rows], state.tokens[rows], state.edits[rows])
 
     def max_calls(self, length: int) -> int:
-        surveys = self.base.ticks(length) // self.every + 1 if self.every else 0
+        surveys = self.base.parts.ticks(length) // self.every + 1 if self.every else 0
         return self.width * self.sweeps * (self.base.max_calls(length) + surveys)

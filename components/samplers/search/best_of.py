@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from components.samplers.config import SamplerConfig
@@ -23,7 +21,7 @@ class BestOf(Group):
 
     def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
         value = rewards[:, 0] if self.rewarded else self.belief(state)
-        return replace(state, parts=state.parts | {"estimate": value.double()})
+        return state.having({"estimate": value.double()})
 
     def pick(self, state: State) -> Tensor:
-        return state.parts["estimate"].view(-1, self.width).argmax(-1)
+        return state["estimate"].view(-1, self.width).argmax(-1)

@@ -7,8 +7,6 @@ lambda = 1 and a pick by weight the law is p squared.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -17,21 +15,20 @@ from components.samplers.state import State
 
 
 class SelfRewarding(Group):
-    """Self-rewarding SMC."""
+    """Chains weighted by the probability of the tokens that they hold."""
 
     def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
         belief = self.belief(state)
         power = torch.full_like(belief, self.search.exponent)
         if self.search.ramp:
-            steps = self.base.ticks(state.tokens.shape[1])
+            steps = self.base.parts.ticks(state.tokens.shape[1])
             power = power * ((state.tick - 1) / steps).clamp(max=1)
-        gain = power * (belief - state.parts["estimate"])
-        parts = {"log_weight": state.parts["log_weight"] + gain, "estimate": belief}
-        return replace(state, parts=state.parts | parts)
+        gain = power * (belief - state["estimate"])
+        return state.having({"log_weight": state["log_weight"] + gain, "estimate": belief})
 
     def pick(self, state: State) -> Tensor:
         if self.search.pick == "weight":
-            return self.by_weight(state, state.parts["log_weight"])
+            return self.by_weight(state, state["log_weight"])
         if self.search.pick == "best":
-            return state.parts["estimate"].view(-1, self.width).argmax(-1)
+            return state["estimate"].view(-1, self.width).argmax(-1)
         return torch.zeros(len(state.ids) // self.width, dtype=torch.int64, device=state.ids.device)

@@ -13,14 +13,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Samples, Vocabulary
 from components.samplers.options.search import SteeringConfig
-from components.samplers.sampler import Survey
-from components.samplers.search.base import SLOT, Group
-from components.samplers.state import State, choose_rows
+from components.samplers.search.base import Group
+from components.samplers.state import Field, State, choose_rows, fit
+from components.samplers.survey import Survey
 
 
 class Steering(Group):
@@ -35,98 +36,80 @@ class Steering(Group):
         survey = Survey(search.every, search.guesses, search.guess == "sample")
         super().__init__(config, vocabulary, extras, survey)
 
-    def start(self, canvas: Tensor, fixed: Tensor, ids: Tensor, seed: int) -> State:
-        state = super().start(canvas, fixed, ids, seed)
-        parts = {
-            "place": torch.zeros_like(state.ids),
-            "best_reward": torch.full_like(state.parts["estimate"], float("-inf")),
-            "best_tokens": state.tokens,
-            "kept_tokens": state.tokens,
-        }
-        state = replace(state, parts=state.parts | parts)
+    def start(
+        self, canvas: Int[Tensor, "B L"], fixed: Bool[Tensor, "B L"], ids: Int[Tensor, "B"], seeds: Int[Tensor, "B"]
+    ) -> State:
+        """With the trail of each chain, its recorded fields at every resampling point, and the reference's."""
+        state = super().start(canvas, fixed, ids, seeds)
+        recorded = state.recorded()
+        state = state.registered(
+            {
+                "point": Field(torch.zeros_like(state.ids), recorded=False),
+                "best_reward": Field(torch.full_like(state["estimate"], float("-inf")), recorded=False),
+                "best_tokens": Field(state.tokens, recorded=False),
+                "kept_tokens": Field(state.tokens, recorded=False),
+            }
+        )
         if self.sweeps == 1:
             return state
-        places = -(-self.base.ticks(canvas.shape[1]) // self.every) + 1
-        trail = {
-            f"trail.{name}": state.fields()[name][:, None].expand(-1, places, *[-1] * (state.fields()[name].dim() - 1))
-            for name in self.lineage(state)
-        }
-        trail = {name: value.contiguous() for name, value in trail.items()}
-        reference = {name.replace("trail.", "reference."): value.clone() for name, value in trail.items()}
-        return replace(state, parts=state.parts | trail | reference)
-
-    def lineage(self, state: State) -> list[str]:
-        """Fields of a chain that are kept for the reference."""
-        ours = (
-            "sweep",
-            "canvas",
-            "barrier",
-            "judging",
-            "log_weight",
-            "place",
-            "best_",
-            "kept_",
-            "trail.",
-            "reference.",
-        )
-        fields = [n for n in state.fields() if n not in SLOT and n not in ("fixed", "active")]
-        return [n for n in fields if not n.removeprefix("parts.").startswith(ours)]
+        num_points = -(-self.base.parts.ticks(canvas.shape[1]) // self.every) + 1
+        trail = {n: v[:, None].expand(-1, num_points, *v.shape[1:]).contiguous() for n, v in recorded.items()}
+        state = state.registered({f"trail.{n}": Field(v, recorded=False) for n, v in trail.items()})
+        return state.registered({f"reference.{n}": Field(v.clone(), recorded=False) for n, v in trail.items()})
 
     def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
         beta = self.search.beta
         soft = beta * (torch.logsumexp(rewards.double() / beta, -1) - torch.log(torch.tensor(float(rewards.shape[1]))))
-        old = state.parts["estimate"]
-        alive = state.parts["alive"]
-        value = torch.where(finished, rewards[:, 0].double(), torch.where(alive, soft, old))
-        state = replace(state, parts=state.parts | {"estimate": value})
+        old = state["estimate"]
+        value = torch.where(finished, rewards[:, 0].double(), torch.where(state["alive"], soft, old))
+        state = state.having({"estimate": value})
         if self.sweeps > 1:
             state = self.replayed(state, finished)
-        gain = (state.parts["estimate"] - old) / beta
-        state = replace(state, parts=state.parts | {"log_weight": state.parts["log_weight"] + gain})
+        gain = (state["estimate"] - old) / beta
+        state = state.having({"log_weight": state["log_weight"] + gain})
         return self.kept(state, finished) if self.sweeps > 1 else state
 
-    def trail_place(self, state: State, finished: Tensor) -> Tensor:
-        """[R]: where the state at this point belongs; the last place is the end."""
-        last = state.parts["trail.tick"].shape[1] - 1
-        return torch.where(finished, last, state.parts["place"].clamp(max=last))
+    def point_of(self, state: State, finished: Tensor) -> Tensor:
+        """[R]: number of the resampling point at which each row stands; the last one is the end."""
+        last = state["trail.tick"].shape[1] - 1
+        return torch.where(finished, last, state["point"].clamp(max=last))
 
     def replayed(self, state: State, finished: Tensor) -> State:
         """Slot 0 as the reference was at this point."""
-        at = self.trail_place(state, finished)
+        at = self.point_of(state, finished)
         rows = torch.arange(len(at), device=at.device)
-        stored = {n: state.parts[f"reference.{n}"][rows, at] for n in self.lineage(state)}
-        return state.rebuild(stored).where(state.parts["pinned"], state)
+        stored = {name: state[f"reference.{name}"][rows, at] for name in state.recorded()}
+        return state.having(stored).where(state["pinned"], state)
 
     def kept(self, state: State, finished: Tensor) -> State:
-        """The trail with this point in it, and with the end in all places that were not reached."""
-        at = self.trail_place(state, finished)
-        fields = state.fields()
-        places = torch.arange(state.parts["trail.tick"].shape[1], device=at.device)
-        unreached = finished[:, None] & (places >= state.parts["place"][:, None])
-        here = (places == at[:, None]) | unreached
+        """The trail with this point in it, and with the end at all points that were not reached."""
+        at = self.point_of(state, finished)
+        points = torch.arange(state["trail.tick"].shape[1], device=at.device)
+        unreached = finished[:, None] & (points >= state["point"][:, None])
+        here = (points == at[:, None]) | unreached
         trail = {}
-        for name in self.lineage(state):
-            old = state.parts[f"trail.{name}"]
-            mask = here.view(*here.shape, *[1] * (old.dim() - 2))
-            trail[f"trail.{name}"] = torch.where(mask, fields[name][:, None], old)
-        return replace(state, parts=state.parts | trail | {"place": state.parts["place"] + 1})
+        for name, value in state.recorded().items():
+            old = state[f"trail.{name}"]
+            trail[f"trail.{name}"] = torch.where(fit(here, old), value[:, None], old)
+        return state.having({**trail, "point": state["point"] + 1})
 
     def ended(self, state: State) -> State:
         """The next reference, and the next sweep where there is one."""
-        reward = state.parts["estimate"]
+        reward = state["estimate"]
         groups = reward.view(-1, self.width)
         best = groups.argmax(-1)
         offset = torch.arange(0, len(reward), self.width, device=reward.device)
-        chosen = best if self.search.reference == "best" else self.by_weight(state, state.parts["log_weight"])
+        chosen = best if self.search.reference == "best" else self.by_weight(state, state["log_weight"])
         top, kept = ((offset + x).repeat_interleave(self.width) for x in (best, chosen))
-        better = reward[top] > state.parts["best_reward"]
-        parts = state.parts | {
-            "best_reward": torch.where(better, reward[top], state.parts["best_reward"]),
-            "best_tokens": choose_rows(better, state.tokens[top], state.parts["best_tokens"]),
-            "kept_tokens": state.tokens[kept],
-        }
-        state = replace(state, parts=parts)
-        over = state.parts["sweep"] + 1 >= self.sweeps
+        better = reward[top] > state["best_reward"]
+        state = state.having(
+            {
+                "best_reward": torch.where(better, reward[top], state["best_reward"]),
+                "best_tokens": choose_rows(better, state.tokens[top], state["best_tokens"]),
+                "kept_tokens": state.tokens[kept],
+            }
+        )
+        over = state["sweep"] + 1 >= self.sweeps
         if self.search.stop_above is not None:
             over = over | (reward[kept] >= self.search.stop_above)
         closed = replace(state, active=torch.zeros_like(state.active))
@@ -136,28 +119,31 @@ class Steering(Group):
 
     def next_sweep(self, state: State, kept: Tensor) -> State:
         """All slots from the start with the keys of the next sweep, slot 0 pinned to the reference."""
-        sweep = (state.parts["sweep"] + 1).clamp(max=self.sweeps - 1)
+        sweep = (state["sweep"] + 1).clamp(max=self.sweeps - 1)
         rows = torch.arange(len(sweep), device=sweep.device)
-        keys = state.parts["sweep_keys"][rows, sweep]
-        fresh = self.base.begin(state.parts["canvas"], state.fixed, state.ids, keys)
-        nothing = torch.zeros_like(state.parts["estimate"])
-        reference = {f"reference.{n}": state.parts[f"trail.{n}"][kept] for n in self.lineage(state)}
-        parts = state.parts | fresh.parts | reference
-        parts |= {
-            "alive": fresh.active,
-            "pinned": rows % self.width == 0,
-            "log_weight": nothing,
-            "estimate": nothing,
-            "barrier": torch.full_like(sweep, self.every),
-            "place": torch.zeros_like(sweep),
-            "sweep": sweep,
-        }
-        return replace(fresh, active=torch.ones_like(fresh.active), parts=parts)
+        keys = state["sweep_keys"][rows, sweep]
+        fresh = self.base.begin(state["canvas"], state.fixed, state.ids, keys)
+        nothing = torch.zeros_like(state["estimate"])
+        reference = {f"reference.{name}": state[f"trail.{name}"][kept] for name in state.recorded()}
+        return state.having(
+            {
+                **fresh.tensors(),
+                **reference,
+                "active": torch.ones_like(fresh.active),
+                "alive": fresh.active,
+                "pinned": rows % self.width == 0,
+                "log_weight": nothing,
+                "estimate": nothing,
+                "barrier": torch.full_like(sweep, self.every),
+                "point": torch.zeros_like(sweep),
+                "sweep": sweep,
+            }
+        )
 
     def finish(self, state: State) -> Samples:
         if self.search.pick == "first":
             return super().finish(state)
-        kept = state.parts["best_tokens" if self.search.pick == "best" else "kept_tokens"]
+        kept = state["best_tokens" if self.search.pick == "best" else "kept_tokens"]
         return Samples(state.ids[:: self.width], kept[:: self.width], state.edits[:: self.width])
 
     def pick(self, state: State) -> Tensor:

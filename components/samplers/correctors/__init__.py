@@ -1,0 +1,1 @@
+"""Correctors: which visible tokens change."""

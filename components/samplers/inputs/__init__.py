@@ -1,0 +1,1 @@
+"""Inputs: what the network sees at a position."""

@@ -1,0 +1,1 @@
+"""Schedules: how much is revealed by when."""

@@ -1,0 +1,1 @@
+"""Searches: how many chains a sample has, and which survive."""
