@@ -91,9 +91,13 @@ def scorer_gives_one_number_a_row_whatever_the_company(options: Any, folder: Any
     assert [score([row])[options.column][0] for row in rows] == values
 
 
+ORACLE = Oracle(num_tokens=3, length=6, seed=3)
+
+
 def sampler_keeps_the_contract(config: Any) -> None:
     """Prompts kept, no mask left, alone as in a crowd, calls counted = forwards made, calls bounded."""
-    oracle = Oracle(num_tokens=3, length=6, seed=3)
+    oracle = ORACLE
+    oracle.calls = 0
     sampler = sampler_of(oracle, config)
     rows = rows_of(oracle, 5, prompt=1)
     crowd = run(oracle, config, rows, lanes=6, deterministic=False)

@@ -18,7 +18,7 @@ from components.samplers import PARTS, PRESETS, preset, rules
 from components.samplers.contract import Answer, Query
 from components.samplers.forward import Batching, Extent, answer, measure
 from components.samplers.state import Field
-from tests import decoding
+from tests import contracts, decoding
 from tests.decoding import CHOICES, choice_of, covering_array, decode, fits, rows_of, run, sampler_of, valid_choices
 from tests.oracle import Oracle
 
@@ -84,19 +84,8 @@ def test_every_part_is_among_the_choices():
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_combinations_keep_the_contract(chunk, combinations):
     """Prompts kept, no mask left, alone as in a crowd, calls counted = forwards made, calls bounded."""
-    oracle = Oracle(num_tokens=3, length=6, seed=3)
     for indices in combinations[chunk::CHUNKS]:
-        config = decoding.configured(choice_of(indices))
-        sampler = sampler_of(oracle, config)
-        rows = rows_of(oracle, 5, prompt=1)
-        oracle.calls = 0
-        crowd = run(oracle, config, rows, lanes=6, deterministic=False)
-        assert sum(s.calls for s in crowd.values()) == oracle.calls, config
-        for sample in crowd.values():
-            assert sample.tokens[0] == 1, config
-            assert oracle.mask_id not in sample.tokens, config
-            assert 0 < sample.calls <= sampler.max_calls(oracle.length), config
-        assert run(oracle, config, rows[2:3], lanes=1) == {rows[2].id: crowd[rows[2].id]}, config
+        contracts.sampler_keeps_the_contract(decoding.configured(choice_of(indices)))
 
 
 def test_changing_one_part_to_what_does_not_fit_is_reported_with_a_remedy():

@@ -22,6 +22,6 @@ class Restless(Correcting):
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         return state.tick <= steps - self.config.calm
 
-    def decide(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
+    def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         u = noise.uniform(state.keys, state.tick, 0, state.tokens.shape[1], STREAM)
         return verdict(state, remask=view.changeable & due[:, None] & (u < self.config.share))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from components.samplers.search.base import Group
@@ -14,7 +12,7 @@ class TopHeavy(Group):
     barriers = False
 
     def weigh(self, state: State, finished: Tensor, rewards: Tensor) -> State:
-        return replace(state, parts=state.parts | {"estimate": state.tokens.sum(-1).double()})
+        return state.having({"estimate": state.tokens.sum(-1).double()})
 
     def pick(self, state: State) -> Tensor:
-        return state.parts["estimate"].view(-1, self.width).argmax(-1)
+        return state["estimate"].view(-1, self.width).argmax(-1)
