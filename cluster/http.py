@@ -7,7 +7,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +16,18 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from components.api import Text, load, sample, score
+from cluster.shared_engine import SharedEngine
+from components.api import Text, ask, load, read_texts, score
 from components.errors import ConfigError, Problem, ProsecoError
 from components.models.cpu import use_threads
 from components.options import Count, Seed, options, parse
-from components.samplers import preset
+from components.samplers import SamplerConfig, preset
+from components.samplers.needs import check_needs
+from components.shards.sample import Sampling, engine_of
 
 MAX_SAMPLES = 256
+NUM_LANES = 64
+"""Rows of all requests that share a forward."""
 MAX_STEPS = 4096
 
 
@@ -60,9 +65,11 @@ class Endpoint:
     def __init__(self, folder: str, threads: int):
         self.threads = threads
         self.model = load(folder)
+        lanes = Sampling(sampler=SamplerConfig(), num_lanes=NUM_LANES, device=self.model.device)
+        self.engine = SharedEngine(engine_of(self.model, lanes), lambda: use_threads(threads))
 
     async def __call__(self, request: Request) -> JSONResponse:
-        routes: dict[tuple[str, str], Callable[[dict[str, Any]], Any]] = {
+        routes: dict[tuple[str, str], Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             ("POST", "/v1/sample"): self.sample,
             ("POST", "/v1/score"): self.score,
         }
@@ -75,12 +82,11 @@ class Endpoint:
             )
         try:
             body = await request.json()
-            return JSONResponse(await asyncio.to_thread(route, body))
+            return JSONResponse(await route(body))
         except (ProsecoError, ValueError) as error:
             return JSONResponse({"error": str(error)}, 400)
 
-    def sample(self, body: dict[str, Any]) -> dict[str, Any]:
-        use_threads(self.threads)
+    async def sample(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = parse(SampleRequest, body)
         number = asked.num_samples * len(asked.prompts)
         if number > MAX_SAMPLES:
@@ -89,13 +95,19 @@ class Endpoint:
         sampler = preset(asked.sampler, **asked.options)
         if sampler.steps > MAX_STEPS:
             raise ConfigError([Problem("options.steps", sampler.steps, f"at most {MAX_STEPS}", "lower it")])
-        rows = sample(self.model, sampler, asked.num_samples, asked.prompts, seed=asked.seed, trace=asked.trace)
-        return {"samples": [described(row) for row in rows]}
+        check_needs(sampler, self.model.info, allow_untrained=False)
+        rows = ask(self.model, asked.prompts, asked.num_samples, seed=asked.seed, trace=asked.trace)
+        samples = await self.engine.sample(sampler, [row for _, row in rows])
+        return {"samples": [described(row) for row in read_texts(self.model, rows, samples)]}
 
-    def score(self, body: dict[str, Any]) -> dict[str, Any]:
-        use_threads(self.threads)
+    async def score(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = parse(ScoreRequest, body)
-        return {"scores": score(self.model, asked.texts, asked.scorers)}
+
+        def scores() -> dict[str, list[float]]:
+            use_threads(self.threads)
+            return score(self.model, asked.texts, asked.scorers)
+
+        return {"scores": await asyncio.to_thread(scores)}
 
 
 def described(row: Text) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def described(row: Text) -> dict[str, Any]:
 def serve_forever(model: Path, host: str, port: int, replicas: int, threads: int, say: Callable[[str], None]) -> None:
     """Serve on the open cluster until SIGINT or SIGTERM."""
     serve.start(http_options={"host": host, "port": port})
-    deployment = serve.deployment(num_replicas=replicas, max_ongoing_requests=4, max_queued_requests=64)(Endpoint)
+    deployment = serve.deployment(num_replicas=replicas, max_ongoing_requests=16, max_queued_requests=64)(Endpoint)
     serve.run(deployment.bind(str(model), threads), name="endpoint", route_prefix="/")
     say(f"serving {model} on http://{host}:{port} (process {os.getpid()}); stop with Ctrl-C")
     stop = threading.Event()

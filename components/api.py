@@ -22,7 +22,7 @@ from components.data.corpora.config import SourceOptions
 from components.errors import DataError
 from components.options import parse
 from components.samplers import SamplerConfig, preset
-from components.samplers.contract import Sample
+from components.samplers.contract import Row, Sample
 from components.samplers.needs import check_needs
 from components.scorers import Scorers
 from components.scorers.base import ScoredRow, ScorerSetting
@@ -103,22 +103,42 @@ def sample(
     """
     config = preset(sampler, **options) if isinstance(sampler, str) else sampler
     check_needs(config, model.info, allow_untrained)
-    length = length or int(model.info["length"])
-    asked = [(p, i) for p in prompts for i in range(num_samples)]
-    pieces = {p: read_pieces(model.tokenizer, tuple(template) or (p,)) for p in prompts}
-    rows = [canvas(Prompt(i, pieces[p], label), length, model.tokenizer.mask_id, trace, seed) for p, i in asked]
+    asked = ask(model, prompts, num_samples, length=length, seed=seed, trace=trace, label=label, template=template)
     sampling = Sampling(
         sampler=config,
-        num_lanes=num_lanes or min(64, len(rows)),
+        num_lanes=num_lanes or min(64, len(asked)),
         device=model.device,
         source=read_source(judging.source),
         trained=judging.trained,
     )
-    samples = sample_rows(model, sampling, rows)
+    return read_texts(model, asked, sample_rows(model, sampling, [row for _, row in asked]))
+
+
+def ask(
+    model: Model,
+    prompts: Sequence[str],
+    num_samples: int,
+    *,
+    length: int = 0,
+    seed: int = 0,
+    trace: bool = False,
+    label: int | None = None,
+    template: Sequence[str | int] = (),
+) -> list[tuple[str, Row]]:
+    """Every prompt ``num_samples`` times, with the canvas to fill. Raises DataError where a prompt leaves no room."""
+    length, mask_id = length or int(model.info["length"]), model.tokenizer.mask_id
+    pieces = {p: read_pieces(model.tokenizer, tuple(template) or (p,)) for p in prompts}
     return [
-        Text(model.tokenizer.decode(s.tokens[num_leading(r) :]), p, s)
-        for s, r, (p, _) in zip(samples, rows, asked, strict=True)
+        (p, canvas(Prompt(i, pieces[p], label), length, mask_id, trace, seed))
+        for p in prompts
+        for i in range(num_samples)
     ]
+
+
+def read_texts(model: Model, asked: Sequence[tuple[str, Row]], samples: Sequence[Sample]) -> list[Text]:
+    """Samples with what was written after each prompt."""
+    decode = model.tokenizer.decode
+    return [Text(decode(s.tokens[num_leading(row) :]), p, s) for (p, row), s in zip(asked, samples, strict=True)]
 
 
 def score(
