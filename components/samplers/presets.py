@@ -174,7 +174,7 @@ def with_preset(value: Any) -> tuple[type[SamplerConfig], dict[str, Any]]:
     if not isinstance(section, Mapping):
         raise malformed("the name of a preset, or a section", f"preset: one of {', '.join(PRESETS)}")
     name = section.get("preset", "mdlm")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise not_in(list(PRESETS), name, "preset")
     options: dict[str, Any] = {"preset": name, **PRESETS[name].options}
     for key, change in section.items():

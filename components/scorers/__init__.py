@@ -27,7 +27,7 @@ def named(value: Any) -> tuple[Any, Any]:
     """A mapping of scorers' names to their options, or a list of names."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         value = dict.fromkeys(value)
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not all(o is None or isinstance(o, Mapping) for o in value.values()):
         raise malformed("a mapping of scorers to their options", f"e.g. {{entropy: {{}}}}; known: {', '.join(SCORERS)}")
     return ByName, {str(n): {"name": str(n), **(o or {})} for n, o in value.items()}
 

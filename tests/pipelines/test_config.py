@@ -257,3 +257,37 @@ def test_the_schema_for_editors_takes_the_shipped_runs_and_no_misspelt_ones():
     plain["samplers"]["mdlm_ancestral"] = {"model": "mdlm", "sampler": {"preset": "mdlm", "draw": {"top_pp": 1.0}}}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(plain, schema)
+
+
+JUNK = [None, True, 0, -1, 3.5, 1e308, float("nan"), "", "x", [], [1], {}, {"name": None}, {1: 2}, 10**30, [[[]]]]
+
+
+def places(plain, place=()):
+    """Where values stand in nested ones."""
+    items = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    for key, value in items:
+        yield (*place, key)
+        yield from places(value, (*place, key))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_junk_anywhere_in_a_run_is_a_problem_with_a_remedy_and_never_a_crash(seed):
+    import copy
+    import random
+
+    from pipelines.config.load import one_run, read_yaml
+
+    chance, demo = random.Random(seed), read_yaml(DEMO)
+    everywhere, refused = list(places(demo)), 0
+    for _ in range(100):
+        plain = copy.deepcopy(demo)
+        *above, last = chance.choice(everywhere)
+        holder = plain
+        for key in above:
+            holder = holder[key]
+        holder[last] = chance.choice(JUNK)
+        problems: list = []
+        one_run({"name": "demo", **plain}, DEMO, problems)
+        assert all(p.path and p.rule and p.remedy for p in problems)
+        refused += bool(problems)
+    assert refused > 50
