@@ -40,7 +40,7 @@ for _ in range(int(sys.argv[1])):
     cluster = open_cluster(RuntimeConfig(replicas=1, cpus=2))
     try:
         assert cluster.map(abs, [-2], lambda i, r: None) == [2]
-        cluster.serve("score", [], lambda i, r: None)  # starts the replicas
+        cluster.serve([], lambda i, r: None)  # starts the replicas
         print("up", flush=True)
         sys.stdin.readline()
     finally:
