@@ -8,6 +8,7 @@ what the user's RAY_AUTH_MODE, RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH say.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -49,7 +50,8 @@ class Prepared:
     def close(self) -> None:
         """Remove the token, and put the variables back."""
         if self.token is not None:
-            shutil.rmtree(self.token.parent)
+            with contextlib.suppress(FileNotFoundError):  # whoever cleans /tmp may have been faster
+                shutil.rmtree(self.token.parent)
             self.token = None
         for name, value in self.former.items():
             put(name, value)
