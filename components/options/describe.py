@@ -65,7 +65,25 @@ def docstrings(kind: type) -> dict[str, str]:
 def json_schema(kind: Any) -> JsonSchemaValue:
     """The JSON Schema of a type, for editors. Nothing in it refers to anything, so it can stand inside another."""
     schema = adapter(kind).json_schema()
-    return inlined(schema, schema.pop("$defs", {}))
+    schema = inlined(schema, schema.pop("$defs", {}))
+    add_descriptions(schema, kind)
+    return schema
+
+
+def add_descriptions(schema: dict[str, Any], kind: Any) -> None:
+    """Put the docstrings of fields, and of the options inside them, into a schema of a type."""
+    kind = bare(kind)
+    if typing.get_origin(kind) is dict:
+        below = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
+        for inner in filter(lambda s: isinstance(s, dict), below):
+            add_descriptions(inner, typing.get_args(kind)[1])
+    if not dataclasses.is_dataclass(kind):
+        return
+    options: Any = kind
+    for name, field in schema.get("properties", {}).items():  # of a field with short forms, each form has its own
+        if name in hints(options):
+            field["description"] = " ".join(docstrings(options).get(name, "").split())
+            add_descriptions(field, hints(options)[name])
 
 
 def inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:

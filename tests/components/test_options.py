@@ -104,6 +104,10 @@ def test_options_describe_themselves():
     named = [s for s in schema["properties"]["shape"]["anyOf"] if "properties" in s]
     assert [s["properties"]["name"]["const"] for s in named] == ["ball", "box"]
     assert named[0]["properties"]["radius"]["minimum"] == 1
+    assert named[0]["properties"]["radius"]["description"] == "Of the ball."
+    assert (
+        schema["properties"]["parts"]["additionalProperties"]["properties"]["radius"]["description"] == "Of the ball."
+    )
 
 
 def test_every_option_of_every_part_says_what_it_is():
