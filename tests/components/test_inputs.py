@@ -278,7 +278,9 @@ def test_the_probabilities_of_all_transitions_sum_to_one(scale):
     other = b.clone()
     other[0, 3] = -50
     action = torch.tensor([[True, False, False, False]])
-    assert torch.equal(log_probability(b, candidates, action, 1, 1), log_probability(other, candidates, action, 1, 1))
+    assert torch.equal(
+        log_probability(b, candidates, action, 1.0, 1.0), log_probability(other, candidates, action, 1.0, 1.0)
+    )
 
 
 def test_a_policy_records_what_it_needs_to_learn_and_reveals_at_least_one():

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from components import samplers
 from components.errors import SamplingError
 from components.models.denoiser import Prediction
 from components.samplers import PARTS, PRESETS, preset, rules
 from components.samplers.contract import Answer, Query
 from components.samplers.forward import Batching, Extent, answer, measure
+from components.samplers.options.search import BestOfConfig
 from components.samplers.state import Field
 from tests import contracts, decoding
 from tests.decoding import CHOICES, choice_of, covering_array, decode, fits, rows_of, run, sampler_of, valid_choices
@@ -213,7 +213,7 @@ def test_two_parts_may_not_keep_a_field_of_one_name():
 def test_a_wrong_shape_is_caught_where_it_is_made():
     """Shapes are declared in the code, and checked while tests run: [R] where [R, P] belongs."""
     oracle = Oracle(num_tokens=3, length=4)
-    sampler = sampler_of(oracle, samplers.sampler({"preset": "best_of_n", "search": {"reward": "nelbo"}}))
+    sampler = sampler_of(oracle, dataclasses.replace(preset("best_of_n"), search=BestOfConfig(reward="x")))
     canvas = torch.full((2, 4), oracle.mask_id)
     state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(2), torch.zeros(2).long())
     query = sampler.query(state)
