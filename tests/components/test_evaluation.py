@@ -10,7 +10,7 @@ from rich.console import Console
 from components.evaluation.best import Pair, best_pairs, difference, due_to_edits, in_words, ratio
 from components.evaluation.frontier import over_seeds, summarise, what_edits_did
 from components.evaluation.page import best_table, edits_table, results_table, table
-from pipelines import cli
+from pipelines.cli import runs
 from pipelines.stages.report import best_against_best
 
 NO_EDITS = {
@@ -148,7 +148,7 @@ def test_tables_show_edits():
     assert "<td>a&lt;b</td>" in results_table([plain])
     assert table(["x"], [["1"], ["2"]], {1}).endswith("<tr><td>1</td></tr><tr class=best><td>2</td></tr></table>")
     console = Console(width=200, record=True)
-    console.print(cli.results_table([edited]))
+    console.print(runs.results_table([edited]))
     head, line = console.export_text().splitlines()[:2]
     assert head.split()[-1] == "edits"
     assert line.split()[-1] == "0.31"
