@@ -56,7 +56,8 @@ class Session:
         device: str = "cpu",
         reward: Reward | None = None,
     ):
-        """``num_lanes`` are rows of one forward; a search fits as many groups of chains into them as it can, at least one."""
+        """``num_lanes`` are rows of one forward. A search fits as many groups of chains into them as it can, at least
+        one."""
         self.denoiser, self.sampler, self.length, self.reward = denoiser, sampler, length, reward
         self.width = sampler.width
         self.groups: list[Held | None] = [None] * max(1, num_lanes // self.width)

@@ -22,7 +22,7 @@ class Order(Protocol):
     """Fields of the view that it needs; none at all lets positions be picked before the network is asked."""
 
     def score(self, state: State, view: View | None, steps: int) -> Tensor:
-        """[R, L]."""
+        """[R, L]: of the masked positions, the one of largest score comes first. ``view`` is None before an answer."""
 
 
 class RandomOrder:

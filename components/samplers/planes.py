@@ -27,7 +27,8 @@ from components.samplers.contract import Answer, Query
 def extended(
     query: Query, hidden: Bool[Tensor, "N L"], wanted: Bool[Tensor, "N L"], active: Bool[Tensor, "N"], mask_id: int
 ) -> Query:
-    """The query with N further inputs behind its Q: copies of these, again and again, with ``hidden`` positions masked."""
+    """The query with N further inputs behind its Q: copies of these, again and again, with ``hidden`` positions
+    masked."""
     copies = len(hidden) // len(query.row)
 
     def copied(x: Tensor) -> Tensor:

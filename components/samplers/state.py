@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,8 +14,7 @@ from torch import Tensor
 from components.errors import SamplingError
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """A tensor with R rows that a part keeps in the state, and what becomes of it."""
 
     value: Tensor
@@ -73,12 +73,13 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """The values of all fields by name."""
-        return {name: field.value for name, field in self.declared().items()}
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[:-1]}
+        return own | {name: field.value for name, field in self.fields.items()}
 
     def having(self, values: Mapping[str, Tensor]) -> State:
         """The same with other values of some fields, by name."""
         own = {name: value for name, value in values.items() if name not in self.fields}
-        fields = {n: dataclasses.replace(f, value=values[n]) if n in values else f for n, f in self.fields.items()}
+        fields = {n: f._replace(value=values[n]) if n in values else f for n, f in self.fields.items()}
         return dataclasses.replace(self, fields=fields, **own)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> State:
@@ -97,8 +98,11 @@ class State:
 
     def reset(self, remasked: Bool[Tensor, "R L"]) -> State:
         """The same with every field at its reset value where a token was masked again."""
-        resets = {name: field for name, field in self.declared().items() if field.reset is not None}
-        return self.having({n: f.value.masked_fill(fit(remasked, f.value), f.reset) for n, f in resets.items()})  # type: ignore[arg-type]
+        values = {}
+        for name, declared in self.declared().items():
+            if declared.reset is not None:
+                values[name] = declared.value.masked_fill(fit(remasked, declared.value), declared.reset)
+        return self.having(values)
 
     def inherited(self, ancestors: Int[Tensor, "R"]) -> State:
         """Chains as copies of the rows ``ancestors``: what follows a chain is theirs, what belongs to a slot stays."""

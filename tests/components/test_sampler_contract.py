@@ -174,7 +174,7 @@ def answered(query: Query, extent: Extent, batching: Batching) -> Answer:
     def network(tokens, *, select=None, heads=(), **given):
         logits = torch.zeros(*tokens.shape, 4)
         chosen = logits if select is None else logits.flatten(0, 1)[select]
-        return Prediction(chosen, logits, {name: torch.zeros(tokens.shape) for name in heads})
+        return Prediction(chosen, {name: torch.zeros(tokens.shape) for name in heads})
 
     said = answer(network, query, extent, batching)
     if query.rewarded is None:

@@ -47,8 +47,8 @@ EXACT = {
 
 @pytest.mark.parametrize("name", sorted(EXACT))
 def test_exact_samplers_have_the_joint_law(name):
-    """20,000 rows, 8,000 for the remasking ones. An order by confidence of the DRAWN token is biased for more than one reveal a call and
-    exact for one only where the order is decided before the draw; see the next test."""
+    """20,000 rows, 8,000 for the remasking ones. An order by confidence of the DRAWN token is biased for more than one
+    reveal a call and exact for one only where the order is decided before the draw; see the next test."""
     oracle = Oracle(num_tokens=3, length=3, seed=1)
     number = 8000 if EXACT[name].steps == 150 else 20000
     tokens = tokens_of(run(oracle, EXACT[name], rows_of(oracle, number), lanes=8000))

@@ -95,6 +95,7 @@ def test_a_group_that_waits_for_its_rewards_asks_for_none_once_it_is_cancelled()
     scored: list[int] = []
 
     def reward(tokens: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+        assert len(tokens) == len(rows)
         scored.extend(row.id for row in rows)
         return likes_last(tokens, rows)
 
@@ -110,6 +111,19 @@ def test_a_group_that_waits_for_its_rewards_asks_for_none_once_it_is_cancelled()
     ended = finish(session)
     assert scored.count(rows[0].id) == before
     assert set(ended) == {rows[1].id}
+
+
+def test_a_cancelled_row_costs_no_further_call():
+    oracle, rows = Oracle(num_tokens=3, length=6, seed=3), rows_of(ORACLE, 2)
+    sampler = sampler_of(oracle, CONFIGS["proseco"])
+    session = Session(oracle, sampler, oracle.length, 2, deterministic=False)
+    for ticket, row in enumerate(rows):
+        session.admit(ticket, row)
+    session.step()
+    session.cancel(0)
+    before = oracle.calls - int(session.calls[1])
+    ended = finish(session)
+    assert oracle.calls - before == ended[1].calls
 
 
 def test_a_session_outlives_all_its_rows():

@@ -20,6 +20,7 @@ from components.objectives.config import (
     DslConfig,
     MapetConfig,
     MdlmConfig,
+    ObjectiveOptions,
     PolicyGrpoConfig,
     PolicyImitationConfig,
     PrismConfig,
@@ -55,7 +56,7 @@ OBJECTIVES = {
 }
 
 
-def network(seed: int = 0, dropout: float = 0.0, objective: object = None) -> Transformer:
+def network(seed: int = 0, dropout: float = 0.0, objective: ObjectiveOptions = MdlmConfig()) -> Transformer:
     torch.manual_seed(seed)
     changes = objective.model_changes()
     model = Transformer(dataclasses.replace(TINY, dropout=dropout, **changes), VOCAB)

@@ -79,7 +79,8 @@ class Corrector(Owner, Protocol):
         """[R] bool: does it decide something at the tick that each row stands at?"""
 
     def next_due(self, state: State, masked: Tensor, steps: int) -> Tensor:
-        """[R]: the first tick at or after the row's at which it acts without an event of the schedule; T + 1 if none."""
+        """[R]: the first tick, at or after the row's, at which it acts even without an event of the schedule; T + 1 if
+        there is none."""
 
     def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
         """[R] bool: it wants another call although the row is full or its ticks are over."""

@@ -27,7 +27,8 @@ class Threshold(Base):
     def choose(
         self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is revealed, and what a policy that imitates it needs: confidence c, masked m, action u [R, L], time t [R]."""
+        """What is revealed, and what a policy that imitates it needs: confidence c, masked m, action u [R, L], time
+        t [R]."""
         action = self.reveal(state, candidates, score, view, count)
         confidence = torch.where(candidates, view.confidence, 0)
         time = ((state.tick - 1) / candidates.shape[1]).clamp(max=1).float()

@@ -39,7 +39,13 @@ class Group(ABC):
     """Weights need rewards."""
     num_guesses = 1
 
-    def __init__(self, config: SamplerConfig, vocabulary: Vocabulary, extras: Extras, survey: Survey = Survey()):  # noqa: B008
+    def __init__(
+        self,
+        config: SamplerConfig,
+        vocabulary: Vocabulary,
+        extras: Extras,
+        survey: Survey = Survey(),  # noqa: B008 (frozen)
+    ):
         self.search: Any = config.search
         """The options of the search itself; each kind reads its own."""
         self.width = config.search.num_chains
