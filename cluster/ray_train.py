@@ -10,11 +10,18 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+import uuid
+from dataclasses import dataclass
+from typing import Any
 
+import ray
+import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.cluster import TrainLaunch
+from cluster.config import RuntimeConfig
 from cluster.worker import FAILURE, failure_of, train_rank
 from components.errors import TrainingError
 
@@ -31,7 +38,7 @@ def train(launch: TrainLaunch) -> None:
     with tempfile.TemporaryDirectory(prefix="proseco-train-") as scratch:
         trainer = TorchTrainer(
             functools.partial(_worker, launch),
-            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            torch_config=meeting(runtime, scratch),
             scaling_config=ScalingConfig(
                 num_workers=runtime.workers,
                 use_gpu=on_gpu,
@@ -57,6 +64,47 @@ def train(launch: TrainLaunch) -> None:
                 f"The training workers failed more than {runtime.max_failures} times: {last_line(failed)}. What they "
                 f"had written as checkpoints is kept in {folder / 'checkpoints'}; running again resumes."
             ) from failed
+
+
+def meeting(runtime: RuntimeConfig, scratch: str) -> TorchConfig:
+    """How the ranks of a training find each other: on one machine through a file, elsewhere by an address."""
+    backend = "nccl" if runtime.gpus else "gloo"
+    return TorchConfig(backend=backend) if runtime.address else FileConfig(backend=backend, folder=scratch)
+
+
+@dataclass
+class FileConfig(TorchConfig):
+    """The ranks of one machine meet through a file. torch's store of addresses listens on every interface and asks
+    nobody who he is, so a cluster that is closed to others does without it."""
+
+    folder: str = ""
+    """Where the file lies."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return FileBackend
+
+
+class FileBackend(Backend):
+    """Makes the process group of a worker group, and again of the one that is started after a death."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: FileConfig) -> None:
+        url = f"file://{backend_config.folder}/{uuid.uuid4().hex}"
+        size = len(worker_group)
+        ray.get(
+            [
+                worker_group.execute_single_async(rank, join_group, backend_config.backend, url, rank, size)
+                for rank in range(size)
+            ]
+        )
+
+
+def join_group(backend: str, url: str, rank: int, world_size: int) -> None:
+    """Make this worker a rank of the group that meets at ``url``."""
+    os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
+    dist.init_process_group(backend, init_method=url, rank=rank, world_size=world_size)
 
 
 def _worker(launch: TrainLaunch) -> None:

@@ -56,7 +56,10 @@ OBJECTIVES = {
 }
 
 
-def network(seed: int = 0, dropout: float = 0.0, objective: ObjectiveOptions = MdlmConfig()) -> Transformer:
+PLAIN = MdlmConfig()
+
+
+def network(seed: int = 0, dropout: float = 0.0, objective: ObjectiveOptions = PLAIN) -> Transformer:
     torch.manual_seed(seed)
     changes = objective.model_changes()
     model = Transformer(dataclasses.replace(TINY, dropout=dropout, **changes), VOCAB)
