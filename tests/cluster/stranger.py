@@ -79,7 +79,8 @@ class Up:
 
     def gcs(self) -> str:
         for process in self.tree():
-            found = re.search(rb"--gcs-address=([^\0]+)", of(process, "cmdline"))
+            # The raylet's argument is the whole command of a worker, with spaces.
+            found = re.search(rb"--gcs-address=([^\0 ]+)", of(process, "cmdline"))
             if found:
                 return found[1].decode()
         raise AssertionError("nobody was given the address of the GCS")
