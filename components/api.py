@@ -11,7 +11,6 @@ Options are those of a run's YAML, nested in the same way, and are checked by th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from components.shards.prompt import Prompt
 from components.shards.sample import Loaded, Sampling, sample_rows
 from components.shards.sample import load as load_folder
 from components.shards.score import score_rows
+from components.store.files import at, read_json
 
 Source = Annotated[SourceOptions, CORPORA.slot()]
 
@@ -64,9 +64,9 @@ class Judging:
 
 def load(folder: str | Path, device: str = "cpu") -> Model:
     """An exported folder. Raises ModelError or DataError where it is not one."""
-    path = Path(folder)
+    path = at(folder)
     model = load_folder(path, device)
-    info = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    info = read_json(path / "config.json")
     return Model(model.network, model.tokenizer, model.extras, info)
 
 

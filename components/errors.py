@@ -5,7 +5,8 @@
     |- DataError            a corpus, a document or a tokenizer cannot be used
     |- StoreError           a stage folder, a shard or a manifest cannot be used
     |  |- CorruptArtifact   bytes on disk are not the bytes that the manifest names
-    |  `- LeaseHeld         somebody else works on the same root
+    |  |- LeaseHeld         somebody else makes the same stage
+    |  `- LeaseLost         this process slept, and somebody else makes the stage now
     |- ModelError           weights, heads or a checkpoint do not fit
     |- TrainingError        training stopped on purpose
     |  |- NonFiniteLoss     the loss or the gradient is not a number
@@ -65,7 +66,11 @@ class CorruptArtifact(StoreError):
 
 
 class LeaseHeld(StoreError):
-    """Another process works on the same root."""
+    """Another process makes the same stage."""
+
+
+class LeaseLost(StoreError):
+    """Another process took over what this one was making."""
 
 
 class ModelError(ProsecoError):

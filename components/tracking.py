@@ -1,7 +1,7 @@
 """What the rest of the house may say about a running training, and the journal that writes it down.
 
-The JSON-lines journal stands in the stage's folder and can be followed while the stage runs. MLflow, where it is on, is
-fed from the journal once the stage has ended (``cluster/mlflow_tracking.py``).
+The JSON-lines journal stands in the stage's folder and is followed while the stage runs: by the bar on the screen
+and, where it is on, by MLflow (``pipelines/graph/live.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from components.store.files import append_text, exists, read_text
+
+JOURNAL = "metrics.jsonl"
+"""Its name in the folder of a stage."""
+
 
 class Tracker(Protocol):
     """Whoever records one stage execution."""
@@ -21,11 +26,10 @@ class Tracker(Protocol):
 
 
 class JsonlTracker:
-    """Appends one JSON object a line and flushes it, so that another process can follow."""
+    """Appends one JSON object a line, each at once, so that another process can follow."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
 
     def params(self, values: Mapping[str, Any]) -> None:
         self._write({"params": dict(values)})
@@ -34,21 +38,27 @@ class JsonlTracker:
         self._write({"step": step, **values})
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"time_s": round(time.time(), 3), **row}) + "\n")
-        self._file.flush()
+        append_text(self._path, json.dumps({"time_s": round(time.time(), 3), **row}) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Metric rows of a journal; a later row of the same step replaces an earlier one (a resumed run
     repeats the steps after its last checkpoint), and a last line cut off by a kill is left out."""
-    if not path.exists():
-        return []
     merged: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for row in written_metrics(path):
+        merged.setdefault(int(row["step"]), {}).update(row)
+    return [merged[step] for step in sorted(merged)]
+
+
+def written_metrics(path: Path) -> list[dict[str, float]]:
+    """Metric rows of a journal as they were written, without a last line that is not complete; none where there is no
+    journal."""
+    found = []
+    for line in read_text(path).splitlines() if exists(path) else ():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except ValueError:
             continue
-        if "step" in row:
-            merged.setdefault(row["step"], {}).update(row)
-    return [merged[step] for step in sorted(merged)]
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            found.append(row)
+    return found

@@ -11,6 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.errors import CorruptArtifact
+from components.store.cache import local
+from components.store.files import read_text
 from components.store.names import file_name
 
 
@@ -50,7 +52,7 @@ class TokenRows:
     """The rows of one split of a tokenized corpus. Nothing is read before it is asked for."""
 
     def __init__(self, folder: Path, split: str):
-        info = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+        info = json.loads(read_text(folder / "rows.json"))
         self.length: int = info["length"]
         self.pad_in_loss: bool = info["pad_in_loss"]
         self.blocks = [self._open(folder / file_name(name, folder / "rows.json")) for name in info["shards"][split]]
@@ -58,7 +60,7 @@ class TokenRows:
 
     def _open(self, path: Path) -> RowBlock:
         try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+            table = pa.ipc.open_file(pa.memory_map(str(local(path)))).read_all().combine_chunks()
         except (OSError, pa.ArrowInvalid) as error:
             raise CorruptArtifact(
                 f"{path} cannot be read as an Arrow file ({error}). It is missing or damaged: run "

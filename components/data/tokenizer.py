@@ -15,6 +15,8 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from components.data.config import TokenizerConfig
 from components.errors import DataError
+from components.store.cache import local
+from components.store.files import exists
 
 MASK, PAD, END, UNKNOWN = "[MASK]", "[PAD]", "[EOS]", "[UNK]"
 SPECIAL = [MASK, PAD, END, UNKNOWN]
@@ -82,10 +84,10 @@ def load_tokenizer(path: Path, fast: bool = False) -> Tokenizer:
     Raises:
         DataError: it is missing or is not one.
     """
-    if not path.exists():
+    if not exists(path):
         raise DataError(f"{path} does not exist. Set tokenizer.path to a tokenizer.json.")
     try:
-        inner = HfTokenizer.from_file(str(path))
+        inner = HfTokenizer.from_file(str(local(path)))
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"{path} is not a tokenizer.json of the `tokenizers` library: {error}") from error
     inner.no_truncation()

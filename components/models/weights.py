@@ -15,6 +15,8 @@ from torch import Tensor
 from components.errors import ModelError
 from components.models.config import ModelConfig
 from components.models.transformer import Transformer
+from components.store.cache import local
+from components.store.files import exists, read_text
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -29,7 +31,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ModelError: it is missing or is not one.
     """
     try:
-        return load_file(path)
+        return load_file(local(path))
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist. Give the folder of an exported model or of a checkpoint.") from None
     except SafetensorError as error:
@@ -90,12 +92,12 @@ def load_model(folder: Path) -> Transformer:
         ModelError: the folder is not an export of ours.
     """
     config_path = folder / "config.json"
-    if not config_path.exists():
+    if not exists(config_path):
         raise ModelError(
             f"{folder} holds no config.json, so it is no exported model. "
             f"Give the folder that the export stage made (`proseco show RUN --json` names it)."
         )
-    raw = json.loads(config_path.read_text(encoding="utf-8"))
+    raw = json.loads(read_text(config_path))
     if raw.get("model_type") != "proseco":
         raise ModelError(f"{config_path} has model_type {raw.get('model_type')!r}; only 'proseco' is read here.")
     names = {f.name for f in dataclasses.fields(ModelConfig)}

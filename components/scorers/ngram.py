@@ -19,6 +19,7 @@ from components.data.tokenizer import Tokenizer
 from components.errors import ConfigError, SamplingError
 from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting, written
 from components.scorers.config import NgramConfig
+from components.store.cache import local
 from components.store.files import publishing
 
 Ints = NDArray[np.int64]
@@ -61,7 +62,7 @@ class Ngrams:
     """A trained model."""
 
     def __init__(self, path: Path):
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(local(path), allow_pickle=False) as file:
             self.vocab_size, self.discount = int(file["vocab_size"]), float(file["discount"])
             self.order = max(int(k.removeprefix("gram_")) for k in file.files if k.startswith("gram_"))
             self.tables = {n: (file[f"gram_{n}"], file[f"count_{n}"]) for n in range(1, self.order + 1)}

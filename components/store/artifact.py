@@ -7,18 +7,18 @@ manifest.json   files with sizes and digests, numbers, times; written last
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from components import faults
-from components.errors import CorruptArtifact
-from components.store.files import digest_file, publish_text
+from components.errors import CorruptArtifact, StoreError
+from components.store.files import create_text, digest_file, read_text, size_of
 from components.store.names import relative_path
 
 MANIFEST = "manifest.json"
@@ -53,6 +53,14 @@ class Manifest:
     files: tuple[FileEntry, ...]
     format: str = ""
     """``FORMAT``, where it is one of ours."""
+    seal: str = ""
+    """Digest of all the rest, by which a number that was changed afterwards is noticed."""
+
+
+def sealed(plain: Mapping[str, Any]) -> str:
+    """The seal of a manifest's fields."""
+    rest = {k: v for k, v in plain.items() if k != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_manifest(
@@ -64,17 +72,28 @@ def write_manifest(
     seconds: float,
     info: Mapping[str, Any],
     files: list[Path],
+    fence: Callable[[], None] = lambda: None,
 ) -> Manifest:
-    """Publish the manifest of a stage whose files are all there."""
-    entries = tuple(
-        FileEntry(f.relative_to(folder).as_posix(), f.stat().st_size, digest_file(f)) for f in sorted(files)
-    )
+    """Publish the manifest of a stage whose files are all there.
+
+    Args:
+        fence: raises where the caller may not publish any more; asked just before.
+    Raises:
+        StoreError: somebody else published one.
+    """
+    entries = tuple(FileEntry(f.relative_to(folder).as_posix(), size_of(f), digest_file(f)) for f in sorted(files))
     manifest = Manifest(
         stage, label, version, folder.name, dict(inputs), round(seconds, 3),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), platform.node(), dict(info), entries, FORMAT,
     )  # fmt: skip
+    plain = json.loads(json.dumps(asdict(manifest)))
+    plain["seal"] = sealed(plain)
     faults.point("store.before_manifest")
-    publish_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
+    fence()
+    if not create_text(folder / MANIFEST, json.dumps(plain, indent=1)):
+        raise StoreError(
+            f"{folder} was finished by somebody else in the meantime. Nothing was overwritten; run the same command again."
+        )
     faults.point("store.after_manifest")
     return manifest
 
@@ -86,14 +105,16 @@ def read_manifest(folder: Path) -> Manifest | None:
         CorruptArtifact: the manifest is not one of ours.
     """
     try:
-        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        raw = json.loads(read_text(folder / MANIFEST))
+        if raw["seal"] != sealed(raw):
+            raise ValueError("its contents are not those that were sealed")
         files = tuple(FileEntry(**f) for f in raw["files"])
         for entry in files:
             relative_path(entry.path, folder / MANIFEST)
         return Manifest(**raw | {"files": files})
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptArtifact(
             f"{folder / MANIFEST} is damaged ({error}). Delete that one file and run again: "
             f"the stage resumes from what lies beside it."
@@ -106,7 +127,7 @@ def damage(folder: Path, manifest: Manifest, full: bool = False) -> list[str]:
     for entry in manifest.files:
         path = folder / entry.path
         try:
-            size = os.stat(path).st_size
+            size = size_of(path)
         except FileNotFoundError:
             found.append(f"{path} is missing")
             continue

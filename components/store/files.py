@@ -1,16 +1,172 @@
-"""Publishing files so that a reader sees all of one or none of it."""
+"""The one door to storage: every file of a root is read, listed, published and removed through here.
+
+A place is a ``Path`` where the root is a folder of this machine, and a path of ``universal_pathlib`` with the same
+names where it is a URL of any other file system of ``fsspec``, such as ``memory://runs`` or ``s3://bucket/runs``.
+Readers see all of a file or none of it. What a library can read only by a local name, such as a memory-mapped
+file, comes from ``components.store.cache``.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from components import faults
 from components.errors import StoreError
+
+SHOWN_EARLY = {"file", "local", "memory"}
+"""File systems on which a file can be seen before it is complete: there it is written beside and renamed."""
+
+
+def at(place: str | Path) -> Path:
+    """The place of a path or URL."""
+    if "://" not in str(place):
+        return Path(place)
+    from upath import UPath
+
+    found: Any = UPath(place)
+    return found  # type: ignore[no-any-return]
+
+
+def is_local(place: Path) -> bool:
+    """Is it a file of this machine, which libraries can open by its name?"""
+    return isinstance(place, Path)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A private local path to write what will be at ``path``; it is gone after the block.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
+    name = f".{path.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        faults.full_disk(path)
+        make_folder(path.parent)
+        if not is_local(path):
+            with tempfile.TemporaryDirectory(prefix="proseco-") as folder:
+                yield Path(folder) / path.name
+            return
+        private = path.with_name(name)
+        try:
+            yield private
+        finally:
+            private.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{path} could not be written: {error.strerror or error}. Nothing was published and nothing was lost. "
+            f"Free space or mend the permissions of {path.parent}, then run the same command again; it resumes."
+        ) from error
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[Path]:
+    """A private local path to write to, moved to ``path`` when the block ends well and removed otherwise.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
+    with beside(path) as private:
+        yield private
+        if is_local(path):
+            sync(private)
+            os.replace(private, path)
+        else:
+            upload(private, path)
+
+
+def upload(private: Path, path: Any) -> None:
+    """Put a local file to a place of another file system, whole or not at all."""
+    fs = path.fs
+    if not SHOWN_EARLY & set(protocols(fs)):
+        fs.put_file(str(private), path.path)
+        return
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}").path
+    try:
+        fs.put_file(str(private), hidden)
+        fs.mv(hidden, path.path)
+    finally:
+        if fs.exists(hidden):
+            fs.rm_file(hidden)
+
+
+def publish_text(path: Path, text: str) -> None:
+    """Write a text file at once, in place of one that is there."""
+    with publishing(path) as private:
+        private.write_text(text, encoding="utf-8")
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Write a text file where there is none. Of several who try at once, one succeeds.
+
+    Returns:
+        Whether it was written; False where a file was there.
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
+    if not is_local(path):
+        return create_elsewhere(path, text.encode())
+    with beside(path) as private:
+        private.write_text(text, encoding="utf-8")
+        sync(private)
+        try:
+            os.link(private, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+def create_elsewhere(path: Any, data: bytes) -> bool:
+    fs = path.fs
+    make_folder(path.parent)
+    try:
+        if "file" not in protocols(fs):
+            fs.pipe_file(path.path, data, mode="create")
+            return True
+        hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}").path
+        fs.pipe_file(hidden, data)  # its own way of creating a file shows it before it is complete
+        try:
+            fs.link(hidden, path.path)
+        finally:
+            fs.rm_file(hidden)
+    except FileExistsError:
+        return False
+    return True
+
+
+def append_text(path: Path, text: str) -> None:
+    """Put text to the end of a file that one process writes, and make it where it is missing."""
+    make_folder(path.parent)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def make_folder(folder: Any) -> None:
+    """Make a folder and those above it, where they are missing."""
+    if is_local(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder.fs.makedirs(folder.path, exist_ok=True)
+
+
+def sync(private: Path) -> None:
+    """Have the disk hold a file."""
+    with private.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def protocols(fs: Any) -> tuple[str, ...]:
+    """The names of a file system."""
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def digest_file(path: Path) -> str:
@@ -19,31 +175,64 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def publishing(path: Path) -> Iterator[Path]:
-    """A private path to write to, renamed to ``path`` when the block ends well and removed otherwise.
+def read_text(path: Path) -> str:
+    """All of a text file. Raises FileNotFoundError, or UnicodeDecodeError where it is not UTF-8."""
+    with path.open("rb") as file:
+        return file.read().decode("utf-8")
 
-    Raises:
-        StoreError: the disk is full or the folder cannot be written.
-    """
-    private = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+def read_json(path: Path) -> Any:
+    """What a file holds, or None where it is missing, a link or no JSON."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        faults.full_disk(path)
-        yield private
-        with private.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(private, path)
-    except OSError as error:
-        raise StoreError(
-            f"{path} could not be written: {error.strerror or error}. Nothing was published and nothing was lost. "
-            f"Free space or mend the permissions of {path.parent}, then run the same command again; it resumes."
-        ) from error
-    finally:
-        private.unlink(missing_ok=True)
+        return None if path.is_symlink() else json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
-def publish_text(path: Path, text: str) -> None:
-    """Write a text file at once."""
-    with publishing(path) as private:
-        private.write_text(text, encoding="utf-8")
+def exists(path: Path) -> bool:
+    """Is there a file or folder?"""
+    return path.exists()
+
+
+def size_of(path: Any) -> int:
+    """Bytes of a file; of a link, those of the link. Raises FileNotFoundError."""
+    return os.lstat(path).st_size if is_local(path) else int(path.fs.info(path.path)["size"])
+
+
+def folders(path: Path) -> list[Path]:
+    """The folders in a folder, sorted; a link to one is none, and where there is no folder there are none."""
+    if is_local(path):
+        if not path.is_dir():
+            return []
+        with os.scandir(path) as entries:
+            return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))
+    return sorted((p for p in children(path) if p.is_dir()), key=str)
+
+
+def children(path: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing where there is none."""
+    return sorted(path.iterdir(), key=str) if path.is_dir() else []
+
+
+def files_below(folder: Any) -> list[Path]:
+    """The files in a folder and in the folders below it, sorted; links to folders are not followed."""
+    if is_local(folder):
+        return sorted(Path(base) / name for base, _, names in os.walk(folder) for name in names)
+    start = str(folder.path).rstrip("/")
+    found = folder.fs.find(start) if folder.fs.exists(start) else []
+    return [folder.joinpath(*p.removeprefix(start).strip("/").split("/")) for p in sorted(found)]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, where it is there."""
+    path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Any) -> None:
+    """Remove a folder with all that it holds, where it is there. A link in it is removed, and what it leads to is not."""
+    if not exists(folder):
+        return
+    if is_local(folder):
+        shutil.rmtree(folder)
+    else:
+        folder.fs.rm(folder.path, recursive=True)

@@ -1,8 +1,12 @@
-"""A lease on a root: one run at a time, and a dead holder does not block the next for long.
+"""A lease on a stage: one process makes it, another that needs it waits, and a dead holder does not block for long.
 
-The lease is a file created exclusively. Its holder renews it from a thread; one that was not renewed
-in time, or whose process on this very machine is gone, is taken over by renaming it away first, which
-only one contender can do.
+The leases of a stage are numbered files, ``<root>/.leases/<stage>-<key>/00000001.json``, each created where there was
+none and written by its holder alone; the largest number counts. To take over is to create the next number, which
+of several contenders one can do, on a disk and on an object store alike. Whoever slept and was taken over learns it
+from ``Fence.check``, which is asked before anything is published.
+
+No two clocks are compared: a holder on this machine is silent by this machine's clock, and one elsewhere when its
+file did not change while a contender watched it.
 """
 
 from __future__ import annotations
@@ -10,117 +14,200 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from components.errors import LeaseHeld
-from components.store.files import publish_text
+from components.errors import ConfigError, LeaseHeld, LeaseLost, StoreError
+from components.options import options, parse
+from components.store.files import children, create_text, publish_text, read_json, remove
 
-NAME = ".lease.json"
+FOLDER = ".leases"
+POLL_S = 0.5
+
+
+@options
+class Holder:
+    """Who has a lease, as its file says."""
+
+    id: str = ""
+    space: str = ""
+    """Where ``pid`` means something: a machine since its start, and a namespace of processes in it."""
+    host: str = ""
+    pid: int = 0
+    start: int = 0
+    """When the process was started, in ticks of its machine; 0 where that is not known."""
+    purpose: str = ""
+    since: str = ""
+    renewed: float = 0.0
+    """Seconds since 1970 by the holder's clock."""
+
+    def __str__(self) -> str:
+        return f"{self.purpose} (process {self.pid} on {self.host}, since {self.since})"
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What a holder shows before it publishes; it travels to any process that works for it."""
+
+    chain: Path
+    id: str
+    expiry_s: float
+
+    def check(self) -> None:
+        """Raises LeaseLost where somebody else has the lease, or nobody."""
+        _, holder = highest(self.chain)
+        if holder is None or holder.id != self.id:
+            by = f"by {holder}" if holder else "and finished"
+            raise LeaseLost(
+                f"{self.chain.name} was taken over {by}, because this run had shown no sign of life for {self.expiry_s:g} s: "
+                f"it was suspended, or could not write to the root. It published nothing more. Run the same command again: "
+                f"it takes what the other made."
+            )
 
 
 class Lease:
-    """Use as a context manager around everything that writes to a root."""
+    """The lease of one stage, held from ``take`` or ``wait`` until ``release``."""
 
-    def __init__(self, root: Path, purpose: str, expiry_s: float = 60.0, wait_s: float = 0.0):
-        self.path = root / NAME
+    def __init__(self, root: Path, name: str, purpose: str, expiry_s: float = 60.0):
+        self.chain = root / FOLDER / name
         self.expiry_s = expiry_s
-        self.wait_s = wait_s
-        self.record = {
-            "id": uuid.uuid4().hex,
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "purpose": purpose,
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
+        self.record = Holder(
+            id=uuid.uuid4().hex,
+            space=space(),
+            host=platform.node(),
+            pid=os.getpid(),
+            start=start_of(os.getpid()) or 0,
+            purpose=purpose,
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+        )
+        self.fence = Fence(self.chain, self.record.id, expiry_s)
+        self.number = 0
+        self._seen: tuple[Holder, float] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.say: Callable[[str], None] = lambda message: None
 
-    def __enter__(self) -> Lease:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + self.wait_s
-        said = False
-        while not self._try():
-            holder = self._read() or {}
-            who = (
-                f"{self.path.parent} is in use by {holder.get('purpose', 'another run')} "
-                f"(process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')})"
-            )
-            if time.monotonic() >= deadline:
-                raise LeaseHeld(
-                    f"{who}. Wait for it (runtime.lease_wait_s=600), end it, or use another runtime.root. "
-                    f"If it died on another machine, the lease expires {self.expiry_s:g} s after its last sign of life."
-                )
-            if not said:
-                self.say(f"{who}; waiting up to {self.wait_s:g} s")
-                said = True
-            time.sleep(min(1.0, self.expiry_s / 4))
+    def take(self) -> Holder | None:
+        """Have the lease, if nobody alive has it. Returns who has it otherwise."""
+        number, holder = highest(self.chain)
+        if number and holder is not None and not self._dead(holder):
+            return holder
+        if not create_text(file_of(self.chain, number + 1), self._text()):
+            return highest(self.chain)[1] or holder  # somebody was faster
+        self.number = number + 1
+        for old in range(number, 0, -1):
+            remove(file_of(self.chain, old))
         self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._thread.start()
+        return None
+
+    def wait(self, wait_s: float | None, say: Callable[[str], None] = lambda message: None) -> Lease:
+        """Have the lease, and wait for others who have it.
+
+        Args:
+            wait_s: how long; None as long as they live.
+        Raises:
+            LeaseHeld: they had it longer.
+        """
+        start, said = time.monotonic(), False
+        while (holder := self.take()) is not None:
+            if wait_s is not None and time.monotonic() - start >= wait_s:
+                raise LeaseHeld(
+                    f"{self.chain.name} is held by {holder}. Wait for it, end it, or use another runtime.root. If it died "
+                    f"on another machine, it is taken over by who waits {self.expiry_s:g} s for a sign of its life."
+                )
+            if not said:
+                say(f"{self.chain.name} is held by {holder}; waiting for it")
+                said = True
+            time.sleep(min(POLL_S, self.expiry_s / 4))
+        return self
+
+    def release(self) -> None:
+        """Give it back. That of a successor stays."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with suppress(LeaseLost):
+            self.fence.check()
+            remove(file_of(self.chain, self.number))
+
+    def __enter__(self) -> Lease:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        if self._thread:
-            self._thread.join()
-        if (self._read() or {}).get("id") == self.record["id"]:
-            self.path.unlink(missing_ok=True)
+        self.release()
 
-    def _try(self) -> bool:
-        text = json.dumps(self.record | {"renewed": time.time()})
-        private = self.path.with_name(f"{NAME}.{self.record['id']}")
-        private.write_text(text, encoding="utf-8")
-        try:
-            os.link(private, self.path)
-            return True
-        except FileExistsError:
-            pass
-        finally:
-            private.unlink()
-        holder = self._read()
-        return holder is not None and self._dead(holder) and self._bury(holder) and self._try()
+    def _text(self) -> str:
+        return json.dumps(asdict(self.record) | {"renewed": time.time()})
 
-    def _bury(self, holder: dict[str, Any]) -> bool:
-        """Move a dead holder's lease away. False where somebody else was faster."""
-        grave = self.path.with_name(f"{NAME}.{self.record['id']}.expired")
-        try:
-            os.rename(self.path, grave)
-        except FileNotFoundError:
-            return False
-        if json.loads(grave.read_text(encoding="utf-8"))["id"] != holder["id"]:
-            os.rename(grave, self.path)  # a new holder slipped in between: give it back its lease
-            return False
-        grave.unlink()
-        return True
-
-    def _dead(self, holder: dict[str, Any]) -> bool:
-        if time.time() - holder.get("renewed", 0) > self.expiry_s:
-            return True
-        return holder.get("host") == platform.node() and not process_lives(int(holder["pid"]))
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-            return found
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
+    def _dead(self, holder: Holder) -> bool:
+        if holder.space == self.record.space:
+            silent = time.time() - holder.renewed > self.expiry_s
+            return silent or not process_lives(holder.pid, holder.start)
+        if self._seen is None or self._seen[0] != holder:
+            self._seen = holder, time.monotonic()
+        return time.monotonic() - self._seen[1] > self.expiry_s
 
     def _renew(self) -> None:
         while not self._stop.wait(self.expiry_s / 3):
-            publish_text(self.path, json.dumps(self.record | {"renewed": time.time()}))
+            # What can not be written now may be written the next time; if not, somebody takes over and the fence says so.
+            with suppress(StoreError, OSError):
+                try:
+                    self.fence.check()
+                except LeaseLost:
+                    return
+                publish_text(file_of(self.chain, self.number), self._text())
 
 
-def process_lives(pid: int) -> bool:
-    """Is there a process of this number, other than a zombie?"""
+def file_of(chain: Path, number: int) -> Path:
+    return chain / f"{number:08d}.json"
+
+
+def highest(chain: Path) -> tuple[int, Holder | None]:
+    """The number that counts, 0 where there is none, and its holder; None where its file says nothing readable."""
+    found = [int(p.stem) for p in children(chain) if re.fullmatch(r"\d{8}\.json", p.name)]
+    number = max(found, default=0)
+    if not number:
+        return 0, None
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
+        holder = parse(Holder, read_json(file_of(chain, number)))
+    except ConfigError:
+        return number, None
+    return number, holder if holder.id and holder.space else None
+
+
+def space() -> str:
+    """This machine since its start, and the namespace that process numbers are of."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
+def start_of(pid: int) -> int | None:
+    """When a process was started, in ticks of the machine; None where there is none, or only a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
     except (OSError, IndexError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def process_lives(pid: int, start: int) -> bool:
+    """Is there a process of this number that was started then, other than a zombie?"""
+    if Path("/proc/self/stat").exists():
+        return start_of(pid) == start
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
         return True
-    return state != "Z"
+    return True

@@ -7,15 +7,12 @@ its identity, whose hash is the folder's name, and, once it is finished, in its 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from components.errors import CorruptArtifact, StoreError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST, read_manifest
-from components.store.files import publish_text
+from components.store.files import children, exists, files_below, folders, publish_text, read_json, remove_tree, size_of
 from components.store.fingerprint import fingerprint
 
 MARKER = ".proseco-root.json"
@@ -43,26 +40,12 @@ def require_marked(root: Path) -> None:
         )
 
 
-def read_json(path: Path) -> Any:
-    """What a file holds, or None where it is missing, a link or no JSON."""
-    try:
-        return None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
 def stages(root: Path) -> Iterator[Path]:
     """Folders two levels below the root, links left out, that hold a manifest or an identity; sorted."""
     for stage in folders(root):
         for folder in folders(stage):
-            if (folder / MANIFEST).exists() or (folder / IDENTITY).exists():
+            if exists(folder / MANIFEST) or exists(folder / IDENTITY):
                 yield folder
-
-
-def folders(path: Path) -> list[Path]:
-    """The folders in a folder; a link to one is none."""
-    with os.scandir(path) as entries:
-        return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))
 
 
 def foreign(folder: Path) -> str:
@@ -93,7 +76,7 @@ def require_ours(folder: Path) -> None:
 
     Hidden files are what a kill leaves of one that was being published.
     """
-    if not folder.is_symlink() and (not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir())):
+    if not folder.is_symlink() and all(p.name.startswith(".") for p in children(folder)):
         return
     if why := foreign(folder):
         raise StoreError(
@@ -109,9 +92,9 @@ def remove_stage(folder: Path) -> None:
         StoreError: it is not ours.
     """
     require_ours(folder)
-    shutil.rmtree(folder)
+    remove_tree(folder)
 
 
 def size(folder: Path) -> int:
     """Bytes of the files in a folder, without what links lead to."""
-    return sum(os.lstat(os.path.join(path, name)).st_size for path, _, names in os.walk(folder) for name in names)
+    return sum(size_of(file) for file in files_below(folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pyarrow.parquet as pq
 
 from components import faults
 from components.errors import CorruptArtifact
-from components.store.files import digest_file, publishing
+from components.store.cache import local
+from components.store.files import create_text, digest_file, exists, publishing, read_json, remove
 from components.store.names import file_name
 
 TRACE = pa.list_(
@@ -67,13 +67,8 @@ def publish_shard(folder: Path, name: str, table: pa.Table, stage: str) -> dict[
         if stage == "generate":
             faults.point("generate.mid_publish")
     receipt = {"rows": table.num_rows, "sha256": digest_file(path)}
-    with publishing(folder / f".{name}.receipt") as private:
-        private.write_text(json.dumps(receipt), encoding="utf-8")
-    try:
-        os.link(folder / f".{name}.receipt", folder / f"{name}.json")
-    except FileExistsError:
-        receipt = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    (folder / f".{name}.receipt").unlink(missing_ok=True)
+    if not create_text(folder / f"{name}.json", json.dumps(receipt)):
+        receipt = read_receipt(folder / f"{name}.json") or receipt
     if stage == "generate":
         faults.point("generate.after_publish")
     return receipt
@@ -81,23 +76,24 @@ def publish_shard(folder: Path, name: str, table: pa.Table, stage: str) -> dict[
 
 def shard_is_done(folder: Path, name: str) -> bool:
     """Is there a receipt whose file is really there, byte for byte? A damaged shard is made anew."""
-    path = shard_file(folder, name)
-    receipt = folder / f"{name}.json"
-    try:
-        expected = json.loads(receipt.read_text(encoding="utf-8"))["sha256"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        receipt.unlink(missing_ok=True)
-        return False
-    if path.exists() and digest_file(path) == expected:
+    path, receipt = shard_file(folder, name), folder / f"{name}.json"
+    found = read_receipt(receipt)
+    if found is not None and exists(path) and digest_file(path) == found["sha256"]:
         return True
-    receipt.unlink(missing_ok=True)
+    remove(receipt)
     return False
+
+
+def read_receipt(path: Path) -> dict[str, Any] | None:
+    """What a receipt says, or None where there is none that can be read."""
+    found = read_json(path)
+    return found if isinstance(found, dict) and isinstance(found.get("sha256"), str) else None
 
 
 def read_shard(path: Path) -> pa.Table:
     """Raises CorruptArtifact if the file is not Parquet."""
     try:
-        return pq.read_table(path)
+        return pq.read_table(local(path))
     except (OSError, pa.ArrowInvalid) as error:
         raise CorruptArtifact(
             f"{path} is missing or damaged ({error}). Run `proseco gc --corrupt --delete`, then the same "

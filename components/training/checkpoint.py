@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -21,21 +20,35 @@ from components import faults
 from components.errors import CorruptArtifact
 from components.models.ema import Ema
 from components.models.weights import load_weights, save_weights
-from components.store.files import digest_file, publish_text
+from components.store.files import (
+    children,
+    digest_file,
+    exists,
+    folders,
+    publish_text,
+    publishing,
+    read_text,
+    remove_tree,
+)
 from components.store.names import file_name
 from components.training.engine import MOMENTS, TrainEngine
 
 
-def save(folder: Path, step: int, engine: TrainEngine, ema: Ema, keep: int) -> Path:
+def save(
+    folder: Path, step: int, engine: TrainEngine, ema: Ema, keep: int, fence: Callable[[], None] = lambda: None
+) -> Path:
     """Write a checkpoint after ``step`` optimiser steps and remove all but the last ``keep``.
 
     Every rank must call this.
+
+    Args:
+        fence: raises where another run took this training over.
     """
     faults.point("train.before_checkpoint")
+    fence()
     target = folder / f"step-{step:08d}"
     if engine.rank == 0:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        remove_tree(target)
     engine.barrier()
     own = {}
     for index, piece in enumerate(engine.pieces()):
@@ -47,14 +60,15 @@ def save(folder: Path, step: int, engine: TrainEngine, ema: Ema, keep: int) -> P
             if index % engine.world_size == engine.rank:
                 own[f"ema/{name}"] = weight.clone()
     file = target / f"rank-{engine.rank}-of-{engine.world_size}.safetensors"
-    save_weights(file, own)
+    with publishing(file) as private:
+        save_weights(private, own)
     faults.point("train.mid_checkpoint")
     engine.barrier()
     if engine.rank == 0:
-        files = {f.name: digest_file(f) for f in sorted(target.glob("*.safetensors"))}
+        files = {f.name: digest_file(f) for f in children(target) if f.suffix == ".safetensors"}
         publish_text(target / "state.json", json.dumps({"step": step, "files": files}, indent=1))
         for old in complete(folder)[:-keep]:
-            shutil.rmtree(old)
+            remove_tree(old)
     engine.barrier()
     faults.point("train.after_checkpoint")
     return target
@@ -62,8 +76,7 @@ def save(folder: Path, step: int, engine: TrainEngine, ema: Ema, keep: int) -> P
 
 def complete(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first. Other folders beside them, and links, are not ours."""
-    found = (p.parent for p in folder.glob("step-*/state.json"))
-    return sorted(p for p in found if re.fullmatch(r"step-\d{8}", p.name) and not p.is_symlink())
+    return [p for p in folders(folder) if re.fullmatch(r"step-\d{8}", p.name) and exists(p / "state.json")]
 
 
 def latest(folder: Path) -> Path | None:
@@ -78,10 +91,10 @@ def read(checkpoint: Path, kinds: tuple[str, ...]) -> Iterator[tuple[str, str, T
     Raises:
         CorruptArtifact: a file is missing or its bytes are not those that were written.
     """
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state = json.loads(read_text(checkpoint / "state.json"))
     for name, digest in state["files"].items():
         file = checkpoint / file_name(name, checkpoint / "state.json")
-        if not file.exists() or digest_file(file) != digest:
+        if not exists(file) or digest_file(file) != digest:
             raise CorruptArtifact(
                 f"{file} is missing or damaged: its bytes are not those that were written. "
                 f"Delete the folder {checkpoint} to resume from the checkpoint before it."
@@ -97,7 +110,7 @@ def restore(checkpoint: Path, engine: TrainEngine, ema: Ema) -> int:
     tensors: dict[str, dict[str, Tensor]] = {"weight": {}, "ema": {}, **{m: {} for m in MOMENTS}}
     for kind, name, tensor in read(checkpoint, tuple(tensors)):
         tensors[kind][name] = tensor
-    step = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
+    step = int(json.loads(read_text(checkpoint / "state.json"))["step"])
     engine.set_weights(tensors["ema"])
     for average, master in zip(ema.averages, ema.masters, strict=True):
         average.copy_(master)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.store.lease import Fence
 from components.training.config import TrainConfig
 
 
@@ -29,6 +30,8 @@ class Job:
     """Checkpoints that are kept, the newest ones."""
     tokenizer: Path | None = None
     """File of the tokenizer, by which rollouts become text for the rules of ``source``."""
+    fence: Fence | None = None
+    """Shown before each checkpoint is written, so that a run that was taken over spoils none."""
     source: Any = None
     """Config of the corpus by whose rules rollouts are rewarded."""
 

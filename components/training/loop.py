@@ -78,9 +78,13 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
         if validation is not None and (last or (config.validate_every and done % config.validate_every == 0)):
             report(tracker, validate(engine, job, validation), done)
         if done % config.checkpoint_every == 0 or last:
-            newest = checkpoint.save(checkpoints, done, engine, ema, job.keep)
+            newest = checkpoint.save(checkpoints, done, engine, ema, job.keep, job.fence.check if job.fence else unfenced)
     assert newest is not None
     return newest
+
+
+def unfenced() -> None:
+    """Nobody else can be at this training."""
 
 
 def rows_of(job: Job, split: Split, engine: TrainEngine) -> RowSource:

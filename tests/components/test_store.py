@@ -1,19 +1,36 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from components.errors import CorruptArtifact, LeaseHeld, StoreError
+from components.errors import CorruptArtifact, LeaseHeld, LeaseLost, StoreError
+from components.store import cache
 from components.store.artifact import damage, read_manifest, write_manifest
-from components.store.files import publish_text, publishing
+from components.store.files import (
+    append_text,
+    at,
+    children,
+    create_text,
+    files_below,
+    folders,
+    publish_text,
+    publishing,
+    read_json,
+    read_text,
+    remove,
+    remove_tree,
+    size_of,
+)
 from components.store.fingerprint import canonical, differences, fingerprint
-from components.store.lease import NAME, Lease
+from components.store.lease import FOLDER, Lease, file_of
 from components.store.samples import publish_shard, shard_is_done
 
 
@@ -81,36 +98,211 @@ def test_a_manifest_knows_what_is_missing_or_changed(tmp_path):
         read_manifest(folder)
 
 
-def test_the_second_holder_is_told_who_the_first_is(tmp_path):
-    with Lease(tmp_path, "first run"):
-        with pytest.raises(LeaseHeld, match=f"first run.*process {os.getpid()}"), Lease(tmp_path, "second"):
-            pass
-    with Lease(tmp_path, "third"):
-        pass
-    assert not (tmp_path / NAME).exists()
+def lease(root: Path, purpose: str = "a run", expiry_s: float = 60.0) -> Lease:
+    return Lease(root, "train-0123", purpose, expiry_s)
 
 
-def test_a_dead_holder_is_taken_over_at_once_and_a_silent_one_after_its_expiry(tmp_path):
-    record = {"id": "x", "host": os.uname().nodename, "pid": 2**22 + 1, "purpose": "dead", "renewed": time.time()}
-    publish_text(tmp_path / NAME, json.dumps(record))
-    with Lease(tmp_path, "after a dead one"):
+def leave(root: Path, **changes: object) -> Path:
+    """The file of a lease that somebody else holds."""
+    held = lease(root, "somebody")
+    record = dataclasses.asdict(held.record) | {"id": "theirs", "renewed": time.time()} | changes
+    path = file_of(held.chain, 1)
+    publish_text(path, json.dumps(record))
+    return path
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def root(request, tmp_path):
+    """A root on a plain folder, and on two file systems of fsspec."""
+    return {"folder": tmp_path, "file": at(f"file://{tmp_path}"), "memory": at(f"memory://{tmp_path}")}[request.param]
+
+
+def test_the_second_holder_is_told_who_the_first_is(root):
+    with lease(root, "first run").wait(0) as first:
+        with pytest.raises(LeaseHeld, match=f"first run.*process {os.getpid()}"):
+            lease(root, "second").wait(0)
+        first.fence.check()
+    with lease(root, "third").wait(0):
         pass
-    far = record | {"host": "elsewhere", "pid": 1}
-    publish_text(tmp_path / NAME, json.dumps(far))
-    with pytest.raises(LeaseHeld), Lease(tmp_path, "too early"):
+    assert children(root / FOLDER / "train-0123") == []
+
+
+def test_who_waits_says_for_whom_and_goes_on_when_it_is_free(root):
+    first, said = lease(root, "first run").wait(0), []
+
+    def say(message: str) -> None:
+        said.append(message)
+        first.release()
+
+    with lease(root, "second").wait(None, say):
         pass
-    publish_text(tmp_path / NAME, json.dumps(far | {"renewed": time.time() - 61}))
-    with Lease(tmp_path, "after the expiry"):
+    assert len(said) == 1
+    assert "train-0123 is held by first run" in said[0]
+
+
+def test_leases_of_different_stages_do_not_meet(root):
+    with lease(root).wait(0), Lease(root, "train-4567", "another", 60.0).wait(0):
         pass
 
 
-def test_a_lease_is_renewed_while_it_is_held(tmp_path):
-    with Lease(tmp_path, "long", expiry_s=0.3) as lease:
-        first = json.loads(lease.path.read_text())["renewed"]
+def test_a_dead_holder_on_this_machine_is_taken_over_at_once(root):
+    leave(root, pid=2**22 + 1)
+    with lease(root).wait(0):
+        pass
+    leave(root, start=1)  # its number was given to another process since
+    with lease(root).wait(0):
+        pass
+
+
+def test_a_silent_holder_on_this_machine_is_taken_over_after_its_expiry(root):
+    leave(root, renewed=time.time() - 59)
+    with pytest.raises(LeaseHeld):
+        lease(root).wait(0)
+    leave(root, renewed=time.time() - 61)
+    with lease(root).wait(0):
+        pass
+
+
+@pytest.mark.parametrize("ahead_s", [-1e6, 0, 1e6])
+def test_a_holder_elsewhere_is_dead_when_nothing_changed_while_one_watched_whatever_its_clock_says(root, ahead_s):
+    leave(root, space="elsewhere", renewed=time.time() + ahead_s)
+    watching = lease(root, expiry_s=0.4)
+    assert watching.take() is not None
+    leave(root, space="elsewhere", renewed=time.time() + ahead_s + 1)
+    time.sleep(0.3)
+    assert watching.take() is not None
+    time.sleep(0.3)
+    assert watching.take() is not None  # 0.6 s after the first look, but only 0.3 s after the last sign of life
+    time.sleep(0.3)
+    assert watching.take() is None
+    watching.release()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"id": "x"}', "\x00", '{"pid": "many"}'])
+def test_a_lease_that_can_not_be_read_does_not_lock_the_stage(root, text):
+    publish_text(file_of(root / FOLDER / "train-0123", 1), text)
+    with lease(root).wait(0) as taken:
+        assert taken.number == 2
+
+
+def test_a_lease_is_renewed_while_it_is_held(root):
+    with lease(root, expiry_s=0.3).wait(0) as held:
+        path = file_of(held.chain, held.number)
+        first = read_json(path)["renewed"]
         deadline = time.monotonic() + 5
-        while json.loads(lease.path.read_text())["renewed"] == first and time.monotonic() < deadline:
+        while read_json(path)["renewed"] == first and time.monotonic() < deadline:
             pass
-        assert json.loads(lease.path.read_text())["renewed"] > first
+        assert read_json(path)["renewed"] > first
+
+
+def test_who_slept_and_was_taken_over_can_not_publish_and_does_not_disturb_the_successor(root):
+    sleeper = lease(root, "the sleeper")
+    assert sleeper.take() is None
+    sleeper._stop.set()  # it is suspended: no renewal
+    path = file_of(sleeper.chain, 1)
+    publish_text(path, json.dumps(read_json(path) | {"renewed": time.time() - 61}))
+    successor = lease(root, "the successor").wait(0)
+    folder = root / "train" / "0123"
+    publish_text(folder / "x", "made")
+    with pytest.raises(LeaseLost, match="taken over by the successor"):
+        write_manifest(folder, "train", "label", 1, {}, 1.0, {}, [folder / "x"], sleeper.fence.check)
+    assert read_manifest(folder) is None
+    sleeper.release()
+    successor.fence.check()
+    write_manifest(folder, "train", "label", 1, {}, 1.0, {}, [folder / "x"], successor.fence.check)
+    successor.release()
+    with pytest.raises(LeaseLost, match="and finished"):
+        sleeper.fence.check()
+
+
+def test_a_sleeper_does_not_renew_what_it_lost(root):
+    sleeper = lease(root, "the sleeper", expiry_s=0.3)
+    assert sleeper.take() is None
+    publish_text(file_of(sleeper.chain, 2), json.dumps(dataclasses.asdict(sleeper.record) | {"id": "theirs"}))
+    sleeper._thread.join(timeout=5)
+    assert not sleeper._thread.is_alive()
+    assert read_json(file_of(sleeper.chain, 2))["id"] == "theirs"
+
+
+def test_of_many_who_try_at_once_one_has_it(root):
+    leave(root, pid=2**22 + 1)
+    leases = [lease(root, str(i)) for i in range(16)]
+    with ThreadPoolExecutor(16) as threads:
+        got = list(threads.map(lambda one: one.take() is None, leases))
+    assert sum(got) == 1
+    for one, has in zip(leases, got, strict=True):
+        if has:
+            one.release()
+
+
+def test_a_manifest_is_published_once_and_an_edited_number_is_noticed(root):
+    folder = root / "stage" / "key"
+    publish_text(folder / "x", "hello")
+    write_manifest(folder, "stage", "label", 1, {}, 1.0, {"quality": 0.5}, [folder / "x"])
+    with pytest.raises(StoreError, match="finished by somebody else"):
+        write_manifest(folder, "stage", "label", 1, {}, 1.0, {"quality": 0.7}, [folder / "x"])
+    assert read_manifest(folder).info == {"quality": 0.5}
+    text = read_text(folder / "manifest.json")
+    publish_text(folder / "manifest.json", text.replace("0.5", "0.999"))
+    with pytest.raises(CorruptArtifact, match="sealed"):
+        read_manifest(folder)
+
+
+def test_a_file_is_created_once_by_whoever_is_first(root):
+    with ThreadPoolExecutor(16) as threads:
+        made = list(threads.map(lambda i: create_text(root / "a", str(i)), range(16)))
+    assert sum(made) == 1
+    assert read_text(root / "a") == str(made.index(True))
+    assert [p.name for p in files_below(root)] == ["a"]
+
+
+def test_files_and_folders_are_listed_alike_everywhere(root):
+    for name in ("b/2", "b/1", "a/x/y"):
+        publish_text(root.joinpath(*name.split("/")), name)
+    append_text(root / "log", "one\n")
+    append_text(root / "log", "two\n")
+    assert [p.relative_to(root).as_posix() for p in files_below(root)] == ["a/x/y", "b/1", "b/2", "log"]
+    assert [p.name for p in folders(root)] == ["a", "b"]
+    assert read_text(root / "log") == "one\ntwo\n"
+    assert size_of(root / "b" / "1") == 3
+    remove_tree(root / "b")
+    remove(root / "log")
+    remove(root / "log")
+    assert [p.relative_to(root).as_posix() for p in files_below(root)] == ["a/x/y"]
+    assert folders(root / "nowhere") == []
+    assert files_below(root / "nowhere") == []
+
+
+def test_what_lies_elsewhere_is_copied_once_and_again_when_it_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    here = at(f"memory://{tmp_path}") / "x"
+    publish_text(here, "one")
+    fetched = []
+    monkeypatch.setattr(cache, "fetch", lambda fs, path, copy, fetch=cache.fetch: [fetched.append(path), fetch(fs, path, copy)])
+    assert cache.local(here).read_text() == "one"
+    assert cache.local(here).name == "x"
+    assert len(fetched) == 1
+    publish_text(here, "two")
+    assert cache.local(here).read_text() == "two"
+    assert len(fetched) == 2
+    assert cache.local(tmp_path / "plain") == tmp_path / "plain"
+    with pytest.raises(FileNotFoundError):
+        cache.local(here.parent / "y")
+
+
+def test_copies_that_were_used_longest_ago_make_room(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache.LIMIT, "250")
+    there = at(f"memory://{tmp_path}")
+    copies = {}
+    for age, name in enumerate("abc"):
+        publish_text(there / name, name * 100)
+        copies[name] = cache.local(there / name)
+        os.utime(copies[name], (age, age))
+        if name == "b":
+            os.utime(copies["a"], (age + 1, age + 1))  # a was used after b
+    assert [copies[n].exists() for n in "abc"] == [True, False, True]
+    assert cache.local(there / "b").read_text() == "b" * 100
 
 
 def test_a_shard_counts_once_and_a_damaged_one_is_made_anew(tmp_path):

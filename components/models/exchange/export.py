@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +55,7 @@ def write_export(
     with publishing(folder / "tokenizer.json") as private:
         tokenizer.save(private)
     for source in sorted(HF.glob("*_proseco.py")) if alone else ():
-        shutil.copyfile(source, folder / source.name)
+        publish_text(folder / source.name, source.read_text(encoding="utf-8"))
     publish_text(folder / "config.json", json.dumps(config, indent=1))
     publish_text(
         folder / "tokenizer_config.json",
