@@ -26,8 +26,12 @@ class TrainLaunch:
     runtime: RuntimeConfig
 
 
+class Stopped(Exception):
+    """Raised in what still works for a run that was stopped."""
+
+
 class Cluster(Protocol):
-    """Carries tasks, a training, and shards of samples or scores."""
+    """Carries tasks, trainings, and shards of samples or scores, for several stages at once."""
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
         """Results in the order of the items; each item is tried again if its process dies."""
@@ -37,5 +41,11 @@ class Cluster(Protocol):
 
     def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
         """Have replicas do shards, each of which knows its own work. Returns their receipts."""
+
+    def size(self) -> tuple[float, float]:
+        """CPUs and GPUs of all machines."""
+
+    def stop(self) -> None:
+        """Have what other threads do here end soon, by an error; called from another thread before ``close``."""
 
     def close(self) -> None: ...

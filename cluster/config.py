@@ -47,8 +47,10 @@ class RuntimeConfig:
     """Tries of one task or shard."""
     keep_checkpoints: Count = 2
     """The last so many of a training."""
-    lease_wait_s: NonNegative = 0.0
-    """How long to wait for another run that holds the root."""
+    jobs: Natural = 0
+    """Stages that are made at once; 0 as many as the CPUs and GPUs hold, 1 one after the other in a fixed order."""
+    lease_wait_s: NonNegative | None = None
+    """How long to wait for another run that makes a stage which this one needs; nothing as long as that run lives."""
     lease_expiry_s: Annotated[float, Field(ge=1)] = 60.0
     """A lease that was not renewed for so long is taken over."""
     tracking_uri: str = ""
@@ -56,6 +58,16 @@ class RuntimeConfig:
 
     def problems(self) -> Iterator[Problem]:
         """Broken rules between options; paths begin below the runtime."""
+        alone = (self.executor, self.engine, self.workers, self.jobs) == ("local", "torch", 1, 1)
+        if self.root.startswith("memory:") and not alone:
+            remedy = "set executor=local engine=torch workers=1 jobs=1, or use a folder"
+            yield Problem("root", self.root, "memory is seen by one process alone", remedy)
+        if "://" in self.root and not self.tracking_uri:
+            rule = "somewhere else where the root is no folder of this machine, because SQLite can not lie there"
+            yield Problem("tracking_uri", "", rule, "give the address of an MLflow server, or none")
+        if self.executor == "ray" and not self.address and self.cpus and self.cpus < max(self.workers, self.replicas):
+            rule = f"at least one for each of {self.workers} workers and {self.replicas} replicas, or they never start"
+            yield Problem("cpus", self.cpus, rule, "raise it, or lower workers and replicas")
         if self.offload_optimizer and self.engine == "torch":
             yield Problem("offload_optimizer", True, "engine=torch cannot offload", "use engine=deepspeed")
         elif self.offload_optimizer and self.zero_stage == 0:

@@ -1,20 +1,27 @@
-"""Everything on this machine without a cluster: tasks and shards in this process, training in as many
-processes as there are workers."""
+"""Everything on this machine without a cluster: tasks and shards in a few processes, a training in as many as it has
+workers. One by one (``jobs=1``), tasks and shards are done in this process."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessContext, ProcessRaisedException, spawn
 
 from cluster.cluster import Done, TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.environment import Prepared
 from cluster.worker import do_shard, failure_of, train_rank
+
+POLL_S = 0.5
 
 
 class LocalCluster:
@@ -23,34 +30,117 @@ class LocalCluster:
     def __init__(self, runtime: RuntimeConfig, prepared: Prepared):
         self.runtime = runtime
         self.prepared = prepared
+        self.alone = runtime.jobs == 1
+        self.lock = threading.Lock()
+        self.pool: ProcessPoolExecutor | None = None
+        self.trainings: list[ProcessContext] = []
+        self.stopped = threading.Event()
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
-        results = []
-        for number, item in enumerate(items):
-            results.append(work(item))
-            done(number, results[-1])
-        return results
+        results: list[Any] = [None] * len(items)
+        if self.alone:
+            for number, item in enumerate(items):
+                results[number] = work(item)
+                done(number, results[number])
+            return results
+        todo = dict(enumerate(items))
+        for attempt in range(1, self.runtime.max_attempts + 1):
+            pool = self.processes()
+            try:
+                waiting: dict[Future[Any], int] = {pool.submit(work, item): number for number, item in todo.items()}
+                for future in as_completed(waiting):
+                    number = waiting[future]
+                    results[number] = future.result()
+                    del todo[number]
+                    done(number, results[number])
+                return results
+            except BrokenProcessPool:
+                if self.stopped.is_set() or attempt == self.runtime.max_attempts:
+                    raise
+                self.replace(pool)
+        raise AssertionError("the last attempt returns or raises")
 
     def train(self, launch: TrainLaunch) -> None:
+        if self.alone and self.runtime.workers == 1 and self.runtime.engine == "torch":
+            train_rank(launch)
+            return
         with tempfile.TemporaryDirectory() as folder:
             meeting = f"file://{folder}/meeting"
-            if self.runtime.workers == 1 and self.runtime.engine == "torch":
-                train_rank(launch)
-                return
-            # DeepSpeed keeps its groups in globals, so each training gets processes of its own.
+            # DeepSpeed keeps its groups in globals, and torch its random state: each training has processes of its own.
+            context = spawn(in_group, (self.runtime.workers, meeting, launch), nprocs=self.runtime.workers, join=False)
+            self.trainings.append(context)
             try:
-                spawn(in_group, (self.runtime.workers, meeting, launch), nprocs=self.runtime.workers)
+                while not context.join():
+                    pass
             except ProcessRaisedException:
                 failure = failure_of(launch.job.folder)
                 if failure is not None:
                     raise failure from None
                 raise
+            finally:
+                self.trainings.remove(context)
 
     def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
-        return self.map(lambda shard: do_shard(shard, self.runtime.threads), shards, done)
+        return self.map(DoShard(self.runtime.threads), shards, done)
+
+    def size(self) -> tuple[float, float]:
+        return float(self.runtime.cpus or os.cpu_count() or 1), float(self.runtime.gpus)
+
+    def processes(self) -> ProcessPoolExecutor:
+        """The processes that tasks and shards of all stages share."""
+        with self.lock:
+            if self.pool is None:
+                self.pool = ProcessPoolExecutor(
+                    min(self.runtime.replicas, int(self.size()[0])), get_context("spawn"), follow, (os.getpid(),)
+                )
+            return self.pool
+
+    def replace(self, broken: ProcessPoolExecutor) -> None:
+        """Forget processes one of which died, unless another thread did so before."""
+        with self.lock:
+            if self.pool is broken:
+                self.pool = None
+        broken.shutdown(wait=False, cancel_futures=True)
+
+    def stop(self) -> None:
+        self.stopped.set()
+        for context in list(self.trainings):
+            for process in context.processes:
+                process.terminate()
+        self._end_pool()
 
     def close(self) -> None:
+        self._end_pool()
         self.prepared.close()
+
+    def _end_pool(self) -> None:
+        with self.lock:
+            pool, self.pool = self.pool, None
+        if pool is not None:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class DoShard:
+    """A shard with so many threads, as something that travels to a process."""
+
+    def __init__(self, threads: int):
+        self.threads = threads
+
+    def __call__(self, shard: Any) -> dict[str, Any]:
+        return do_shard(shard, self.threads)
+
+
+def follow(parent: int) -> None:
+    """Have this process end with the one that started it, which may be killed without a word."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="follow").start()
 
 
 def in_group(rank: int, world_size: int, meeting: str, launch: TrainLaunch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,19 @@ import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
+from components.store.cache import local
+from components.store.files import is_local
+
 # Its first connection tells of every table that it makes.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 PARAM_LENGTH = 500
 EXPERIMENT = "proseco"
+
+
+def url_of(folder: Path) -> str:
+    """A place as MLflow names it."""
+    return folder.absolute().as_uri() if is_local(folder) else str(folder)
 
 
 class MlflowTracking:
@@ -32,26 +41,30 @@ class MlflowTracking:
         self.client = mlflow.MlflowClient()
         found = self.client.get_experiment_by_name(EXPERIMENT)
         self.experiment = found.experiment_id if found else self.client.create_experiment(
-            EXPERIMENT, artifact_location=(root / "mlflow").absolute().as_uri()
+            EXPERIMENT, artifact_location=url_of(root / "mlflow")
         )  # fmt: skip
         self.say = say
         self.broken = False
+        self.lock = threading.Lock()
+        """Stages run in several threads, and SQLite is written by one."""
         self.parent = self.client.create_run(self.experiment, run_name=workflow).info.run_id
 
     def _try(self, action: Callable[[], Any]) -> Any:
-        if self.broken:
-            return None
-        try:
-            return action()
-        except (MlflowException, OSError, ValueError) as error:
-            self.broken = True
-            self.say(f"MLflow does not answer ({error}); the run goes on, and the journals keep its numbers")
-            return None
+        with self.lock:
+            if self.broken:
+                return None
+            try:
+                return action()
+            except (MlflowException, OSError, ValueError) as error:
+                self.broken = True
+                self.say(f"MLflow does not answer ({error}); the run goes on, and the journals keep its numbers")
+                return None
 
     def start(self, label: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str | None:
         """Open the run of a stage."""
 
         def action() -> str:
+            self.end_killed(tags["key"])
             run = self.client.create_run(
                 self.experiment, run_name=label, tags={"mlflow.parentRunId": self.parent, **tags}
             )
@@ -62,6 +75,12 @@ class MlflowTracking:
 
         found: str | None = self._try(action)
         return found
+
+    def end_killed(self, key: str) -> None:
+        """End the runs of a stage whose process was killed before it could say so: whoever holds its lease now is alone."""
+        wanted = f"tags.`key` = '{key}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self.experiment], wanted):
+            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def metrics(self, run: str | None, rows: list[dict[str, float]]) -> None:
         """Rows with ``step`` and ``time_s``, in batches."""
@@ -85,7 +104,7 @@ class MlflowTracking:
         def action() -> None:
             entries = [
                 DatasetInput(
-                    Dataset(folder.parent.name, folder.name, "local", json.dumps({"uri": folder.absolute().as_uri()})),
+                    Dataset(folder.parent.name, folder.name, "local", json.dumps({"uri": url_of(folder)})),
                     [InputTag("mlflow.data.context", role)],
                 )
                 for role, folder in inputs.items()
@@ -97,7 +116,7 @@ class MlflowTracking:
 
     def artifact(self, run: str | None, path: Path) -> None:
         if run:
-            self._try(lambda: self.client.log_artifact(run, str(path)))
+            self._try(lambda: self.client.log_artifact(run, str(local(path))))
 
     def end(self, run: str | None, status: str = "FINISHED") -> None:
         if run:

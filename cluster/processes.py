@@ -35,6 +35,14 @@ def read(pid: int) -> tuple[int, int, bool] | None:
     return int(fields[1]), int(fields[19]), fields[0] != "Z"
 
 
+def command(pid: int) -> bytes:
+    """The command line of a process, empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def descendants(roots: Iterable[int]) -> set[Process]:
     """All processes that the roots started, and those that these started. Empty where there is no /proc."""
     parents: dict[int, list[Process]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -23,6 +24,11 @@ PATIENCE_S = 5.0
 """How long the processes of an embedded cluster may take to end by themselves."""
 
 
+def cpus_of(runtime: RuntimeConfig) -> int:
+    """CPUs that an embedded cluster says that it has: on a small machine as many as workers and replicas need to start."""
+    return runtime.cpus or max(os.cpu_count() or 1, runtime.workers, runtime.replicas)
+
+
 class RayCluster:
     """See ``cluster.cluster.Cluster``. Replicas start with the first shard and stay until the end."""
 
@@ -30,6 +36,10 @@ class RayCluster:
         self.runtime = runtime
         self.prepared = prepared
         self._pool: serving.Pool | None = None
+        self._serving = 0
+        """Stages that use the pool now."""
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._started: set[processes.Process] = set()
         """The processes of a cluster of our own."""
         # Ray keeps what an earlier cluster of this process was told, and replaces the handler of SIGTERM
@@ -63,7 +73,7 @@ class RayCluster:
         # "local" keeps Ray from joining a cluster that somebody else has, or had, on this machine.
         ray.init(
             address="local",
-            num_cpus=runtime.cpus or os.cpu_count(),
+            num_cpus=cpus_of(runtime),
             num_gpus=runtime.gpus or None,
             include_dashboard=False,
             log_to_driver=False,
@@ -73,16 +83,40 @@ class RayCluster:
         )
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
-        return ray_tasks.map_items(work, items, done, self.runtime.max_attempts)
+        return ray_tasks.map_items(work, items, done, self.runtime.max_attempts, self._stopped)
 
     def train(self, launch: TrainLaunch) -> None:
-        self._close_pool()  # its CPUs are wanted by the workers
+        with self._lock:
+            if not self._serving:
+                self._close_pool()  # its CPUs are wanted by the workers
         ray_train.train(launch)
 
     def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
-        if self._pool is None:
-            self._pool = serving.Pool(self.runtime)
-        return self._pool.run(shards, done)
+        with self._lock:
+            if self._pool is None:
+                self._pool = serving.Pool(self.runtime)
+            pool = self._pool
+            self._serving += 1
+        try:
+            return pool.run(shards, done)
+        finally:
+            with self._lock:
+                self._serving -= 1
+
+    def size(self) -> tuple[float, float]:
+        found = ray.cluster_resources()
+        return float(found.get("CPU", 0)), float(found.get("GPU", 0))
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._pool is not None:
+            self._pool.closing.set()
+        # A training waits for its controller without an end, and is told by the end of it.
+        self._see(self._started)
+        for process in self._started:
+            if ray_train.is_training(processes.command(process.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Leave the cluster; one that was started here is gone afterwards, with every process of it."""

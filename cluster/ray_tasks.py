@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
-from cluster.cluster import Done
+from cluster.cluster import Done, Stopped
 from components.errors import ProsecoError
 
+POLL_S = 0.5
 
-def map_items(work: Callable[[Any], Any], items: Sequence[Any], done: Done, max_attempts: int) -> list[Any]:
+
+def map_items(
+    work: Callable[[Any], Any], items: Sequence[Any], done: Done, max_attempts: int, stopped: threading.Event
+) -> list[Any]:
     """One task an item, results in the order of the items.
 
     A task whose process dies is tried again; an error that the user must mend ends the map at once.
+
+    Raises:
+        Stopped: ``stopped`` was set.
     """
     remote = ray.remote(call).options(num_cpus=1, max_retries=max_attempts - 1)
     waiting = {remote.remote(work, item): number for number, item in enumerate(items)}
     results: list[Any] = [None] * len(items)
     while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1)
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+        if stopped.is_set():
+            raise Stopped
+        if not ready:
+            continue
         number = waiting.pop(ready[0])
         try:
             results[number] = ray.get(ready[0])

@@ -24,6 +24,7 @@ from cluster.cluster import TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.worker import FAILURE, failure_of, train_rank
 from components.errors import TrainingError
+from components.store.files import exists
 
 
 def train(launch: TrainLaunch) -> None:
@@ -111,8 +112,13 @@ def _worker(launch: TrainLaunch) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     # A rank that stops on purpose leaves its error behind and raises, so that Ray ends the other ranks,
     # which wait for it. Ray then starts them again; trying again would fail in the same way, so they end.
-    if not (launch.job.folder / FAILURE).exists():
+    if not exists(launch.job.folder / FAILURE):
         train_rank(launch)
+
+
+def is_training(command: bytes) -> bool:
+    """Is a process, by its command line, one of a training?"""
+    return command.startswith((b"ray::TrainController", b"ray::RayTrainWorker"))
 
 
 def last_line(error: Exception) -> str:

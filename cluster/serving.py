@@ -21,9 +21,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from cluster.cluster import Done
+from cluster.cluster import Done, Stopped
 from cluster.config import RuntimeConfig
-from cluster.ray_tasks import cause_of
+from cluster.ray_tasks import POLL_S, cause_of
 from cluster.worker import do_shard
 
 APP = "proseco"
@@ -63,7 +63,7 @@ class Pool:
     def run(self, shards: Sequence[Any], done: Done) -> list[Any]:
         """Receipts in the order of the shards. One shard more than there are replicas is in flight,
         so that none of them waits."""
-        return dispatch(self._attempt, shards, self.runtime.replicas + 1, done)
+        return dispatch(self._attempt, shards, self.runtime.replicas + 1, done, self.closing)
 
     def _attempt(self, shard: Any) -> Any:
         """One shard, tried again with growing, jittered pauses when its replica was lost."""
@@ -83,10 +83,15 @@ class Pool:
         serve.shutdown()
 
 
-def dispatch(work: Callable[[Any], Any], items: Sequence[Any], width: int, done: Done) -> list[Any]:
+def dispatch(
+    work: Callable[[Any], Any], items: Sequence[Any], width: int, done: Done, stopped: threading.Event
+) -> list[Any]:
     """Results in the order of the items, ``width`` of them in flight at a time.
 
     What ends the caller, such as Ctrl-C, is not kept waiting for what is in flight.
+
+    Raises:
+        Stopped: ``stopped`` was set.
     """
     results: list[Any] = [None] * len(items)
     queue = iter(enumerate(items))
@@ -94,7 +99,9 @@ def dispatch(work: Callable[[Any], Any], items: Sequence[Any], width: int, done:
     try:
         in_flight = {threads.submit(work, item): number for number, item in islice(queue, width)}
         while in_flight:
-            finished, _ = wait(in_flight, return_when=FIRST_COMPLETED)
+            finished, _ = wait(in_flight, POLL_S, FIRST_COMPLETED)
+            if stopped.is_set():
+                raise Stopped
             for future in finished:
                 number = in_flight.pop(future)
                 results[number] = future.result()

@@ -20,7 +20,8 @@ from components.models.transformer import Transformer
 from components.models.weights import FRESH, fill, load_weights
 from components.shards.sample import SampleShard
 from components.shards.score import ScoreShard
-from components.tracking import JsonlTracker
+from components.store.files import publish_text, read_json, remove
+from components.tracking import JOURNAL, JsonlTracker
 from components.training import checkpoint
 from components.training.engine import TorchEngine, TrainEngine
 from components.training.loop import fit
@@ -39,13 +40,13 @@ def train_rank(launch: TrainLaunch) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     try:
         engine = build_engine(launch)
-        tracker = JsonlTracker(launch.job.folder / "metrics.jsonl") if engine.rank == 0 else None
+        tracker = JsonlTracker(launch.job.folder / JOURNAL) if engine.rank == 0 else None
         if tracker:
             tracker.params({"host": platform.node(), "pid": os.getpid(), "world_size": engine.world_size})
         fit(launch.job, engine, tracker)
     except ProsecoError as error:
         text = json.dumps({"type": type(error).__name__, "message": str(error)})
-        (launch.job.folder / FAILURE).write_text(text, encoding="utf-8")
+        publish_text(launch.job.folder / FAILURE, text)
         raise
 
 
@@ -83,10 +84,10 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
 def failure_of(folder: Path) -> ProsecoError | None:
     """The error that a rank left behind."""
     path = folder / FAILURE
-    if not path.exists():
+    found = read_json(path)
+    remove(path)
+    if found is None:
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    path.unlink()
     import components.errors as tree
 
     return getattr(tree, found["type"])(found["message"])

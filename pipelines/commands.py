@@ -14,6 +14,7 @@ from components.plugins import lookup
 from components.samplers import PRESETS, SamplerConfig, read_sampler
 from components.scorers import Scorers
 from components.store.artifact import read_manifest
+from components.store.files import at
 from components.store.samples import read_shard, read_shards, shard_file
 from pipelines.config.load import dotted, over, read_yaml
 from pipelines.config.prompts import read_entries
@@ -42,7 +43,7 @@ def make(stage: Stage, root: str, runtime: Any) -> Path:
     screen = Screen()
     if all(f.state == "fresh" for f in execute(stage.label, [stage], config, screen)):
         screen.say("all of it was made before")
-    return stage.folder(Path(config.root))
+    return stage.folder(at(config.root))
 
 
 def generate(

@@ -9,6 +9,7 @@ from typing import Any
 import rich_click as click
 from rich.table import Column, Table
 
+from components.store.files import at, exists
 from pipelines.cli.screen import STATES, in_words, load, out, run_arguments
 
 
@@ -21,7 +22,7 @@ def plan(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from pipelines.graph.plan import plan as make_plan
 
     config, stages = load(run, overrides)
-    findings = make_plan(list(stages.values()), Path(config.runtime.root))
+    findings = make_plan(list(stages.values()), at(config.runtime.root))
     if as_json:
         rows = [{"stage": f.stage.label, "key": f.stage.key, "state": f.state, "reasons": f.reasons} for f in findings]
         click.echo(json.dumps(rows, indent=1))
@@ -46,14 +47,14 @@ def run(run: Path, overrides: tuple[str, ...], quiet: bool) -> None:
     config, stages = load(run, overrides)
     findings = execute(config.name, list(stages.values()), config.runtime, Screen(quiet))
     made = sum(f.state != "fresh" for f in findings)
-    root = Path(config.runtime.root)
+    root = at(config.runtime.root)
     click.echo(
         f"{made} stages made, {len(findings) - made} were fresh"
         if made
         else f"nothing to do: all {len(findings)} stages are fresh"
     )
     last = list(stages.values())[-1]
-    if (last.folder(root) / "report.html").exists():
+    if exists(last.folder(root) / "report.html"):
         click.echo(f"report: {last.folder(root) / 'report.html'}")
 
 
@@ -68,7 +69,7 @@ def explain(run: Path, overrides: tuple[str, ...], label: str) -> None:
 
     config, stages = load(run, overrides)
     chosen = {label: lookup(stages, label, "stage")} if label else stages
-    root = Path(config.runtime.root)
+    root = at(config.runtime.root)
     for name, stage in chosen.items():
         near = nearest(stage, root)
         out.print(f"[b]{name}[/b]  {stage.key}  {stage.folder(root)}", soft_wrap=True)
@@ -92,7 +93,7 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from pipelines.graph.plan import plan as make_plan
 
     config, stages = load(run, overrides)
-    root = Path(config.runtime.root)
+    root = at(config.runtime.root)
     findings = make_plan(list(stages.values()), root)
     results: list[dict[str, Any]] = []
     for stage in stages.values():
@@ -123,7 +124,7 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     if results:
         out.print(results_table(results))
     report = list(stages.values())[-1].folder(root) / "report.html"
-    if report.exists():
+    if exists(report):
         out.print(f"report: {report}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import ConfigError
+from components.store.files import at
 from components.store.lease import Lease
 from components.store.root import foreign, remove_stage, require_marked, size, stages
 from pipelines.config.load import load_run
@@ -48,8 +49,12 @@ def collect(root: Path | None, runs: tuple[str, ...], corrupt: bool, delete: boo
         )
         yield f"{len(unneeded)} stages; add --delete to delete them"
         return
-    with Lease(root, "proseco gc"):
-        for folder, why in unneeded.items():
+    for folder, why in unneeded.items():
+        lease = Lease(root, f"{folder.parent.name}-{folder.name}", "proseco gc")
+        if (holder := lease.take()) is not None:
+            yield f"left alone {folder}: it is being made by {holder}"
+            continue
+        with lease:
             freed = size(folder)
             remove_stage(folder)
             yield f"deleted {folder} ({why}), {freed / 2**20:.1f} MiB"
@@ -76,4 +81,4 @@ def the_root(roots: set[str]) -> Path:
     """The one root of the kept runs; ``runs`` where none is kept."""
     if len(roots) > 1:
         raise ConfigError(f"The kept runs write to several roots ({', '.join(sorted(roots))}); say which by --root.")
-    return Path(next(iter(roots), "runs"))
+    return at(next(iter(roots), "runs"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.store.artifact import IDENTITY, damage, read_manifest
+from components.store.files import exists, folders, read_json
 from components.store.fingerprint import differences
 from pipelines.graph.stage import Stage, in_order
 
@@ -35,7 +35,7 @@ def find(stage: Stage, root: Path) -> Finding:
         if lost:
             return Finding(stage, "damaged", tuple(lost[:3]))
         return Finding(stage, "fresh", (), manifest.seconds)
-    if (folder / IDENTITY).exists():
+    if exists(folder / IDENTITY):
         return Finding(stage, "partial", ("was begun and not finished; it resumes from what is there",))
     near = nearest(stage, root)
     if near is None:
@@ -47,16 +47,11 @@ def find(stage: Stage, root: Path) -> Finding:
 def nearest(stage: Stage, root: Path) -> tuple[str, list[str]] | None:
     """The made stage of the same label that differs least, and how it differs."""
     best: tuple[str, list[str]] | None = None
-    for path in sorted((root / stage.name).glob(f"*/{IDENTITY}")):
-        if path.parent.name == stage.key:
+    for folder in folders(root / stage.name):
+        other = read_json(folder / IDENTITY)
+        if folder.name == stage.key or not isinstance(other, dict) or other.get("label") != stage.label:
             continue
-        try:
-            other = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            continue
-        if other.get("label") != stage.label:
-            continue
-        lines = differences(other["identity"], stage.identity)
+        lines = differences(other.get("identity"), stage.identity)
         if best is None or len(lines) < len(best[1]):
-            best = (path.parent.name, lines)
+            best = (folder.name, lines)
     return best

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from components.tracking import read_metrics
 from pipelines.graph.plan import Finding
 
-POLL_S = 1.0
 LINE_EVERY_S = 15.0
 
 
 class Screen:
-    """Writes to standard error, so that standard output holds results only."""
+    """Writes to standard error, so that standard output holds results only. Stages in several threads share it."""
 
     def __init__(self, quiet: bool = False):
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self.bars = self.console.is_terminal
+        self.bars: Bars | None = None
+        """One for each running stage, on a terminal."""
+        self.lock = threading.Lock()
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False)
@@ -39,30 +38,41 @@ class Screen:
             for k, v in info.items()
             if isinstance(v, int | float)
         ]
-        self.say(f"      done in {seconds:.1f} s" + (f": {', '.join(shown[:6])}" if shown else ""))
+        self.say(f"      {label} done in {seconds:.1f} s" + (f": {', '.join(shown[:6])}" if shown else ""))
 
     @contextmanager
-    def progress(self, label: str, journal: Path) -> Iterator[StageProgress]:
-        """A bar, or a line now and then, for one stage."""
-        if not self.bars:
-            yield StageProgress(self, None, None)
+    def progress(self, label: str, alive: Callable[[], None]) -> Iterator[StageProgress]:
+        """A bar, or a line now and then, for one stage.
+
+        Args:
+            alive: called at every sign of progress; raises where the stage must not go on.
+        """
+        if not self.console.is_terminal:
+            yield StageProgress(self, label, alive)
             return
-        columns = (
-            TextColumn("      {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=self.console, transient=True) as bars:
-            yield StageProgress(self, bars, bars.add_task(label, total=None))
+        with self.lock:
+            if self.bars is None:
+                columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn())
+                self.bars = Bars(
+                    *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True
+                )
+                self.bars.start()
+            task = self.bars.add_task(label, total=None)
+        try:
+            yield StageProgress(self, label, alive, self.bars, task)
+        finally:
+            with self.lock:
+                self.bars.remove_task(task)
+                if not self.bars.tasks:
+                    self.bars.stop()
+                    self.bars = None
 
 
 class StageProgress:
     """See ``pipelines.graph.stage.Progress``."""
 
-    def __init__(self, screen: Screen, bars: Bars | None, task: Any):
-        self.screen, self.bars, self.task = screen, bars, task
+    def __init__(self, screen: Screen, label: str, alive: Callable[[], None], bars: Bars | None = None, task: Any = None):
+        self.screen, self.label, self.alive, self.bars, self.task = screen, label, alive, bars, task
         self.unit, self.count, self.done = "", 0, 0
         self.last_line = time.monotonic()
 
@@ -75,32 +85,13 @@ class StageProgress:
         self.to(self.done + count)
 
     def to(self, done: int) -> None:
+        self.alive()
         self.done = done
         if self.bars is not None:
             self.bars.update(self.task, completed=done)
         elif time.monotonic() - self.last_line > LINE_EVERY_S:
             self.last_line = time.monotonic()
-            self.screen.say(f"      {done}/{self.count} {self.unit}")
+            self.screen.say(f"      {self.label}: {done}/{self.count} {self.unit}")
 
     def say(self, message: str) -> None:
-        self.screen.say(f"      {message}")
-
-
-@contextmanager
-def following(journal: Path, progress: StageProgress | Any) -> Iterator[None]:
-    """Inside, a thread follows a training's journal and moves the bar."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(POLL_S):
-            rows = read_metrics(journal)
-            if rows:
-                progress.to(int(rows[-1]["step"]))
-
-    thread = threading.Thread(target=follow, daemon=True, name="follow")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+        self.screen.say(f"      {self.label}: {message}")

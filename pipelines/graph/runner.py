@@ -1,13 +1,14 @@
-"""Runs the stages of a workflow that are not fresh, under a lease, each tracked."""
+"""Runs the stages of a workflow that are not fresh, each under its lease, each tracked."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,43 @@ from cluster.environment import prepare
 from cluster.open import open_cluster
 from components.errors import CorruptArtifact, ProsecoError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
-from components.store.files import publish_text
-from components.store.lease import Lease
+from components.store.files import at, files_below, publish_text
+from components.store.lease import Fence
 from components.store.root import mark_root, remove_stage, require_ours, stages
-from components.tracking import read_metrics
+from components.tracking import JOURNAL
+from pipelines.graph import resources
+from pipelines.graph.live import following
 from pipelines.graph.plan import Finding, plan
 from pipelines.graph.progress import Screen
+from pipelines.graph.resources import Resources
+from pipelines.graph.schedule import Outcome, Schedule
 from pipelines.graph.stage import Context, Given, Stage
 
 
 @dataclass
 class Held:
-    """What is opened on first use and closed at the end."""
+    """What is opened on first use, shared by all stages, and closed at the end."""
 
     runtime: RuntimeConfig
     cluster: Cluster | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self) -> Cluster:
-        if self.cluster is None:
-            self.cluster = open_cluster(self.runtime)
-        return self.cluster
+        with self.lock:
+            if self.cluster is None:
+                self.cluster = open_cluster(self.runtime)
+            return self.cluster
+
+    def capacity(self) -> Resources:
+        """What there is for all stages together."""
+        if not self.runtime.address:
+            return resources.total(self.runtime)
+        cpus, gpus = self.open().size()
+        return Resources(cpus, gpus)
+
+    def stop(self) -> None:
+        if self.cluster is not None:
+            self.cluster.stop()
 
     def close(self) -> None:
         if self.cluster is not None:
@@ -48,33 +66,51 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     that nothing was done, and then neither torch nor Ray nor MLflow was imported.
 
     Raises:
-        ProsecoError: a stage failed for a reason that the user can mend.
+        ProsecoError: stages failed for a reason that the user can mend. Those that do not need them were made.
     """
-    root = Path(runtime.root)
+    root = at(runtime.root)
     findings = plan(targets, root)
-    if all(f.state == "fresh" for f in findings):
+    todo = [f for f in findings if f.state != "fresh"]
+    if not todo:
         return findings
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
-    lease = Lease(root, f"proseco run {workflow}", runtime.lease_expiry_s, runtime.lease_wait_s)
-    lease.say = screen.say
-    with lease:
-        # Somebody else may have made some of it while we waited.
-        findings = plan(targets, root)
-        todo = [f for f in findings if f.state != "fresh"]
-        mark_root(root)
-        held = Held(runtime)
-        tracking = open_tracking(runtime, root, workflow, screen) if todo else None
-        status = "FAILED"
-        try:
-            for number, finding in enumerate(todo, 1):
-                screen.stage(number, len(todo), finding)
-                run_stage(finding, root, runtime, held.open, tracking, screen)
-            status = "FINISHED"
-        finally:
-            held.close()
-            if tracking is not None:
-                tracking.close(status)
+    mark_root(root)
+    held = Held(runtime)
+    if runtime.executor == "ray" and any(f.stage.work != "driver" for f in todo):
+        held.open()  # Ray belongs to the thread that starts it, which is the one that is told to stop
+    tracking = open_tracking(runtime, root, workflow, screen)
+    status = "FAILED"
+    try:
+        outcome = Schedule(
+            todo, root, f"proseco run {workflow}", runtime, held.capacity,
+            lambda finding, lease: run_stage(finding, root, runtime, held.open, lease.fence, tracking, screen),
+            held.stop, screen,
+        ).run()  # fmt: skip
+        raise_failures(outcome, len(todo))
+        status = "FINISHED"
+    finally:
+        held.close()
+        if tracking is not None:
+            tracking.close(status)
     return findings
+
+
+def raise_failures(outcome: Outcome, number: int) -> None:
+    """Raise what failed: a single error as it is, several as one that names them all; and what was left out for it."""
+    failed = list(outcome.failed.values())
+    for _, error in failed:
+        if not isinstance(error, ProsecoError):
+            raise error  # a defect, with its traceback
+    if not failed:
+        return
+    lines = [f"{stage.label} failed. {error}" for stage, error in failed]
+    if outcome.left_out:
+        names = ", ".join(stage.label for stage in outcome.left_out.values())
+        lines.append(f"Not made, because they need what failed: {names}.")
+    made = number - len(failed) - len(outcome.left_out)
+    lines.append(f"{made} of {number} stages were made and stay; the same command goes on from there.")
+    kind = type(failed[0][1]) if len({type(e) for _, e in failed}) == 1 else ProsecoError
+    raise kind("\n".join(lines)) from failed[0][1]
 
 
 def open_tracking(runtime: RuntimeConfig, root: Path, workflow: str, screen: Screen) -> Any:
@@ -88,15 +124,20 @@ def open_tracking(runtime: RuntimeConfig, root: Path, workflow: str, screen: Scr
 
 
 def run_stage(
-    finding: Finding, root: Path, runtime: RuntimeConfig, cluster: Callable[[], Cluster], tracking: Any, screen: Screen
+    finding: Finding,
+    root: Path,
+    runtime: RuntimeConfig,
+    cluster: Callable[[], Cluster],
+    fence: Fence,
+    tracking: Any,
+    screen: Screen,
 ) -> None:
-    """One stage: check inputs, run, publish the manifest."""
+    """One stage, whose lease is held: check inputs, run, publish the manifest."""
     stage = finding.stage
     folder = stage.folder(root)
     if finding.state == "damaged":
         remove_stage(folder)
     require_ours(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     identity = {"format": FORMAT, "label": stage.label, "identity": stage.identity}
     publish_text(folder / IDENTITY, json.dumps(identity, indent=1))
     inputs = {role: below.folder(root) for role, below in stage.inputs.items()}
@@ -104,30 +145,33 @@ def run_stage(
         role: below.info if isinstance(below, Given) else checked_info(role, inputs[role])
         for role, below in stage.inputs.items()
     }
-    journal = folder / "metrics.jsonl"
     run = None
     if tracking is not None:
         tags = {"stage": stage.name, "key": stage.key, "version": str(stage.version), "folder": str(folder)} | commit()
         run = tracking.start(stage.label, tags, flat(stage.identity["config"]))
         tracking.inputs(run, inputs)
+
+    def send(rows: list[dict[str, float]]) -> None:
+        if tracking is not None:
+            tracking.metrics(run, rows)
+
     start = time.monotonic()
     try:
-        with screen.progress(stage.label, journal) as progress:
-            context = Context(folder, inputs, infos, runtime, cluster, progress)
-            info = stage.load()(stage.config, context)
+        with screen.progress(stage.label, fence.check) as progress:
+            with following(folder / JOURNAL, progress, send):
+                info = stage.load()(stage.config, Context(folder, inputs, infos, runtime, cluster, progress, fence))
+        seconds = time.monotonic() - start
+        files = [f for f in files_below(folder) if f.name != MANIFEST and not f.name.startswith(".")]
+        keys = {role: below.key for role, below in stage.inputs.items()}
+        write_manifest(folder, stage.name, stage.label, stage.version, keys, seconds, info, files, fence.check)
     except BaseException:
         if tracking is not None:
             tracking.end(run, "FAILED")
         raise
-    seconds = time.monotonic() - start
-    files = [f for f in folder.rglob("*") if f.is_file() and f.name not in (MANIFEST,) and not f.name.startswith(".")]
-    keys = {role: below.key for role, below in stage.inputs.items()}
-    write_manifest(folder, stage.name, stage.label, stage.version, keys, seconds, info, files)
     screen.finished(stage.label, seconds, info)
     if tracking is not None:
-        tracking.metrics(run, [*read_metrics(journal), {"step": 0, "time_s": time.time(), "seconds": seconds}])
-        tracking.artifact(run, folder / MANIFEST)
-        for name in info.get("artifacts", ()):
+        tracking.metrics(run, [{"step": 0, "time_s": time.time(), "seconds": seconds}])
+        for name in (MANIFEST, *info.get("artifacts", ())):
             tracking.artifact(run, folder / name)
         tracking.end(run)
 

@@ -12,6 +12,8 @@ from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from components.plugins import locate
 from components.store.fingerprint import canonical, fingerprint
+from components.store.lease import Fence
+from pipelines.graph.resources import Work
 
 
 class Progress(Protocol):
@@ -35,6 +37,8 @@ class Context:
     cluster: Callable[[], Cluster]
     """Opens the cluster on the first call."""
     progress: Progress
+    fence: Fence
+    """Whoever takes this execution over."""
 
 
 Run = Callable[[Any, Context], Mapping[str, Any]]
@@ -68,6 +72,8 @@ class Stage:
     config: Any
     run: str
     inputs: Mapping[str, Stage | Given] = field(default_factory=dict)
+    work: Work = "driver"
+    """Where it does its work."""
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -86,6 +92,10 @@ class Stage:
     def folder(self, root: Path) -> Path:
         return root / self.name / self.key
 
+    def made_of(self) -> list[Stage]:
+        """The stages that it needs."""
+        return [below for below in self.inputs.values() if isinstance(below, Stage)]
+
     def load(self) -> Run:
         found: Run = locate(self.run)
         return found
@@ -98,9 +108,8 @@ def in_order(targets: list[Stage]) -> list[Stage]:
     def visit(stage: Stage) -> None:
         if stage.key in found:
             return
-        for below in stage.inputs.values():
-            if isinstance(below, Stage):
-                visit(below)
+        for below in stage.made_of():
+            visit(below)
         found[stage.key] = stage
 
     for target in targets:

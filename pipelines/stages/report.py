@@ -13,7 +13,7 @@ from components.evaluation.chart import COLOURS, Point, Series, line_chart
 from components.evaluation.page import Section, best_table, edits_table, folded, page, results_table
 from components.store.files import publish_text
 from components.store.samples import read_shard, shard_file
-from components.tracking import read_metrics
+from components.tracking import JOURNAL, read_metrics
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import ReportSpec
 
@@ -67,7 +67,7 @@ def learning_curves(context: Context) -> str:
     for role, folder in context.inputs.items():
         if not role.startswith("train_"):
             continue
-        name, rows = role.removeprefix("train_"), read_metrics(folder / "metrics.jsonl")
+        name, rows = role.removeprefix("train_"), read_metrics(folder / JOURNAL)
         series.append(curve(name, rows, "nll_bound"))
         series.append(curve(f"{name}, validation", rows, "validation/nll_bound", dashed=True))
         correcting.append(curve(f"{name}: fixed", rows, "fix_rate"))

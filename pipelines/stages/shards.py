@@ -14,7 +14,6 @@ from pipelines.graph.stage import Context
 def make_shards(shards: Sequence[SampleShard | ScoreShard], context: Context) -> None:
     """Have replicas make all shards that are not there yet."""
     folder = context.folder / "shards"
-    folder.mkdir(exist_ok=True)
     todo = [s for s in shards if not shard_is_done(folder, s.name)]
     context.progress.total(len(shards), "shards")
     context.progress.to(len(shards) - len(todo))

@@ -14,6 +14,10 @@ from components.scorers.config import ScorerOptions
 from components.shards.prompt import Prompt
 from components.training.config import TrainConfig
 from pipelines.config.schema import GenerateConfig
+from pipelines.graph.resources import Work
+
+WORK: Mapping[str, Work] = {"tokenize": "tasks", "train": "training", "generate": "replicas", "score": "replicas"}
+"""Where stages do their work, by name; the others do it in the driver."""
 
 
 @dataclass(frozen=True)

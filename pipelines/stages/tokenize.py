@@ -21,7 +21,7 @@ from components.data.packing import SPLITS, pack_piece
 from components.data.rows import write_rows
 from components.data.tokenizer import agrees, load_tokenizer
 from components.errors import DataError
-from components.store.files import digest_file, publish_text, publishing
+from components.store.files import digest_file, exists, publish_text, publishing, read_json
 from components.store.names import file_name
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import TokenizeSpec
@@ -114,14 +114,16 @@ def tokenize_piece(piece: Piece) -> dict[str, Any]:
 
 def read_receipt(path: Path, folder: Path) -> dict[str, Any] | None:
     """The receipt of a finished piece, if its files are really there."""
-    if not path.exists():
+    receipt = read_json(path)
+    files = receipt.get("files") if isinstance(receipt, dict) else None
+    if not isinstance(files, dict):
         return None
-    receipt: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name, digest in receipt["files"].items():
+    for name, digest in files.items():
         file = folder / file_name(name, path)
-        if not file.exists() or digest_file(file) != digest:
+        if not exists(file) or digest_file(file) != digest:
             return None
-    return receipt
+    found: dict[str, Any] = receipt
+    return found
 
 
 def check_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: CorpusConfig, context: Context) -> None:

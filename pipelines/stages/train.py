@@ -9,10 +9,9 @@ from typing import Any
 
 from cluster.cluster import TrainLaunch
 from components.data.tokenizer import load_tokenizer
-from components.tracking import read_metrics
+from components.tracking import JOURNAL, read_metrics
 from components.training import checkpoint
 from components.training.job import Job
-from pipelines.graph.progress import following
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import TrainSpec
 
@@ -32,6 +31,7 @@ def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
         micro_batch=context.runtime.micro_batch,
         keep=context.runtime.keep_checkpoints,
         tokenizer=file,
+        fence=context.fence,
         source=config.source,
     )
     launch = TrainLaunch(
@@ -40,11 +40,9 @@ def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
         init=start(config, context),
         runtime=context.runtime,
     )
-    journal = context.folder / "metrics.jsonl"
     context.progress.total(config.train.steps, "steps")
-    with following(journal, context.progress):
-        context.cluster().train(launch)
-    rows = read_metrics(journal)
+    context.cluster().train(launch)
+    rows = read_metrics(context.folder / JOURNAL)
     last = {k: v for row in rows[-3:] for k, v in row.items() if k not in ("step", "time_s")}
     parameters = config.model.num_parameters(tokenizer.vocab_size)
     return {"steps": config.train.steps, "parameters": parameters, **last}

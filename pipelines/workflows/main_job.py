@@ -25,7 +25,9 @@ class Graph:
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def add(self, name: str, label: str, config: Any, inputs: Mapping[str, Stage], version: int = 1) -> Stage:
-        stage = Stage(name, self.prefix + label, version, config, f"pipelines.stages.{name}:run", inputs)
+        stage = Stage(
+            name, self.prefix + label, version, config, f"pipelines.stages.{name}:run", inputs, spec.WORK.get(name, "driver")
+        )
         self.stages[label] = stage
         return stage
 

@@ -18,13 +18,13 @@ from components.scorers.config import ScorerOptions
 from components.shards.canvas import read_pieces
 from components.shards.prompt import Prompt
 from components.store.artifact import MANIFEST, damage, read_manifest
-from components.store.files import digest_file
+from components.store.files import digest_file, exists, read_text
 from components.store.names import file_name
 from components.store.root import foreign
 from pipelines.config.prompts import Entry
 from pipelines.config.schema import GenerateConfig
 from pipelines.graph.stage import Given, Stage
-from pipelines.stages.spec import GenerateSpec, ScoreSpec
+from pipelines.stages.spec import WORK, GenerateSpec, ScoreSpec
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -36,7 +36,7 @@ def given_model(folder: Path) -> Given:
         ModelError: the folder is not one.
         CorruptArtifact: it was changed since it was exported.
     """
-    lost = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    lost = [name for name in MODEL_FILES if not exists(folder / name)]
     if lost:
         raise ModelError(
             f"{folder} holds no {lost[0]}, so it is no exported model. "
@@ -80,7 +80,7 @@ def model_of_samples(samples: Path) -> Path:
     manifest = read_manifest(samples)
     key = manifest.inputs.get("model", "") if manifest is not None else ""
     folder = samples.absolute().parent.parent / "export" / file_name(key, samples / MANIFEST)
-    if not folder.exists():
+    if not exists(folder):
         raise ConfigError(
             f"Which model should score {samples}? The one that made them, {key}, is not in the same root. Give --model FOLDER."
         )
@@ -106,7 +106,7 @@ def sampling(
         DataError: a prompt does not fit the model.
     """
     given = given_model(model)
-    info = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    info = json.loads(read_text(model / "config.json"))
     check_needs(sampler, info, allow_untrained)
     tokenizer, classes = load_tokenizer(model / "tokenizer.json"), int(info.get("num_classes", 0))
     prompts = []
@@ -118,7 +118,7 @@ def sampling(
             )
         prompts.append(Prompt(0, read_pieces(tokenizer, entry.pieces()), entry.label))
     config = GenerateSpec(sampler, generate, length or int(info["length"]), None, tuple(prompts))
-    return Stage("generate", f"generate/{sampler.preset}", 1, config, "pipelines.stages.generate:run", {"model": given})
+    return Stage("generate", f"generate/{sampler.preset}", 1, config, "pipelines.stages.generate:run", {"model": given}, WORK["generate"])
 
 
 def scoring(samples: Path, model: Path | None, scorers: Mapping[str, ScorerOptions]) -> Stage:
@@ -136,5 +136,6 @@ def scoring(samples: Path, model: Path | None, scorers: Mapping[str, ScorerOptio
     inputs = {"samples": given, "model": given_model(model or model_of_samples(samples))}
     config = ScoreSpec(scorers, None)
     return Stage(
-        "score", f"score/{given.label.removeprefix('generate/')}", 1, config, "pipelines.stages.score:run", inputs
+        "score", f"score/{given.label.removeprefix('generate/')}", 1, config, "pipelines.stages.score:run", inputs,
+        WORK["score"],
     )

@@ -33,7 +33,9 @@ samplers:
   proseco: {model: proseco, sampler: {preset: proseco}, steps: [3]}
 scorers: {validity: {}, entropy: {}}
 """
-LOCAL = ["runtime.executor=local", "runtime.engine=torch", "runtime.workers=1", "runtime.tracking_uri=none"]
+LOCAL = [
+    "runtime.executor=local", "runtime.engine=torch", "runtime.workers=1", "runtime.jobs=1", "runtime.tracking_uri=none",
+]  # fmt: skip
 RAY = ["runtime.executor=ray", "runtime.workers=2", "runtime.replicas=2"]
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cluster.cluster import Stopped
 from cluster.serving import dispatch
 
 
@@ -25,7 +26,7 @@ def test_results_keep_the_order_and_no_more_than_the_width_is_in_flight():
             flying -= 1
         return item * item
 
-    found = dispatch(work, range(12), 3, lambda number, result: seen.append((number, result)))
+    found = dispatch(work, range(12), 3, lambda number, result: seen.append((number, result)), threading.Event())
     assert found == [i * i for i in range(12)]
     assert sorted(seen) == list(enumerate(found))
     assert most == 3
@@ -38,7 +39,7 @@ def test_an_error_ends_it_with_that_error():
         return item
 
     with pytest.raises(ValueError, match="one"):
-        dispatch(work, range(9), 2, lambda number, result: None)
+        dispatch(work, range(9), 2, lambda number, result: None, threading.Event())
 
 
 def test_an_interrupt_does_not_wait_for_what_never_comes_back():
@@ -49,8 +50,19 @@ def test_an_interrupt_does_not_wait_for_what_never_comes_back():
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            dispatch(lambda item: release.wait(20), range(4), 2, lambda number, result: None)
+            dispatch(lambda item: release.wait(20), range(4), 2, lambda number, result: None, threading.Event())
         assert time.monotonic() - begun < 10
     finally:
         release.set()
         signal.signal(signal.SIGINT, former)
+
+
+def test_a_stopped_run_does_not_wait_either():
+    release, stopped, begun = threading.Event(), threading.Event(), time.monotonic()
+    threading.Timer(0.2, stopped.set).start()
+    try:
+        with pytest.raises(Stopped):
+            dispatch(lambda item: release.wait(20), range(4), 2, lambda number, result: None, stopped)
+        assert time.monotonic() - begun < 10
+    finally:
+        release.set()

@@ -199,7 +199,7 @@ def test_a_run_that_gets_sigterm_closes_its_cluster(tmp_path):
     assert code == 130
     assert not [p for p in tree if p.lives()]
     assert not token.parent.exists()
-    assert not (tmp_path / "root" / ".lease.json").exists()
+    assert not list((tmp_path / "root" / ".leases").rglob("*.json"))
     assert open_to_others == set()
 
 

@@ -180,8 +180,10 @@ def test_gc_keeps_what_a_run_needs(finished, tmp_path):
 
 def test_two_runs_on_one_root(finished):
     run, root, options, _ = finished
-    with Lease(root, "the first run"):
-        code, said = proseco("run", str(run), *options, "train.base.seed=6")
+    found = json.loads(proseco("plan", str(run), *options, "train.base.seed=6", "--json")[1])
+    key = next(s["key"] for s in found if s["stage"] == "train/base")
+    with Lease(root, f"train-{key}", "the first run").wait(0):
+        code, said = proseco("run", str(run), *options, "train.base.seed=6", "runtime.lease_wait_s=0")
     assert code == 1
     assert "the first run" in said
     assert f"process {os.getpid()}" in said
