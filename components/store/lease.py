@@ -25,7 +25,7 @@ from pathlib import Path
 
 from components.errors import ConfigError, LeaseHeld, LeaseLost, StoreError
 from components.options import options, parse
-from components.store.files import children, create_text, publish_text, read_json, remove
+from components.store.files import children, create_text, exists, publish_text, read_json, remove
 
 FOLDER = ".leases"
 POLL_S = 0.5
@@ -98,7 +98,12 @@ class Lease:
         if number and holder is not None and not self._dead(holder):
             return holder
         if not create_text(file_of(self.chain, number + 1), self._text()):
-            return highest(self.chain)[1] or holder  # somebody was faster
+            return highest(self.chain)[1] or Holder(purpose="another run that was faster")
+        # A folder that is listed while files come and go may seem to hold neither the old nor the new one.
+        _, now = highest(self.chain)
+        if now is None or now.id != self.record.id:
+            remove(file_of(self.chain, number + 1))
+            return now or Holder(purpose="another run that was faster")
         self.number = number + 1
         for old in range(number, 0, -1):
             remove(file_of(self.chain, old))
@@ -171,15 +176,19 @@ def file_of(chain: Path, number: int) -> Path:
 
 def highest(chain: Path) -> tuple[int, Holder | None]:
     """The number that counts, 0 where there is none, and its holder; None where its file says nothing readable."""
-    found = [int(p.stem) for p in children(chain) if re.fullmatch(r"\d{8}\.json", p.name)]
-    number = max(found, default=0)
-    if not number:
-        return 0, None
-    try:
-        holder = parse(Holder, read_json(file_of(chain, number)))
-    except ConfigError:
-        return number, None
-    return number, holder if holder.id and holder.space else None
+    while True:
+        found = [int(p.stem) for p in children(chain) if re.fullmatch(r"\d{8}\.json", p.name)]
+        number = max(found, default=0)
+        if not number:
+            return 0, None
+        plain = read_json(file_of(chain, number))
+        if plain is None and not exists(file_of(chain, number)):
+            continue  # it was given back or taken over since it was listed
+        try:
+            holder = parse(Holder, plain)
+        except ConfigError:
+            return number, None
+        return number, holder if holder.id and holder.space else None
 
 
 def space() -> str:

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.errors import CorruptArtifact, StoreError
-from components.store.artifact import FORMAT, IDENTITY, MANIFEST, read_manifest
+from components.errors import StoreError
+from components.store.artifact import FORMAT, IDENTITY, MANIFEST
 from components.store.files import children, exists, files_below, folders, publish_text, read_json, remove_tree, size_of
 from components.store.fingerprint import fingerprint
 
@@ -62,11 +62,10 @@ def foreign(folder: Path) -> str:
         key = ""
     if identity.get("name") != folder.parent.name or key != folder.name:
         return f"its {IDENTITY} is that of another folder"
-    try:
-        manifest = read_manifest(folder)
-    except CorruptArtifact:
-        return ""  # the identity is enough for a stage whose manifest is damaged
-    if manifest is None or (manifest.format, manifest.stage, manifest.key) == (FORMAT, folder.parent.name, folder.name):
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict):
+        return ""  # the identity is enough for a stage without a manifest, or with one that can not be read
+    if [manifest.get(k) for k in ("format", "stage", "key")] == [FORMAT, folder.parent.name, folder.name]:
         return ""
     return f"its {MANIFEST} is that of another folder or does not say {FORMAT!r}"
 

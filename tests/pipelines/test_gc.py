@@ -13,12 +13,13 @@ from cluster.config import RuntimeConfig
 from components.errors import ConfigError, StoreError
 from components.store.artifact import FORMAT, write_manifest
 from components.store.fingerprint import fingerprint
+from components.store.lease import Lease
 from components.store.root import MARKER, mark_root, remove_stage, require_ours, size
 from components.training import checkpoint
 from pipelines.cli import main
 from pipelines.config.load import load_run
 from pipelines.graph.gc import collect
-from pipelines.graph.plan import find
+from pipelines.graph.plan import Finding, find
 from pipelines.graph.progress import Screen
 from pipelines.graph.runner import execute, run_stage
 from pipelines.graph.stage import Stage, in_order
@@ -183,6 +184,21 @@ def test_a_run_that_cannot_be_read_keeps_gc_from_starting(root, run, keep, messa
     assert folder.exists()
 
 
+def begin(finding: Finding, root: Path) -> None:
+    """Make a stage as a run does; it gets no further than its folder."""
+    with Lease(root, "train-0", "test").wait(0) as lease:
+        run_stage(finding, root, RuntimeConfig(), lambda: None, lease.fence, None, Screen(quiet=True))  # type: ignore[arg-type, return-value]
+
+
+def test_gc_leaves_alone_what_is_being_made(root, run):
+    folder = made(root)
+    with Lease(root, f"train-{folder.name}", "another run").wait(0):
+        (line,) = deleted(root, str(run))
+    assert line.startswith(f"left alone {folder}: it is being made by another run")
+    assert folder.exists()
+    assert deleted(root, str(run))[0].startswith("deleted")
+
+
 def test_a_damaged_stage_is_made_anew_only_if_its_folder_is_ours(root):
     stage = Stage("train", "train", 1, {}, "nowhere:run")
     folder = stage.folder(root)
@@ -194,7 +210,7 @@ def test_a_damaged_stage_is_made_anew_only_if_its_folder_is_ours(root):
     finding = find(stage, root)
     assert finding.state == "damaged"
     with pytest.raises(StoreError, match="not a stage folder of ours"):
-        run_stage(finding, root, RuntimeConfig(), lambda: None, None, Screen(quiet=True))  # type: ignore[arg-type, return-value]
+        begin(finding, root)
     assert (folder / "mine").read_text() == "kept"
 
 
@@ -210,7 +226,7 @@ def test_a_stage_is_not_begun_in_a_folder_of_somebody_else(root, tmp_path, linke
         (outside / "mine").write_text("kept")
     before = sorted(outside.iterdir())
     with pytest.raises(StoreError, match="not a stage folder of ours"):
-        run_stage(find(stage, root), root, RuntimeConfig(), lambda: None, None, Screen(quiet=True))  # type: ignore[arg-type, return-value]
+        begin(find(stage, root), root)
     assert sorted(outside.iterdir()) == before
 
 
