@@ -56,7 +56,7 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     torch.manual_seed(config.seed)
     model = Transformer(launch.model, job.vocab_size)
     if launch.init is not None:
-        given = load_weights(launch.init) if launch.init.is_file() else checkpoint.averaged_weights(launch.init)
+        given = load_weights(launch.init) if launch.init.suffix == ".safetensors" else checkpoint.averaged_weights(launch.init)
         fill(model, given, str(launch.init), fresh=FRESH)
     if config.objective.freezes_trunk():
         model.freeze_trunk()

@@ -10,6 +10,7 @@ from components.data.tokenizer import load_tokenizer
 from components.errors import StoreError
 from components.models.exchange.export import write_export
 from components.models.exchange.foreign import FORMATS, read_all, read_foreign
+from components.store.files import children
 
 
 def import_model(source: Path, folder: Path, tokenizer: Path | None, length: int) -> Iterator[str]:
@@ -19,7 +20,7 @@ def import_model(source: Path, folder: Path, tokenizer: Path | None, length: int
         ModelError: the weights are of no known format.
         StoreError: the folder is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if children(folder):
         raise StoreError(f"{folder} is not empty. Nothing was changed. Use another --out, or delete the folder.")
     words = load_tokenizer(tokenizer or source / "tokenizer.json")
     tensors = read_all(source)
@@ -27,7 +28,6 @@ def import_model(source: Path, folder: Path, tokenizer: Path | None, length: int
     size = max(words.vocab_size, len(tensors[embed]) if embed in tensors else 0)
     model, report = read_foreign(source, size)
     config = dataclasses.replace(model.config, mask_id=words.mask_id)
-    folder.mkdir(parents=True, exist_ok=True)
     write_export(folder, config, model.state_dict(), words, length, f"imported {report.format}", False, {}, size)
     yield from report.lines()
     yield f"wrote {folder}; train from it with train.<name>.init_folder={folder}"

@@ -8,6 +8,7 @@ plain arrays is the whole model.
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from components.errors import ConfigError, SamplingError
 from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting, written
 from components.scorers.config import NgramConfig
 from components.store.cache import local
-from components.store.files import publishing
+from components.store.files import publish_bytes
 
 Ints = NDArray[np.int64]
 FILE = "ngram.npz"
@@ -42,8 +43,9 @@ def train(config: NgramConfig, rows: Ints, tokenizer: Tokenizer, folder: Path) -
     for n in range(1, config.order + 1):
         codes, keep = grams(rows, n, vocab_size, tokenizer.pad_id)
         arrays[f"gram_{n}"], arrays[f"count_{n}"] = np.unique(codes[keep], return_counts=True)
-    with publishing(folder / FILE) as private, private.open("wb") as file:
-        np.savez(file, **arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    publish_bytes(folder / FILE, buffer.getvalue())
 
 
 def grams(rows: Ints, n: int, vocab_size: int, pad_id: int) -> tuple[Ints, NDArray[np.bool_]]:

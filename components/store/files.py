@@ -105,6 +105,12 @@ def publish_text(path: Path, text: str) -> None:
         private.write_text(text, encoding="utf-8")
 
 
+def publish_bytes(path: Path, data: bytes) -> None:
+    """Write a file at once, in place of one that is there."""
+    with publishing(path) as private:
+        private.write_bytes(data)
+
+
 def create_text(path: Path, text: str) -> bool:
     """Write a text file where there is none. Of several who try at once, one succeeds.
 

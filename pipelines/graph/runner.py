@@ -39,7 +39,7 @@ class Held:
     cluster: Cluster | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def open(self) -> Cluster:
+    def opened(self) -> Cluster:
         with self.lock:
             if self.cluster is None:
                 self.cluster = open_cluster(self.runtime)
@@ -49,7 +49,7 @@ class Held:
         """What there is for all stages together."""
         if not self.runtime.address:
             return resources.total(self.runtime)
-        cpus, gpus = self.open().size()
+        cpus, gpus = self.opened().size()
         return Resources(cpus, gpus)
 
     def stop(self) -> None:
@@ -77,13 +77,13 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     mark_root(root)
     held = Held(runtime)
     if runtime.executor == "ray" and any(f.stage.work != "driver" for f in todo):
-        held.open()  # Ray belongs to the thread that starts it, which is the one that is told to stop
+        held.opened()  # Ray belongs to the thread that starts it, which is the one that is told to stop
     tracking = open_tracking(runtime, root, workflow, screen)
     status = "FAILED"
     try:
         outcome = Schedule(
             todo, root, f"proseco run {workflow}", runtime, held.capacity,
-            lambda finding, lease: run_stage(finding, root, runtime, held.open, lease.fence, tracking, screen),
+            lambda finding, lease: run_stage(finding, root, runtime, held.opened, lease.fence, tracking, screen),
             held.stop, screen,
         ).run()  # fmt: skip
         raise_failures(outcome, len(todo))
