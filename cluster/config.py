@@ -43,6 +43,8 @@ class RuntimeConfig:
     """Serve replicas for sampling and scoring."""
     max_failures: Natural = 3
     """Restarts of the training workers before the stage fails."""
+    start_wait_s: NonNegative = 900.0
+    """How long workers and replicas may wait for CPUs and GPUs, which a growing cluster has to start first."""
     max_attempts: Count = 3
     """Tries of one task or shard."""
     keep_checkpoints: Count = 2

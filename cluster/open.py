@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from cluster.environment import prepare
+from components.errors import ConfigError, Problem
 
 
 def open_cluster(runtime: RuntimeConfig) -> Cluster:
     """The cluster that the runtime section asks for. Its runtime is imported only now, after the environment was set."""
+    joined = os.environ.get("RAY_ADDRESS")
+    if runtime.executor == "ray" and joined and not runtime.address:
+        rule = f"the address of a cluster where the environment names one (RAY_ADDRESS={joined}), as inside a Ray job"
+        remedy = "set runtime.address=auto to use that one, or unset RAY_ADDRESS to start another on this machine"
+        raise ConfigError([Problem("runtime.address", "", rule, remedy)])
     prepared = prepare(runtime)
     try:
         if runtime.executor == "local":

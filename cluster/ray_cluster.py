@@ -5,23 +5,42 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster import processes, ray_tasks, ray_train, serving
-from cluster.cluster import Done, TrainLaunch
+from cluster.cluster import Done, Stopped, TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.environment import Prepared
-from components.errors import ConfigError
+from cluster.ray_tasks import POLL_S
+from components.errors import ClusterError, ConfigError
 from components.models.cpu import ALLOCATOR
 
 PATIENCE_S = 5.0
 """How long the processes of an embedded cluster may take to end by themselves."""
+
+
+EXPECTED = re.compile(r"Task ServeController\.\w+ failed\. There are infinite retries remaining")
+"""What Ray tells whenever Serve is shut down, in red and on standard output, although nothing failed."""
+
+
+def tell(data: dict[str, Any], ignore_prefix: bool = True, write: Callable[..., None] = ray_worker.print_to_stdstream) -> None:
+    """Ray's own way to tell a driver of errors, to standard error, because standard output holds results."""
+    lines = [line for line in data["lines"] if not EXPECTED.search(line)]
+    if lines:
+        write(data | {"lines": lines, "is_err": True}, ignore_prefix)
+
+
+ray_worker.print_to_stdstream = tell
 
 
 def cpus_of(runtime: RuntimeConfig) -> int:
@@ -89,11 +108,13 @@ class RayCluster:
         with self._lock:
             if not self._serving:
                 self._close_pool()  # its CPUs are wanted by the workers
-        ray_train.train(launch)
+        self._wait_for_room("workers", self.runtime.workers)
+        ray_train.train(launch, self._stopped)
 
     def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
         with self._lock:
             if self._pool is None:
+                self._wait_for_room("replicas", self.runtime.replicas)
                 self._pool = serving.Pool(self.runtime)
             pool = self._pool
             self._serving += 1
@@ -102,6 +123,30 @@ class RayCluster:
         finally:
             with self._lock:
                 self._serving -= 1
+
+    def _wait_for_room(self, field: str, number: int) -> None:
+        """Wait until so many processes find a CPU each, and a GPU where they need one; a cluster that grows is asked to.
+
+        Raises:
+            ClusterError: they do not in time.
+        """
+        each = {"CPU": 1.0, "GPU": 1.0} if self.runtime.gpus else {"CPU": 1.0}
+        group = placement_group([each] * number)
+        try:
+            start = time.monotonic()
+            while not group.wait(POLL_S):
+                if self._stopped.is_set():
+                    raise Stopped
+                if time.monotonic() - start > self.runtime.start_wait_s:
+                    cpus, gpus = self.size()
+                    raise ClusterError(
+                        f"runtime.{field} = {number} asks for {number} CPUs{' and GPUs' if self.runtime.gpus else ''}, and "
+                        f"the cluster, which has {cpus:g} CPUs and {gpus:g} GPUs, gave them to nobody in "
+                        f"{self.runtime.start_wait_s:g} s (runtime.start_wait_s). Lower runtime.{field}, or use a larger "
+                        f"cluster, or one that is less busy."
+                    )
+        finally:
+            remove_placement_group(group)
 
     def size(self) -> tuple[float, float]:
         found = ray.cluster_resources()

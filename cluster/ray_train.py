@@ -10,28 +10,59 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+import threading
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch.distributed as dist
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-from cluster.cluster import TrainLaunch
+from cluster.cluster import Stopped, TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.worker import FAILURE, failure_of, train_rank
 from components.errors import TrainingError
 from components.store.files import exists
 
 
-def train(launch: TrainLaunch) -> None:
+def train(launch: TrainLaunch, stopped: threading.Event) -> None:
     """Run the training to its end.
+
+    The process that watches over the workers may die, too; then a new one starts them again.
+
+    Raises:
+        TrainingError: a rank stopped on purpose, or workers or who watches over them died more often than allowed.
+    """
+    runtime, folder = launch.runtime, launch.job.folder
+    for _ in range(runtime.max_failures + 1):
+        try:
+            fit(launch)
+            return
+        except (RayActorError, ControllerError) as error:
+            if stopped.is_set():
+                raise Stopped from error
+            if (failure := failure_of(folder)) is not None:
+                raise failure from error
+            died = error
+    raise TrainingError(
+        f"The process that watches over the training workers died more than {runtime.max_failures} times "
+        f"(runtime.max_failures): {last_line(died)}. What they had written as checkpoints is kept in "
+        f"{folder / 'checkpoints'}; running again resumes."
+    ) from died
+
+
+def fit(launch: TrainLaunch) -> None:
+    """Start a worker group and wait for its end.
 
     Raises:
         TrainingError: a rank stopped on purpose, or workers died more often than allowed.
+        RayActorError: the process that watches over them died.
+        ControllerError: it failed.
     """
     runtime, folder = launch.runtime, launch.job.folder
     failure_of(folder)  # one of an earlier run is not ours
@@ -53,18 +84,17 @@ def train(launch: TrainLaunch) -> None:
         )
         try:
             trainer.fit()
-        except Exception as error:
-            failed: Exception | None = error
-        else:
-            failed = None
+        except ControllerError:
+            raise
+        except TrainingFailedError as failed:
+            raise failure_of(folder) or TrainingError(
+                f"The training workers failed more than {runtime.max_failures} times (runtime.max_failures): "
+                f"{last_line(failed)}. What they had written as checkpoints is kept in {folder / 'checkpoints'}; running "
+                f"again resumes."
+            ) from failed
         failure = failure_of(folder)
         if failure is not None:
             raise failure
-        if failed is not None:
-            raise TrainingError(
-                f"The training workers failed more than {runtime.max_failures} times: {last_line(failed)}. What they "
-                f"had written as checkpoints is kept in {folder / 'checkpoints'}; running again resumes."
-            ) from failed
 
 
 def meeting(runtime: RuntimeConfig, scratch: str) -> TorchConfig:

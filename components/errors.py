@@ -11,7 +11,8 @@
     |- TrainingError        training stopped on purpose
     |  |- NonFiniteLoss     the loss or the gradient is not a number
     |  `- OutOfMemory       a batch did not fit; the message proposes one that does
-    `- SamplingError        a sampler and a checkpoint do not go together
+    |- SamplingError        a sampler and a checkpoint do not go together
+    `- ClusterError         the machines do not give what a stage needs
 
 A message names the thing, its value, the rule it breaks and the remedy. The command line prints the
 message alone; a traceback is for defects, and those are not in this tree.
@@ -91,3 +92,7 @@ class OutOfMemory(TrainingError):
 
 class SamplingError(ProsecoError):
     """A sampler and a checkpoint do not go together."""
+
+
+class ClusterError(ProsecoError):
+    """The machines do not give what a stage needs."""

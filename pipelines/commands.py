@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cluster.config import RuntimeConfig
+from components.errors import ConfigError
 from components.options import parse
 from components.plugins import lookup
 from components.samplers import PRESETS, SamplerConfig, read_sampler
@@ -40,6 +42,8 @@ def named_sampler(name: str, changes: dict[str, Any]) -> SamplerConfig:
 def make(stage: Stage, root: str, runtime: Any) -> Path:
     """Run a stage, or find that it was made. Returns its folder."""
     config = parse(RuntimeConfig, {"root": root, **(runtime or {})}, "runtime")
+    if wrong := [dataclasses.replace(p, path=f"runtime.{p.path}") for p in config.problems()]:
+        raise ConfigError(wrong)
     screen = Screen()
     if all(f.state == "fresh" for f in execute(stage.label, [stage], config, screen)):
         screen.say("all of it was made before")

@@ -203,6 +203,13 @@ def test_a_run_that_gets_sigterm_closes_its_cluster(tmp_path):
     assert open_to_others == set()
 
 
+def test_a_run_says_nothing_but_its_results():
+    """Ray tells of "infinite retries" of its own on standard output whenever Serve ends."""
+    said = subprocess.run([sys.executable, "-c", RUN, "1"], input="\n\n", capture_output=True, text=True, timeout=240)
+    assert said.stdout.splitlines() == ["up", "down"]
+    assert "infinite" not in said.stderr
+
+
 def test_what_was_set_for_one_cluster_is_put_back(monkeypatch):
     """So that a cluster that is joined afterwards is met as the user's environment says."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -18,6 +18,8 @@ import pytest
 from cluster.config import RuntimeConfig
 from cluster.environment import new_token
 from cluster.open import open_cluster
+from cluster.processes import command
+from components.errors import ConfigError
 from tests.chaos import harness
 
 pytestmark = pytest.mark.ray
@@ -150,17 +152,26 @@ def test_a_rank_that_stops_on_purpose_ends_the_training_with_its_message(cluster
         joined.close()
 
 
-def kill_when_checkpointed(folder: Path, killed: list[int]) -> None:
-    """SIGKILL to the first rank, whose process number the journal has, once a checkpoint is there."""
+def kill_when_checkpointed(folder: Path, killed: list[int], which: str) -> None:
+    """SIGKILL to the first rank, whose process number the journal has, or to the process that watches over the ranks,
+    once a checkpoint is there."""
     while not list((folder / "checkpoints").glob("*/state.json")):
         time.sleep(0.01)
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    os.kill(first["params"]["pid"], signal.SIGKILL)
-    killed.append(first["params"]["pid"])
+    pids = {
+        "rank": [first["params"]["pid"]],
+        "controller": [
+            int(p.name) for p in Path("/proc").glob("[0-9]*") if command(int(p.name)).startswith(b"ray::TrainController")
+        ],
+    }[which]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
 
 
-def test_a_training_worker_that_is_killed_resumes_from_its_checkpoint(cluster, tmp_path):
-    """SIGKILL to one of two ranks after a checkpoint; the result equals an undisturbed training, bit for bit."""
+@pytest.mark.parametrize("which", ["rank", "controller"])
+def test_a_training_one_of_whose_processes_is_killed_resumes_from_its_checkpoint(which, cluster, tmp_path):
+    """SIGKILL after a checkpoint; the result equals an undisturbed training, bit for bit."""
     from cluster.cluster import TrainLaunch
     from components.training import checkpoint
     from tests.doubles import TINY, job, token_rows
@@ -174,7 +185,7 @@ def test_a_training_worker_that_is_killed_resumes_from_its_checkpoint(cluster, t
             folder = tmp_path / name
             folder.mkdir()
             if name == "killed":
-                threading.Thread(target=kill_when_checkpointed, args=(folder, killed), daemon=True).start()
+                threading.Thread(target=kill_when_checkpointed, args=(folder, killed, which), daemon=True).start()
             made = job(folder, rows, 4, steps=300, checkpoint_every=50)
             joined.train(TrainLaunch(job=made, model=TINY, init=None, runtime=runtime))
             last = checkpoint.latest(folder / "checkpoints")
@@ -186,3 +197,34 @@ def test_a_training_worker_that_is_killed_resumes_from_its_checkpoint(cluster, t
     assert len(killed) == 1
     assert len(starts) == 2
     assert all(bool((found["undisturbed"][k] == found["killed"][k]).all()) for k in found["undisturbed"])
+
+
+def test_what_finds_no_room_is_told_after_a_while(cluster, tmp_path):
+    from cluster.cluster import TrainLaunch
+    from components.errors import ClusterError
+    from tests.doubles import TINY, job, token_rows
+
+    runtime = RuntimeConfig(address=cluster.address, workers=5, start_wait_s=1)
+    joined = open_cluster(runtime)
+    try:
+        launch = TrainLaunch(job=job(tmp_path, token_rows(tmp_path / "rows")), model=TINY, init=None, runtime=runtime)
+        with pytest.raises(ClusterError, match="runtime.workers = 5 asks for 5 CPUs, and the cluster, which has 4 CPUs"):
+            joined.train(launch)
+    finally:
+        joined.close()
+
+
+def test_inside_a_ray_job_no_second_cluster_is_started(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    with pytest.raises(ConfigError, match="set runtime.address=auto"):
+        open_cluster(RuntimeConfig())
+
+
+def test_workers_and_replicas_that_could_never_start_are_refused():
+    (problem,) = RuntimeConfig(cpus=1).problems()
+    assert problem.path == "cpus"
+    assert "at least one for each of 2 workers and 2 replicas" in problem.rule
+    assert not list(RuntimeConfig(cpus=2).problems())
+    from cluster.ray_cluster import cpus_of
+
+    assert cpus_of(RuntimeConfig(workers=99)) >= 99
