@@ -10,7 +10,8 @@ from pydantic import Field
 from components.data.corpora import CORPORA
 from components.data.corpora.config import LatinSquareConfig, SourceOptions
 from components.errors import Problem
-from components.options import Count, Positive, Share, options
+from components.options import Count, Location, Positive, Share, options
+from components.store.content import Content, content_of
 
 
 @options
@@ -46,12 +47,16 @@ class TokenizerConfig:
     ``bpe`` trains byte-level merges on it; ``file`` loads a tokenizer.json."""
     vocab_size: Count = 4096
     """Entries of a trained vocabulary."""
-    path: str = ""
-    """Of a tokenizer.json, for ``file``."""
+    path: Location = ""
+    """Of a tokenizer.json, for ``file``. The identity holds what is in it, not where it lies."""
     train_documents: Count = 20000
     """Documents that the tokenizer is trained on, per corpus."""
     fast: Literal["auto", "never"] = "auto"
     """Encode by gigatoken where it is installed and gives the same ids on a sample of the corpus."""
+
+    def content(self) -> Content | None:
+        """What a tokenizer.json that is given holds. Raises DataError where it cannot be read."""
+        return content_of({"tokenizer.json": self.path}) if self.kind == "file" else None
 
 
 @options

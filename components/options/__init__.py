@@ -8,6 +8,7 @@ whole numbers may be floats, and nothing else is coerced.
 
 from components.options.classes import (
     Count,
+    Location,
     Natural,
     NonNegative,
     Positive,
@@ -23,9 +24,11 @@ from components.options.classes import (
 from components.options.describe import describe, json_schema
 from components.options.messages import nearest
 from components.options.parse import collect, parse
+from components.options.walk import identifying
 
 __all__ = [
     "Count",
+    "Location",
     "Natural",
     "NonNegative",
     "Positive",
@@ -35,6 +38,7 @@ __all__ = [
     "adapter",
     "collect",
     "describe",
+    "identifying",
     "json_schema",
     "malformed",
     "nearest",

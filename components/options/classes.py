@@ -25,6 +25,14 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Annotates a field that says where something lies. It is no part of an identity: what lies there is."""
+
+
+Location = Annotated[str, Place()]
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
 def options(cls: type[T]) -> type[T]:
     """A frozen dataclass whose fields are checked whenever one is made, by a parser or in code."""

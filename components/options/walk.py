@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from components.options.classes import Reads
+from components.options.classes import Place, Reads
 
 
 def owner(kind: Any, plain: Any, place: tuple[int | str, ...]) -> Any:
@@ -40,14 +40,30 @@ def hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
+@cache
+def identifying(kind: type) -> tuple[str, ...]:
+    """Names of the fields that say what a value is, and not where something lies."""
+    found = hints(kind)
+    return tuple(
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if not any(isinstance(m, Place) for m in metadata(found[f.name]))
+    )
+
+
+def metadata(kind: Any) -> tuple[Any, ...]:
+    """What annotates a type."""
+    return getattr(kind, "__metadata__", ())
+
+
 def constraints(kind: Any) -> list[Any]:
     """Bounds that annotate a type, or one of the types that it is made of."""
-    found = [c for m in getattr(kind, "__metadata__", ()) if isinstance(m, FieldInfo) for c in m.metadata]
+    found = [c for m in metadata(kind) if isinstance(m, FieldInfo) for c in m.metadata]
     return found + [c for a in typing.get_args(kind) if not isinstance(a, FieldInfo) for c in constraints(a)]
 
 
 def markers(kind: Any) -> list[Reads]:
-    return [m for m in getattr(kind, "__metadata__", ()) if isinstance(m, Reads)]
+    return [m for m in metadata(kind) if isinstance(m, Reads)]
 
 
 def bare(kind: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,7 +12,8 @@ from components.diffusion.config import NOISES, LogLinearConfig, NoiseOptions
 from components.errors import Problem
 from components.objectives import OBJECTIVES
 from components.objectives.config import MdlmConfig, ObjectiveOptions
-from components.options import Count, Natural, NonNegative, Positive, Seed, Share, options
+from components.options import Count, Location, Natural, NonNegative, Positive, Seed, Share, options
+from components.store.content import Content, content_of
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -52,8 +54,8 @@ class TrainConfig:
     """Of initial weights, data order and noise."""
     init_from: str = ""
     """Name of another training of the run whose averaged weights this one starts from."""
-    init_folder: str = ""
-    """Or the folder of an exported or imported model; its weights' digest is part of the identity."""
+    init_folder: Location = ""
+    """Or the folder of an exported or imported model. The identity holds what its weights are, not where they lie."""
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of rows whose class label is hidden, so that guidance has an unconditional half."""
     noise_schedule: Annotated[NoiseOptions, NOISES.slot()] = LogLinearConfig()
@@ -74,6 +76,15 @@ class TrainConfig:
     """Steps between reports."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
+
+    def weights(self) -> Path | None:
+        """The file in ``init_folder`` that it starts from."""
+        return Path(self.init_folder) / "model.safetensors" if self.init_folder else None
+
+    def content(self) -> Content | None:
+        """What that file holds. Raises DataError where it cannot be read."""
+        file = self.weights()
+        return None if file is None else content_of({file.name: str(file)})
 
     def problems(self) -> Iterator[Problem]:
         """Broken rules between options; paths begin below the training."""

@@ -72,7 +72,8 @@ def start(run: RunConfig, name: str, train: TrainConfig) -> Iterator[Problem]:
             break
         seen.add(at)
         at = run.train[at].init_from
-    if train.init_folder and not (Path(train.init_folder) / "model.safetensors").is_file():
+    weights = train.weights()
+    if weights is not None and not weights.is_file():
         rule = "a folder with model.safetensors, exported or imported"
         yield Problem("init_folder", train.init_folder, rule, "make one with `proseco import`")
     if not (train.objective.trains_heads_only() or train.objective.freezes_trunk()):

@@ -10,6 +10,8 @@ from components.store.files import exists, folders, read_json
 from components.store.fingerprint import differences
 from pipelines.graph.stage import Stage, in_order
 
+MAX_REASONS = 6
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -41,7 +43,8 @@ def find(stage: Stage, root: Path) -> Finding:
     if near is None:
         return Finding(stage, "missing", ("nothing like it was made yet",))
     other, lines = near
-    return Finding(stage, "stale", (f"{other} was made from something else:", *lines[:6]))
+    more = [f"and {len(lines) - MAX_REASONS} more"] if len(lines) > MAX_REASONS else []
+    return Finding(stage, "stale", (f"{other} was made from something else:", *lines[:MAX_REASONS], *more))
 
 
 def nearest(stage: Stage, root: Path) -> tuple[str, list[str]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
@@ -12,6 +12,7 @@ from components.models.config import ModelConfig
 from components.samplers.config import SamplerConfig
 from components.scorers.config import ScorerOptions
 from components.shards.prompt import Prompt
+from components.store.content import Content
 from components.training.config import TrainConfig
 from pipelines.config.schema import GenerateConfig
 from pipelines.graph.resources import Work
@@ -25,6 +26,10 @@ class TokenizerSpec:
     tokenizer: TokenizerConfig
     corpora: Mapping[str, CorpusConfig]
     pieces: int
+    contents: Mapping[str, Content] = field(default_factory=dict)
+    """What the files of corpora hold, where the vocabulary is learned from them."""
+    file: Content | None = None
+    """What a given tokenizer.json holds."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class TokenizeSpec:
     corpus: CorpusConfig
     rows: RowsConfig
     fast: str
+    content: Content | None = None
+    """What the files of the corpus hold."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class TrainSpec:
     """Share of each corpus in a batch, by the role of its rows."""
     source: SourceOptions | None = None
     """The corpus that rewards rollouts; only where the objective asks for one."""
-    init_digest: str = ""
-    """Of the weights in ``train.init_folder``."""
+    init: Content | None = None
+    """The weights in ``train.init_folder``."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,12 +22,14 @@ from components.data.packing import SPLITS, pack_piece
 from components.data.rows import write_rows
 from components.data.tokenizer import agrees, load_tokenizer
 from components.errors import DataError
-from components.store.files import digest_file, exists, publish_text, publishing, read_json
+from components.store.files import children, digest_file, exists, publish_text, publishing, read_json, remove
 from components.store.names import file_name
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import TokenizeSpec
+from pipelines.stages.unchanged import require_unchanged
 
 SAMPLED = 64
+RECEIPT = "piece-{}.json"
 QUARANTINE = pa.schema([("id", pa.string()), ("reason", pa.string()), ("excerpt", pa.string())])
 
 
@@ -44,6 +47,7 @@ class Piece:
 
 
 def run(config: TokenizeSpec, context: Context) -> Mapping[str, Any]:
+    require_unchanged([(config.corpus.source, config.content)])
     corpus = open_corpus(config.corpus.source)
     tokenizer = context.inputs["tokenizer"] / "tokenizer.json"
     names = corpus.pieces(config.rows.pieces)
@@ -53,6 +57,7 @@ def run(config: TokenizeSpec, context: Context) -> Mapping[str, Any]:
     ]
     context.progress.total(len(pieces), "pieces")
     receipts = context.cluster().map(tokenize_piece, pieces, lambda i, r: context.progress.advance())
+    keep_if_unchanged(config, context.folder)
     total: Counter[str] = Counter()
     for receipt in receipts:
         total.update(receipt["counts"])
@@ -71,6 +76,17 @@ def run(config: TokenizeSpec, context: Context) -> Mapping[str, Any]:
     return {**{k: total[k] for k in ("documents", "quarantined", "tokens", "padding")}, **sums, "fast": fast}
 
 
+def keep_if_unchanged(config: TokenizeSpec, folder: Path) -> None:
+    """Give up the pieces where the corpus was changed while they were read."""
+    try:
+        require_unchanged([(config.corpus.source, config.content)])
+    except DataError:
+        for receipt in children(folder):
+            if re.fullmatch(RECEIPT.format(r"\d+"), receipt.name):
+                remove(receipt)
+        raise
+
+
 def fast_is_exact(tokenizer: Path, corpus: Any, piece: str) -> bool:
     """Is the fast encoder there, and does it give the same ids on documents of this corpus?"""
     candidate = load_tokenizer(tokenizer, fast=True)
@@ -82,7 +98,7 @@ def fast_is_exact(tokenizer: Path, corpus: Any, piece: str) -> bool:
 
 def tokenize_piece(piece: Piece) -> dict[str, Any]:
     """One piece to row files; its receipt comes last, and a piece that has one is not done again."""
-    receipt_path = piece.folder / f"piece-{piece.number:05d}.json"
+    receipt_path = piece.folder / RECEIPT.format(f"{piece.number:05d}")
     done = read_receipt(receipt_path, piece.folder)
     if done is not None:
         return done

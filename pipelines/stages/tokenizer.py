@@ -12,9 +12,13 @@ from components.data.tokenizer import build_tokenizer
 from components.store.files import publishing
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import TokenizerSpec
+from pipelines.stages.unchanged import Read, require_unchanged
 
 
 def run(config: TokenizerSpec, context: Context) -> Mapping[str, Any]:
+    read: list[Read] = [(config.tokenizer, config.file)]
+    read += [(config.corpora[name].source, content) for name, content in config.contents.items()]
+    require_unchanged(read)
     corpora = [open_corpus(c.source) for c in config.corpora.values()]
     symbols = "".join(sorted(set("".join(c.symbols for c in corpora))))
     # Where every symbol is known ahead, no document needs to be read.
@@ -26,6 +30,7 @@ def run(config: TokenizerSpec, context: Context) -> Mapping[str, Any]:
     tokenizer = build_tokenizer(config.tokenizer, texts, symbols)
     with publishing(context.folder / "tokenizer.json") as private:
         tokenizer.save(private)
+    require_unchanged(read)
     return {"vocab_size": tokenizer.vocab_size}
 
 

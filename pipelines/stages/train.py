@@ -14,9 +14,11 @@ from components.training import checkpoint
 from components.training.job import Job
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import TrainSpec
+from pipelines.stages.unchanged import require_unchanged
 
 
 def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
+    require_unchanged([(config.train, config.init)])
     file = (context.inputs["tokenizer"] / "tokenizer.json").absolute()
     tokenizer = load_tokenizer(file)
     roles = sorted(config.weights)
@@ -50,8 +52,9 @@ def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
 
 def start(config: TrainSpec, context: Context) -> Path | None:
     """Checkpoint, or file of weights, to start from."""
-    if config.train.init_folder:
-        return (Path(config.train.init_folder) / "model.safetensors").absolute()
+    weights = config.train.weights()
+    if weights is not None:
+        return weights.absolute()
     return final(context.inputs["init"]) if "init" in context.inputs else None
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from components.samplers import SamplerConfig
-from components.store.files import digest_file
 from components.store.fingerprint import canonical
 from pipelines.config.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible, total_passes
 from pipelines.graph.stage import Stage
@@ -69,9 +67,13 @@ def build(run: RunConfig, prefix: str = "") -> dict[str, Stage]:
 def add_rows(graph: Graph) -> None:
     """The tokenizer that all corpora share, and each corpus in rows."""
     run = graph.run
-    tokenizer = graph.add("tokenizer", "tokenizer", spec.TokenizerSpec(run.tokenizer, run.corpora, run.rows.pieces), {})
+    contents = {name: content for name, c in run.corpora.items() if (content := c.source.content()) is not None}
+    file = run.tokenizer.content()
+    learned = contents if file is None else {}
+    words = spec.TokenizerSpec(run.tokenizer, run.corpora, run.rows.pieces, learned, file)
+    tokenizer = graph.add("tokenizer", "tokenizer", words, {})
     for name, corpus in run.corpora.items():
-        config = spec.TokenizeSpec(corpus, run.rows, run.tokenizer.fast)
+        config = spec.TokenizeSpec(corpus, run.rows, run.tokenizer.fast, contents.get(name))
         graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": tokenizer})
 
 
@@ -85,10 +87,9 @@ def add_training(graph: Graph, name: str) -> Stage:
     if config.init_from:
         inputs["init"] = add_training(graph, config.init_from)
     weights = {f"rows_{n}": c.weight for n, c in run.corpora.items()}
-    digest = digest_file(Path(config.init_folder) / "model.safetensors") if config.init_folder else ""
     source = graph.source() if config.objective.rewarded else None
     model = model_of(run, name).resolved()
-    return graph.add("train", label, spec.TrainSpec(model, config, weights, source, digest), inputs)
+    return graph.add("train", label, spec.TrainSpec(model, config, weights, source, config.content()), inputs)
 
 
 def add_export(graph: Graph, name: str) -> None:

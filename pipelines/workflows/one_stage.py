@@ -18,7 +18,8 @@ from components.scorers.config import ScorerOptions
 from components.shards.canvas import read_pieces
 from components.shards.prompt import Prompt
 from components.store.artifact import MANIFEST, damage, read_manifest
-from components.store.files import digest_file, exists, read_text
+from components.store.content import digest
+from components.store.files import exists, read_text
 from components.store.names import file_name
 from components.store.root import foreign
 from pipelines.config.prompts import Entry
@@ -44,13 +45,18 @@ def given_model(folder: Path) -> Given:
         )
     manifest = read_manifest(folder)
     if manifest is not None and not foreign(folder.absolute()):
-        if lost := damage(folder, manifest, full=True):
+        lost = damage(folder, manifest) or [
+            f"{folder / f.path} was changed: its digest is not the manifest's"
+            for f in manifest.files
+            if digest(folder / f.path) != f.sha256
+        ]
+        if lost:
             raise CorruptArtifact(
                 f"The model in {folder} was changed since it was exported: {lost[0]}. Run its run again with "
                 f"`proseco gc --corrupt --delete` before it, or import the changed weights as a model of their own."
             )
         return Given(manifest.label, manifest.key, folder)
-    digests = [digest_file(folder / name) for name in MODEL_FILES]
+    digests = [digest(folder / name) for name in MODEL_FILES]
     return Given(folder.name, hashlib.sha256("".join(digests).encode()).hexdigest()[:16], folder)
 
 

@@ -163,7 +163,7 @@ def test_a_broken_line_is_one_bad_document(tmp_path):
         True
     ] * 4
     prompted = JsonLines(JsonlConfig(path=str(path), prompt_field="p", label_field="l"))
-    assert [d for d in prompted.read(piece) if isinstance(d, Document)] == [Document(f"{path}:6", "three", "q", 2)]
+    assert [d for d in prompted.read(piece) if isinstance(d, Document)] == [Document("data.jsonl:6", "three", "q", 2)]
 
 
 def test_text_and_parquet_are_read(tmp_path):

@@ -13,6 +13,7 @@ DOOR = "components/store/"
 
 ELSEWHERE = {
     "components/data/corpora/files.py": "reads corpora",
+    "components/data/corpora/listing.py": "lists corpora",
     "components/data/corpora/config.py": "looks whether a corpus is there",
     "components/models/exchange/foreign.py": "reads weights of other projects",
     "components/models/exchange/export.py": "reads its own source files, which are copied into an export",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from components.data.corpora.listing import Files, below, listed
 from components.errors import Problem
-from components.options import Count, Natural, Seed, options
+from components.options import Count, Location, Natural, Seed, options
 from components.plugins import Card
+from components.store.content import Content
 
 GENERATED = "components.data.corpora.puzzles"
 FILES = "components.data.corpora.files"
@@ -27,6 +30,19 @@ class SourceOptions(Card):
     def prompted(self) -> bool:
         """Its documents begin with a prompt that is kept clean."""
         return False
+
+    def files(self) -> Files | None:
+        """The files that its documents are read from; None where they come from nowhere but the options.
+
+        Raises:
+            DataError: there is none.
+        """
+        return None
+
+    def content(self) -> Content | None:
+        """What those files hold, which is part of the identity of all that is made of them."""
+        files = self.files()
+        return None if files is None else files.content()
 
     def problems(self) -> Iterator[Problem]:
         """Broken rules between options, and things that are not there; paths begin below the source."""
@@ -148,13 +164,31 @@ class StdlibConfig(SourceOptions):
     include_tests: bool = False
     """Take the library's own tests as well."""
 
+    def files(self) -> Files:
+        root = sysconfig.get_paths()["stdlib"]
+        skipped = {"site-packages", "dist-packages", "__pycache__"}
+        if not self.include_tests:
+            skipped |= {"test", "tests", "idle_test"}
+        names = sorted(n for n in below(root) if n.endswith(".py") and not skipped & set(Path(n).parts))
+        limit = self.max_documents
+        if limit and limit < len(names):
+            names = [names[i * len(names) // limit] for i in range(limit)]
+        return Files(root, tuple(names))
+
 
 @options
 class FileSource(SourceOptions):
     """What corpora share that are read from files."""
 
-    path: str = ""
-    """A file, a folder, or a glob. ``$PROSECO_DATA`` stands for that setting."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Of the files that are taken of a folder, perhaps with ``.gz`` after them."""
+
+    path: Location = ""
+    """A file, a folder, or a glob. ``$PROSECO_DATA`` stands for that setting. The identity holds the names below it
+    and what the files hold, not where they lie."""
+
+    def files(self) -> Files:
+        return listed(self.path, self.suffixes)
 
     def problems(self) -> Iterator[Problem]:
         if not self.path:
@@ -184,6 +218,7 @@ class TextConfig(FileSource):
 
     name: ClassVar[str] = "text"
     code: ClassVar[str] = f"{FILES}:TextFiles"
+    suffixes: ClassVar[tuple[str, ...]] = (".txt", ".md", ".rst", ".py")
 
     document: Literal["file", "line", "paragraph"] = "file"
     """What is a document."""
@@ -195,6 +230,7 @@ class JsonlConfig(RecordSource, FileSource):
 
     name: ClassVar[str] = "jsonl"
     code: ClassVar[str] = f"{FILES}:JsonLines"
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".ndjson")
 
 
 @options
@@ -203,6 +239,7 @@ class ParquetConfig(RecordSource, FileSource):
 
     name: ClassVar[str] = "parquet"
     code: ClassVar[str] = f"{FILES}:ParquetFiles"
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
 
 
 @options

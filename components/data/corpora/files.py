@@ -6,55 +6,23 @@ line is one bad document and not a failed file. Parquet and the hub go through `
 
 from __future__ import annotations
 
-import glob
 import gzip
 import json
-import os
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from components.data.corpora.config import HubConfig, JsonlConfig, ParquetConfig, StdlibConfig, TextConfig
+from components.data.corpora.listing import in_piece
 from components.data.documents import BadDocument, Document
 from components.errors import DataError
 
 EXCERPT = 200
 
 
-def expand(path: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Files that a path, folder or glob names, sorted.
-
-    Raises:
-        DataError: the setting is missing, or nothing is there.
-    """
-    if not path:
-        raise DataError("The corpus has no path. Set source.path to a file, a folder or a glob.")
-    if "$PROSECO_DATA" in path:
-        if "PROSECO_DATA" not in os.environ:
-            raise DataError(f"{path}: PROSECO_DATA is not set. Set it to the folder that holds your corpora.")
-        path = path.replace("$PROSECO_DATA", os.environ["PROSECO_DATA"])
-    root = Path(path)
-    if root.is_dir():
-        found = [str(p) for p in root.rglob("*") if p.is_file() and Path(p.name.removesuffix(".gz")).suffix in suffixes]
-    else:
-        found = glob.glob(path, recursive=True)
-    if not found:
-        raise DataError(
-            f"{path}: there is no such file, or the folder holds none of {', '.join(suffixes)}. Check source.path."
-        )
-    return sorted(found)
-
-
-def opened(name: str) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
     """A file's bytes, unpacked where it is gzipped."""
-    return gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[return-value]
-
-
-def deal(names: list[str], count: int) -> list[str]:
-    """Names dealt onto at most ``count`` pieces, as JSON lists."""
-    count = min(count, len(names))
-    return [json.dumps(names[i::count]) for i in range(count)]
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def decode(raw: bytes, id: str) -> Document | BadDocument:
@@ -73,22 +41,13 @@ class Stdlib:
 
     def __init__(self, config: StdlibConfig):
         self.config = config
-        self.root = Path(sysconfig.get_paths()["stdlib"])
 
     def pieces(self, count: int) -> list[str]:
-        skipped = {"site-packages", "dist-packages", "__pycache__"}
-        if not self.config.include_tests:
-            skipped |= {"test", "tests", "idle_test"}
-        found = [p.relative_to(self.root) for p in self.root.rglob("*.py")]
-        names = sorted(p.as_posix() for p in found if not skipped & set(p.parts))
-        limit = self.config.max_documents
-        if limit and limit < len(names):
-            names = [names[i * len(names) // limit] for i in range(limit)]
-        return deal(names, count)
+        return self.config.files().pieces(count)
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
-        for name in json.loads(piece):
-            yield decode((self.root / name).read_bytes(), name)
+        for name, path in in_piece(piece):
+            yield decode(path.read_bytes(), name)
 
 
 class TextFiles:
@@ -100,11 +59,11 @@ class TextFiles:
         self.config = config
 
     def pieces(self, count: int) -> list[str]:
-        return deal(expand(self.config.path, (".txt", ".md", ".rst", ".py")), count)
+        return self.config.files().pieces(count)
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
-        for name in json.loads(piece):
-            with opened(name) as file:
+        for name, path in in_piece(piece):
+            with opened(path) as file:
                 raw = file.read()
             if self.config.document == "file":
                 yield decode(raw, name)
@@ -139,11 +98,11 @@ class JsonLines:
         self.config = config
 
     def pieces(self, count: int) -> list[str]:
-        return deal(expand(self.config.path, (".jsonl", ".json", ".ndjson")), count)
+        return self.config.files().pieces(count)
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
-        for name in json.loads(piece):
-            with opened(name) as lines:
+        for name, path in in_piece(piece):
+            with opened(path) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield self.parse(line, f"{name}:{number}")
@@ -168,13 +127,13 @@ class ParquetFiles:
         self.config = config
 
     def pieces(self, count: int) -> list[str]:
-        return deal(expand(self.config.path, (".parquet",)), count)
+        return self.config.files().pieces(count)
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
         from datasets import load_dataset
 
-        for name in json.loads(piece):
-            rows = load_dataset("parquet", data_files=name, split="train", streaming=True)
+        for name, path in in_piece(piece):
+            rows = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
             for number, record in enumerate(rows):
                 yield record_document(dict(record), f"{name}:{number}", self.config)
 
