@@ -56,7 +56,8 @@ class LocalCluster:
 def in_group(rank: int, world_size: int, meeting: str, launch: TrainLaunch) -> None:
     """One training process. They meet through a file: no port can be taken."""
     os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+    backend = "nccl" if launch.runtime.on_gpu else "gloo"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=world_size)
     try:
         train_rank(launch)
     finally:

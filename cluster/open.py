@@ -5,10 +5,19 @@ from __future__ import annotations
 from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from cluster.environment import prepare
+from components.errors import ConfigError
+from components.models.device import device_problems
 
 
 def open_cluster(runtime: RuntimeConfig) -> Cluster:
-    """The cluster that the runtime section asks for. Its runtime is imported only now, after the environment was set."""
+    """The cluster that the runtime section asks for. Its runtime is imported only now, after the environment was set.
+
+    Raises:
+        ConfigError: GPUs are asked for on a machine without.
+    """
+    lost = device_problems(runtime.placed_on, "runtime.device")
+    if lost and not runtime.address:  # a cluster that is joined may have what this machine has not
+        raise ConfigError(lost)
     prepared = prepare(runtime)
     try:
         if runtime.executor == "local":

@@ -51,7 +51,7 @@ class RayCluster:
     def _connect(self) -> None:
         runtime = self.runtime
         threads = {"OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
-        threads |= {} if runtime.gpus else ALLOCATOR
+        threads |= {} if runtime.on_gpu else ALLOCATOR
         if runtime.address:
             ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": threads})
             return
