@@ -68,6 +68,7 @@ def is_whole_in_bfloat16(name: str, device: str) -> str:
     return f"{sum(s.calls for s in found.values()) / ROWS:.1f} calls a row"
 
 
+@torch.inference_mode()
 def logits_are_near(device: str) -> str:
     """float32 out of bfloat16, and near those of the CPU in float32."""
     tokens = torch.randint(0, 8, (16, 12), generator=torch.Generator().manual_seed(1))

@@ -1,7 +1,7 @@
-"""No step of a sampler makes the host wait for the device, and none mixes devices.
+"""No step of a sampler makes the host wait for the device.
 
 On a GPU torch raises at whatever waits. Elsewhere tensors without values stand for those of a GPU: reading a value
-raises, and so does an operation on two devices.
+raises.
 """
 
 from __future__ import annotations
@@ -91,14 +91,7 @@ def on_tensors_without_values(name: str, device: str) -> str:
     state = begun(sampler, device)
     for _ in range(STEPS):
         extent = measure(sampler.query(state))
-        with FakeTensorMode():
-            after = stepped(sampler_of(name, valueless(ORACLE.embedding)), state.map(valueless), extent)
-        wrong = [n for n, v in after.tensors().items() if v.device.type != "cuda"]
-        assert not wrong, f"{', '.join(wrong)} left the device"
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            stepped(sampler, state.map(fake.from_tensor), extent)
         state = stepped(sampler, state, extent)
     return f"{STEPS} steps"
-
-
-def valueless(like: torch.Tensor) -> torch.Tensor:
-    """On a GPU that need not be there."""
-    return torch.empty(like.shape, dtype=like.dtype, device="cuda")
