@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo text test chaos setup
+.PHONY: demo text test gpu chaos setup
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.ready
@@ -32,6 +32,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# What a GPU must do as a CPU does, and how fast it is: runs/gpu/gpu.html. Skips with a sentence where there is none.
+gpu: setup
+	$(BIN)/python -m tests.gpu.check --device cuda --out runs/gpu
 
 # Kills a run on Ray at every fault point and at ten moments; about forty minutes on two cores.
 chaos: setup

@@ -1,4 +1,5 @@
-"""Where and how a run is carried out. Nothing here decides a result, so nothing here is hashed."""
+"""Where and how a run is carried out. Nothing here decides a result, so nothing here is hashed; but for the dtype, which
+is resolved for each stage that runs a network, and is hashed there."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from components.errors import Problem
+from components.models.device import DTypeName, Kind, Precision, dtype_on
 from components.options import Count, Natural, NonNegative, options
 
 
@@ -24,7 +26,13 @@ class RuntimeConfig:
     cpus: Natural = 0
     """CPUs of the embedded cluster; 0 takes those of the machine."""
     gpus: Natural = 0
-    """GPUs of the embedded cluster, and whether training and sampling use them."""
+    """GPUs of the embedded cluster; 0 takes those of the machine where ``device`` is cuda. A training process and a
+    replica take one each."""
+    device: Kind = "auto"
+    """Where networks compute; auto is cuda where ``gpus`` is not 0."""
+    dtype: Precision = "auto"
+    """What samples and scores are computed in; auto is bfloat16 on GPUs for networks trained in it, else float32. What
+    it comes to is part of their identity. Trainings have a ``precision`` of their own."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """What updates the weights."""
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -57,6 +65,20 @@ class RuntimeConfig:
     """A lease that was not renewed for so long is taken over."""
     tracking_uri: str = ""
     """MLflow; empty is a SQLite file in the root, ``none`` tracks in the journal only."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Do networks compute on GPUs?"""
+        return self.device == "cuda" or (self.device == "auto" and self.gpus > 0)
+
+    @property
+    def placed_on(self) -> str:
+        """Where a process finds its device: cluster software shows each the GPU that it may use."""
+        return "cuda" if self.on_gpu else "cpu"
+
+    def dtype_of(self, trained_precision: str) -> DTypeName:
+        """What a network that was trained in fp32 or bf16 computes in."""
+        return dtype_on(self.placed_on, self.dtype, trained_precision)
 
     def problems(self) -> Iterator[Problem]:
         """Broken rules between options; paths begin below the runtime."""

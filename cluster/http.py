@@ -16,6 +16,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from cluster.replicas import Replicas
 from cluster.shared_engine import SharedEngine
 from components.api import Text, ask, load, read_texts, score
 from components.errors import ConfigError, Problem, ProsecoError
@@ -62,10 +63,10 @@ class ScoreRequest:
 class Endpoint:
     """One replica with one model."""
 
-    def __init__(self, folder: str, threads: int):
-        self.threads = threads
-        self.model = load(folder)
-        lanes = Sampling(sampler=SamplerConfig(), num_lanes=NUM_LANES, device=self.model.device)
+    def __init__(self, folder: str, replicas: Replicas):
+        self.threads = threads = replicas.threads
+        self.model = load(folder, replicas.placement.device, replicas.placement.dtype)
+        lanes = Sampling(sampler=SamplerConfig(), num_lanes=NUM_LANES)
         self.engine = SharedEngine(engine_of(self.model, lanes), lambda: use_threads(threads))
 
     async def __call__(self, request: Request) -> JSONResponse:
@@ -117,14 +118,21 @@ def described(row: Text) -> dict[str, Any]:
     return {"prompt": row.prompt, "text": row.text, **numbers, "trace": trace}
 
 
-def serve_forever(model: Path, host: str, port: int, replicas: int, threads: int, say: Callable[[str], None]) -> None:
+def serve_forever(model: Path, host: str, port: int, replicas: Replicas, say: Callable[[str], None]) -> None:
     """Serve on the open cluster until SIGINT or SIGTERM."""
     serve.start(http_options={"host": host, "port": port})
-    deployment = serve.deployment(num_replicas=replicas, max_ongoing_requests=16, max_queued_requests=64)(Endpoint)
-    serve.run(deployment.bind(str(model), threads), name="endpoint", route_prefix="/")
-    say(f"serving {model} on http://{host}:{port} (process {os.getpid()}); stop with Ctrl-C")
+    deploy(model, replicas)
+    where = f"{replicas.placement.device} in {replicas.placement.dtype}"
+    say(f"serving {model} from {where} on http://{host}:{port} (process {os.getpid()}); stop with Ctrl-C")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
     serve.shutdown()
+
+
+def deploy(model: Path, replicas: Replicas) -> None:
+    """Start the replicas; returns when they answer."""
+    limits = {"max_ongoing_requests": 16, "max_queued_requests": 64}
+    deployment = serve.deployment(**limits, **replicas.wanted())(Endpoint)
+    serve.run(deployment.bind(str(model), replicas), name="endpoint", route_prefix="/")

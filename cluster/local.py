@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessContext, ProcessRaisedException, spawn
@@ -84,7 +85,7 @@ class LocalCluster:
         return self.map(DoShard(self.runtime.threads), shards, done)
 
     def size(self) -> tuple[float, float]:
-        return float(self.runtime.cpus or os.cpu_count() or 1), float(self.runtime.gpus)
+        return float(self.runtime.cpus or os.cpu_count() or 1), float(self.runtime.gpus or (torch.cuda.device_count() if self.runtime.on_gpu else 0))
 
     def processes(self) -> ProcessPoolExecutor:
         """The processes that tasks and shards of all stages share."""
@@ -146,7 +147,8 @@ def follow(parent: int) -> None:
 def in_group(rank: int, world_size: int, meeting: str, launch: TrainLaunch) -> None:
     """One training process. They meet through a file: no port can be taken."""
     os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+    backend = "nccl" if launch.runtime.on_gpu else "gloo"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=world_size)
     try:
         train_rank(launch)
     finally:

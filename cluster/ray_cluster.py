@@ -80,7 +80,7 @@ class RayCluster:
     def _connect(self) -> None:
         runtime = self.runtime
         threads = {"OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
-        threads |= {} if runtime.gpus else ALLOCATOR
+        threads |= {} if runtime.on_gpu else ALLOCATOR
         if runtime.address:
             ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": threads})
             return
@@ -130,7 +130,7 @@ class RayCluster:
         Raises:
             ClusterError: they do not in time.
         """
-        each = {"CPU": 1.0, "GPU": 1.0} if self.runtime.gpus else {"CPU": 1.0}
+        each = {"CPU": 1.0, "GPU": 1.0} if self.runtime.on_gpu else {"CPU": 1.0}
         group = placement_group([each] * number)
         try:
             start = time.monotonic()
@@ -140,7 +140,7 @@ class RayCluster:
                 if time.monotonic() - start > self.runtime.start_wait_s:
                     cpus, gpus = self.size()
                     raise ClusterError(
-                        f"runtime.{field} = {number} asks for {number} CPUs{' and GPUs' if self.runtime.gpus else ''}, and "
+                        f"runtime.{field} = {number} asks for {number} CPUs{' and GPUs' if self.runtime.on_gpu else ''}, and "
                         f"the cluster, which has {cpus:g} CPUs and {gpus:g} GPUs, gave them to nobody in "
                         f"{self.runtime.start_wait_s:g} s (runtime.start_wait_s). Lower runtime.{field}, or use a larger "
                         f"cluster, or one that is less busy."

@@ -66,7 +66,7 @@ def fit(launch: TrainLaunch) -> None:
     """
     runtime, folder = launch.runtime, launch.job.folder
     failure_of(folder)  # one of an earlier run is not ours
-    on_gpu = runtime.gpus > 0
+    on_gpu = runtime.on_gpu
     with tempfile.TemporaryDirectory(prefix="proseco-train-") as scratch:
         trainer = TorchTrainer(
             functools.partial(_worker, launch),
@@ -99,7 +99,7 @@ def fit(launch: TrainLaunch) -> None:
 
 def meeting(runtime: RuntimeConfig, scratch: str) -> TorchConfig:
     """How the ranks of a training find each other: on one machine through a file, elsewhere by an address."""
-    backend = "nccl" if runtime.gpus else "gloo"
+    backend = "nccl" if runtime.on_gpu else "gloo"
     return TorchConfig(backend=backend) if runtime.address else FileConfig(backend=backend, folder=scratch)
 
 

@@ -56,7 +56,7 @@ class Pool:
             graceful_shutdown_timeout_s=5,
             health_check_period_s=10,
             health_check_timeout_s=300,
-            ray_actor_options={"num_cpus": 1, "num_gpus": 1 if runtime.gpus else 0},
+            ray_actor_options={"num_cpus": 1, "num_gpus": 1 if runtime.on_gpu else 0},
         )(Replica)
         self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads), name=APP, route_prefix=None)
 

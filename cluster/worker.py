@@ -14,8 +14,9 @@ import torch.distributed as dist
 
 from cluster.cluster import TrainLaunch
 from cluster.environment import prepare
-from components.errors import ProsecoError
+from components.errors import ConfigError, ProsecoError
 from components.models.cpu import use_threads
+from components.models.device import device_problems
 from components.models.transformer import Transformer
 from components.models.weights import FRESH, fill, load_weights
 from components.shards.sample import SampleShard
@@ -61,12 +62,15 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     if config.objective.freezes_trunk():
         model.freeze_trunk()
     model.activation_checkpointing = runtime.activation_checkpointing
-    device = "cpu"
-    if torch.cuda.is_available():
+    device = runtime.placed_on
+    if lost := device_problems(device, "runtime.device"):
+        raise ConfigError(lost)
+    if runtime.on_gpu:
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if runtime.engine == "torch":
         return TorchEngine(model, config.optimizer, config.precision, device)
+    os.environ.setdefault("DS_ACCELERATOR", runtime.placed_on)
     prepare()
     from cluster.zero import ZeroEngine
 

@@ -19,6 +19,8 @@ from typing import Annotated, Any
 from components.data.corpora import CORPORA
 from components.data.corpora.config import SourceOptions
 from components.errors import DataError
+from components.models.device import resolve
+from components.models.weights import read_info
 from components.options import parse
 from components.samplers import SamplerConfig, preset
 from components.samplers.contract import Row, Sample
@@ -30,7 +32,7 @@ from components.shards.prompt import Prompt
 from components.shards.sample import Loaded, Sampling, sample_rows
 from components.shards.sample import load as load_folder
 from components.shards.score import score_rows
-from components.store.files import at, read_json
+from components.store.files import at
 
 Source = Annotated[SourceOptions, CORPORA.slot()]
 
@@ -62,11 +64,19 @@ class Judging:
     """Folders of trained scorers, by name."""
 
 
-def load(folder: str | Path, device: str = "cpu") -> Model:
-    """An exported folder. Raises ModelError or DataError where it is not one."""
+def load(folder: str | Path, device: str = "auto", dtype: str = "auto") -> Model:
+    """An exported folder, ready to use.
+
+    Args:
+        device: auto (a GPU where torch sees one), cpu, cuda or cuda:N.
+        dtype: auto (bfloat16 on a GPU for a network that was trained in it), float32 or bfloat16.
+    Raises:
+        ConfigError: there is no such device or dtype here.
+        ModelError, DataError: the folder is no export.
+    """
     path = at(folder)
-    model = load_folder(path, device)
-    info = read_json(path / "config.json")
+    info = read_info(path)
+    model = load_folder(path, resolve(device, dtype, info))
     return Model(model.network, model.tokenizer, model.extras, info)
 
 
@@ -107,7 +117,6 @@ def sample(
     sampling = Sampling(
         sampler=config,
         num_lanes=num_lanes or min(64, len(asked)),
-        device=model.device,
         source=read_source(judging.source),
         trained=judging.trained,
     )
@@ -159,7 +168,9 @@ def score(
         DataError: a text is longer than a row.
     """
     given = dict(scorers) if isinstance(scorers, Mapping) else list(scorers)
-    setting = ScorerSetting(model.tokenizer, read_source(judging.source), model.network, judging.trained)
+    setting = ScorerSetting(
+        model.tokenizer, read_source(judging.source), model.network, judging.trained, device=model.device
+    )
     scored = [read_text(model, r) if isinstance(r, str) else scored_row(model, r) for r in rows]
     return score_rows(scored, parse(Scorers, given, "scorers"), setting)  # type: ignore[arg-type]
 

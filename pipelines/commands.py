@@ -39,11 +39,20 @@ def named_sampler(name: str, changes: dict[str, Any]) -> SamplerConfig:
     return read_sampler(over({"preset": name}, changes))
 
 
-def make(stage: Stage, root: str, runtime: Any) -> Path:
-    """Run a stage, or find that it was made. Returns its folder."""
-    config = parse(RuntimeConfig, {"root": root, **(runtime or {})}, "runtime")
+def runtime_of(root: str, device: str, dtype: str, plain: Any) -> RuntimeConfig:
+    """Where a command computes: its own options, and those of ``runtime.`` over them.
+
+    Raises:
+        ConfigError: an option is unknown or wrong.
+    """
+    config = parse(RuntimeConfig, {"root": root, "device": device, "dtype": dtype, **(plain or {})}, "runtime")
     if wrong := [dataclasses.replace(p, path=f"runtime.{p.path}") for p in config.problems()]:
         raise ConfigError(wrong)
+    return config
+
+
+def make(stage: Stage, config: RuntimeConfig) -> Path:
+    """Run a stage, or find that it was made. Returns its folder."""
     screen = Screen()
     if all(f.state == "fresh" for f in execute(stage.label, [stage], config, screen)):
         screen.say("all of it was made before")
@@ -60,15 +69,18 @@ def generate(
     seed: int,
     length: int,
     num_shown: int,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Iterator[str]:
     """Make the samples and yield what to print. The same call resumes, or finds them made."""
     changes = dotted(overrides)
-    runtime, allowed = changes.pop("runtime", None), bool(changes.pop("allow_untrained", False))
+    runtime = runtime_of(root, device, dtype, changes.pop("runtime", None))
+    allowed = bool(changes.pop("allow_untrained", False))
     config = named_sampler(sampler, changes)
     plain = {"num_samples": num_samples, "seeds": [seed], "num_traced": 0}
     how = parse(GenerateConfig, plain, "generate")
-    stage = one_stage.sampling(model, config, how, read_entries(prompts), length, allowed)
-    folder = make(stage, root, runtime)
+    stage = one_stage.sampling(model, config, how, read_entries(prompts), length, allowed, runtime)
+    folder = make(stage, runtime)
     manifest = read_manifest(folder)
     assert manifest is not None
     shards = folder / "shards"
@@ -78,18 +90,26 @@ def generate(
         yield f"[{row['index']}] {row['prompt']}{row['text']}"
 
 
-def score(samples: Path, model: Path | None, scorers: str, overrides: tuple[str, ...], root: str) -> dict[str, float]:
+def score(
+    samples: Path,
+    model: Path | None,
+    scorers: str,
+    overrides: tuple[str, ...],
+    root: str,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> dict[str, float]:
     """Score a folder of samples and return the means.
 
     Raises:
         StoreError: the folder holds no finished samples.
     """
     changes = dotted(list(overrides))
-    runtime = changes.pop("runtime", None)
+    runtime = runtime_of(root, device, dtype, changes.pop("runtime", None))
     names = [name for name in scorers.split(",") if name]
     plain = {name: {} for name in names} | changes
     chosen = parse(Scorers, plain, "scorers")  # type: ignore[arg-type]
-    folder = make(one_stage.scoring(samples, model, chosen), root, runtime)
+    folder = make(one_stage.scoring(samples, model, chosen, runtime), runtime)
     manifest = read_manifest(folder)
     assert manifest is not None
     table = read_shards(folder / "shards", list(manifest.info["shards"]))

@@ -17,18 +17,21 @@ from components.samplers.contract import Vocabulary
 from components.samplers.needs import check_needs
 
 
-def diagnose_model(model: Path, rows: Path, number: int, num_rows: int, correctors: str) -> list[dict[str, Any]]:
+def diagnose_model(
+    model: Path, rows: Path, number: int, num_rows: int, correctors: str, device: str = "auto", dtype: str = "auto"
+) -> list[dict[str, Any]]:
     """What a model knows of planted errors; see ``components/evaluation/diagnosis``.
 
     Args:
         number: errors of a row.
         correctors: names of sampler presets with commas between.
+        device, dtype: see ``components.api.load``.
     Raises:
-        ConfigError: a corrector is unknown.
+        ConfigError: a corrector is unknown, or there is no such device.
         SamplingError: the model lacks what a corrector needs.
         DataError: the rows are not of the model's tokenizer.
     """
-    loaded = load(model)
+    loaded = load(model, device, dtype)
     chosen = {name: read_sampler(name) for name in correctors.split(",") if name}
     for config in chosen.values():
         check_needs(config, loaded.info, allow_untrained=True)
@@ -43,4 +46,5 @@ def diagnose_model(model: Path, rows: Path, number: int, num_rows: int, correcto
         )
     writable = (position >= torch.from_numpy(block.num_prompt)[:, None]) & (tokens != words.pad_id)
     vocabulary = Vocabulary(words.mask_id, (words.unknown_id, words.pad_id, words.end_id))
+    tokens, writable = tokens.to(loaded.device), writable.to(loaded.device)
     return diagnose(loaded.network, tokens, writable, vocabulary, dict(loaded.info), number, chosen, loaded.extras)

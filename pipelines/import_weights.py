@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from components.data.tokenizer import load_tokenizer
 from components.errors import StoreError
 from components.models.exchange.export import write_export
@@ -28,6 +30,10 @@ def import_model(source: Path, folder: Path, tokenizer: Path | None, length: int
     size = max(words.vocab_size, len(tensors[embed]) if embed in tensors else 0)
     model, report = read_foreign(source, size)
     config = dataclasses.replace(model.config, mask_id=words.mask_id)
-    write_export(folder, config, model.state_dict(), words, length, f"imported {report.format}", False, {}, size)
+    precision = "bf16" if any(t.dtype == torch.bfloat16 for t in tensors.values()) else "fp32"
+    name = f"imported {report.format}"
+    write_export(
+        folder, config, model.state_dict(), words, length, name, False, {}, size, trained_precision=precision
+    )
     yield from report.lines()
     yield f"wrote {folder}; train from it with train.<name>.init_folder={folder}"

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from cluster.environment import prepare
+from components.models.device import device_problems, resolve
 
 prepare()
 
@@ -28,6 +29,15 @@ prepare()
 OBJECTIVES = Path(__file__).parents[1] / "components" / "objectives"
 SHAPED = [f"components.objectives.{p.stem}" for p in OBJECTIVES.glob("*.py") if p.stem != "__init__"]
 jaxtyping.install_import_hook([*SHAPED, "components.samplers"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """Where device-neutral tests put their tensors: PROSECO_TEST_DEVICE, e.g. cuda; the CPU where it is not set."""
+    asked = os.environ.get("PROSECO_TEST_DEVICE", "cpu")
+    if lost := device_problems(asked):
+        pytest.skip(f"PROSECO_TEST_DEVICE={asked}: {lost[0].rule}")
+    return resolve(asked).device
 
 
 @pytest.fixture(autouse=True)

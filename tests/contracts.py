@@ -21,37 +21,43 @@ from tests.learning import LENGTH, batch, gradients, network, setting
 from tests.oracle import Oracle
 
 
-def objective_counts_its_terms_and_has_finite_gradients(config: Any) -> None:
+def objective_counts_its_terms_and_has_finite_gradients(config: Any, device: str = "cpu") -> None:
     """Terms are those that were counted, the batch stays as it was, and something is learned."""
-    given = batch(rows=6, prompt=2, pads=1)
+    given = batch(rows=6, prompt=2, pads=1, device=device)
     kept = given.tokens.clone()
     objective = build_objective(config, setting())
     corrupted = objective.corrupt(given)
-    names = [t.name for t in objective.terms(network(config), corrupted)]
+    names = [t.name for t in objective.terms(network(config, device=device), corrupted)]
     assert sorted(names) == sorted(objective.counts(corrupted))
     assert torch.equal(given.tokens, kept)
-    slopes = gradients(config, [given], network(config))
+    slopes = gradients(config, [given], network(config, device=device))
     assert all(torch.isfinite(g).all() for g in slopes.values())
     assert sum(float(g.abs().sum()) for g in slopes.values()) > 0
 
 
-def objective_is_a_sum_over_rows(config: Any) -> None:
+def objective_is_a_sum_over_rows(config: Any, device: str = "cpu") -> None:
     """Micro-batches and ranks: the same gradient, whatever the cut."""
-    whole = gradients(config, [batch(rows=6, total=6)], network(config))
-    parts = [batch(rows=2, first=0, total=6), batch(rows=3, first=2, total=6), batch(rows=1, first=5, total=6)]
-    split = gradients(config, parts, network(config))
+    whole = gradients(config, [batch(rows=6, total=6, device=device)], network(config, device=device))
+    parts = [
+        batch(rows=2, first=0, total=6, device=device),
+        batch(rows=3, first=2, total=6, device=device),
+        batch(rows=1, first=5, total=6, device=device),
+    ]
+    split = gradients(config, parts, network(config, device=device))
     for name, value in whole.items():
         assert torch.allclose(value, split[name], atol=1e-9), name
 
 
-def objective_leaves_prompts_and_pads_alone(config: Any) -> None:
+def objective_leaves_prompts_and_pads_alone(config: Any, device: str = "cpu") -> None:
     """A row of prompt alone counts nothing and costs nothing."""
     objective = build_objective(config, setting())
-    none = dataclasses.replace(batch(rows=4), maskable=torch.zeros(4, LENGTH, dtype=torch.bool))
+    none = dataclasses.replace(
+        batch(rows=4, device=device), maskable=torch.zeros(4, LENGTH, dtype=torch.bool, device=device)
+    )
     none = dataclasses.replace(none, target=none.maskable)
     corrupted = objective.corrupt(none)
     assert all(float(n) == 0 for n in objective.counts(corrupted).values())
-    assert all(float(t.loss_sum.detach()) == 0 for t in objective.terms(network(config), corrupted))
+    assert all(float(t.loss_sum.detach()) == 0 for t in objective.terms(network(config, device=device), corrupted))
 
 
 def corpus_reads_the_same_documents_from_any_pieces(source: Any, num_pieces: int = 3) -> list[Document]:
@@ -94,9 +100,8 @@ def scorer_gives_one_number_a_row_whatever_the_company(options: Any, folder: Any
 ORACLE = Oracle(num_tokens=3, length=6, seed=3)
 
 
-def sampler_keeps_the_contract(config: Any) -> None:
+def sampler_keeps_the_contract(config: Any, oracle: Oracle = ORACLE) -> None:
     """Prompts kept, no mask left, alone as in a crowd, calls counted = forwards made, calls bounded."""
-    oracle = ORACLE
     oracle.calls = 0
     sampler = sampler_of(oracle, config)
     rows = rows_of(oracle, 5, prompt=1)

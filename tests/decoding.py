@@ -73,12 +73,12 @@ def run(
 ) -> dict[int, Sample]:  # fmt: skip
     """Samples by id of rows on the oracle."""
     rows = [dataclasses.replace(row, seed=seed) for row in rows]
-    return decode(oracle, sampler_of(oracle, config, end_id), rows, lanes, deterministic, reward)
+    return decode(oracle, sampler_of(oracle, config, end_id), rows, lanes, deterministic, reward, oracle.device)
 
 
-def decode(denoiser, sampler, rows, lanes=32, deterministic=True, reward=None) -> dict[int, Sample]:
+def decode(denoiser, sampler, rows, lanes=32, deterministic=True, reward=None, device="cpu") -> dict[int, Sample]:
     """Samples by id, in the order in which they finish."""
-    engine = Engine(lambda _, length: Session(denoiser, sampler, length, lanes, deterministic, reward=reward))
+    engine = Engine(lambda _, length: Session(denoiser, sampler, length, lanes, deterministic, device, reward))
     return {s.id: s for s in engine.run(SamplerConfig(), rows)}
 
 
@@ -172,16 +172,15 @@ def covering_array(valid: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return chosen
 
 
-def drive(denoiser: Any, sampler: Sampler, rows: list[Row], seed: int = 0) -> Iterator[tuple[State, State, Record]]:
+def drive(denoiser: Any, sampler: Sampler, rows: list[Row], seed: int = 0, device: str = "cpu") -> Iterator[tuple[State, State, Record]]:
     """Every step of all rows at once: the state before, the state after, the record."""
-    canvas, fixed = torch.tensor([r.canvas for r in rows]), torch.tensor([r.fixed for r in rows])
-    ids = torch.tensor([r.id for r in rows])
+    canvas, fixed, ids = (torch.tensor(x, device=device) for x in zip(*((r.canvas, r.fixed, r.id) for r in rows)))
     yield from play(denoiser, sampler, sampler.start(canvas, fixed, ids, torch.full_like(ids, seed)))
 
 
 def law(oracle: Oracle, tokens: torch.Tensor) -> torch.Tensor:
     """Frequencies of full rows, in the order of the oracle's outcomes."""
-    return torch.bincount(oracle.index(tokens), minlength=len(oracle.joint)).double() / len(tokens)
+    return torch.bincount(oracle.index(tokens), minlength=len(oracle.joint)).double().to(oracle.device) / len(tokens)
 
 
 def distance(p: torch.Tensor, q: torch.Tensor) -> float:

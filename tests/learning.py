@@ -52,15 +52,15 @@ def setting(reward=likes_even) -> Setting:
     return Setting(MASK, LogLinear(), 0.1, VOCAB, reward)
 
 
-def network(config, seed=0, **changes) -> Transformer:
+def network(config, seed=0, device="cpu", **changes) -> Transformer:
     torch.manual_seed(seed)
     made = ModelConfig(dim=16, depth=2, heads=2, num_positions=LENGTH, **changes)
     model = Transformer(dataclasses.replace(made, **config.model_changes()), VOCAB)
     nn.init.normal_(model.head.weight, std=0.3)
-    return model.double()
+    return model.double().to(device)
 
 
-def batch(rows=4, step=4, prompt=0, pads=0, seed=11, first=0, total=None) -> Batch:
+def batch(rows=4, step=4, prompt=0, pads=0, seed=11, first=0, total=None, device="cpu") -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(2, VOCAB, (64, LENGTH), generator=generator)[first : first + rows]
     if pads:
@@ -68,6 +68,7 @@ def batch(rows=4, step=4, prompt=0, pads=0, seed=11, first=0, total=None) -> Bat
     maskable = (torch.arange(LENGTH) >= prompt).expand(rows, -1)
     target = maskable & (tokens != PAD)
     index = torch.arange(first, first + rows)
+    tokens, maskable, target, index = (x.to(device) for x in (tokens, maskable, target, index))
     return Batch(tokens, maskable, target, index, noise.row_keys(seed, index), total or rows, step)
 
 

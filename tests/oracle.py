@@ -29,8 +29,10 @@ class Oracle:
         seed: int = 0,
         concentration: float = 0.5,
         joint: Callable[[Tensor], Tensor] | None = None,
+        device: str = "cpu",
     ):
-        """``joint`` gives weights [O] of outcomes [O, L]; without it they are random."""
+        """``joint`` gives weights [O] of outcomes [O, L]; without it they are random. Numbers are the same on any
+        device."""
         generator = torch.Generator().manual_seed(seed)
         self.num_tokens, self.length, self.mask_id = num_tokens, length, num_tokens
         self.outcomes = torch.tensor(list(itertools.product(range(num_tokens), repeat=length)))
@@ -38,10 +40,13 @@ class Oracle:
         if joint is not None:
             weights = joint(self.outcomes).double()
         self.joint = weights / weights.sum()
+        self.device = device
         self.calls = 0
         directions = torch.randn(num_tokens + 1, 4, generator=generator, dtype=torch.float64)
         self.embedding = torch.nn.functional.normalize(directions, dim=-1)
         """[V + 1, 4]: unit-norm rows for noisy inputs; the mask's is never used."""
+        self.outcomes, self.joint = self.outcomes.to(device), self.joint.to(device)
+        self.embedding = self.embedding.to(device)
 
     def __call__(
         self, tokens: Tensor, *, select=None, label=None, time=None, soft=None, dense=None, heads=()
@@ -52,7 +57,7 @@ class Oracle:
         if soft is not None:
             # A mixture is read as its heaviest token: soft samplers run, and hard ones are unchanged.
             ids, weights = soft
-            mass = torch.zeros(*tokens.shape, self.num_tokens + 1, dtype=weights.dtype).scatter_add(-1, ids, weights)
+            mass = weights.new_zeros(*tokens.shape, self.num_tokens + 1).scatter_add(-1, ids, weights)
             tokens = mass.argmax(-1)
         agrees = (self.outcomes[None] == tokens[:, None]) | (tokens[:, None] == self.mask_id)  # [B, O, L]
         mismatches = (~agrees).sum(-1, keepdim=True)  # [B, O, 1]
@@ -77,12 +82,13 @@ class Oracle:
 
     def index(self, tokens: Tensor) -> Tensor:
         """Place of full rows among the outcomes."""
-        place = self.num_tokens ** torch.arange(self.length - 1, -1, -1)
+        place = self.num_tokens ** torch.arange(self.length - 1, -1, -1, device=tokens.device)
         return (tokens * place).sum(-1)
 
 
 def chi_square(counts: Tensor, expected: Tensor) -> tuple[float, float]:
     """Pearson's statistic and its 1 - 1e-6 quantile (Wilson and Hilferty), cells below 5 pooled."""
+    counts, expected = counts.cpu(), expected.cpu()
     order = expected.argsort(descending=True)
     counts, expected = counts[order].double(), expected[order]
     big = expected >= 5

@@ -57,7 +57,7 @@ def plant(
         kind: ``random``: another token that occurs in the data; ``own``: a draw of the network with these positions
             hidden, again and again until it is wrong (a position where it never is, in 20 draws, stays right).
     """
-    keys = noise.row_keys(seed, torch.arange(len(clean)))
+    keys = noise.row_keys(seed, torch.arange(len(clean), device=clean.device))
     order = noise.uniform(keys, 0, 0, clean.shape[1], Stream.PAIR)
     where = select.best(order, writable, torch.full_like(clean[:, 0], number))
     if kind == "random":
@@ -77,7 +77,7 @@ def plant(
 
 def outputs(model: Denoiser, tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Logits [N, L, V] of rows, in batches."""
-    time = torch.zeros(len(tokens))
+    time = torch.zeros(len(tokens), device=tokens.device)
     found = [model(tokens[i : i + BATCH], time=time[i : i + BATCH]).logits for i in range(0, len(tokens), BATCH)]
     return suppress(torch.cat(found), (vocabulary.mask_id, *vocabulary.never))
 
@@ -93,10 +93,8 @@ def detection(model: Denoiser, planted: Planted, vocabulary: Vocabulary, has_qua
     scores = {"visible": visible, "loo": leave_one_out(model, shown, writable, vocabulary)}
     if has_quality:
         found = [
-            model(shown[i : i + BATCH], time=torch.zeros(len(shown[i : i + BATCH])), heads=("quality",)).heads[
-                "quality"
-            ]
-            for i in range(0, len(shown), BATCH)
+            model(part, time=torch.zeros(len(part), device=part.device), heads=("quality",)).heads["quality"]
+            for part in shown.split(BATCH)
         ]
         scores["quality"] = torch.cat(found)
     best = logits.argmax(-1)
@@ -110,7 +108,7 @@ def detection(model: Denoiser, planted: Planted, vocabulary: Vocabulary, has_qua
 
 def leave_one_out(model: Denoiser, shown: Tensor, writable: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Probability [N, L] of each token with itself hidden: L more passes."""
-    found = torch.zeros(shown.shape)
+    found = torch.zeros(shown.shape, device=shown.device)
     for position in range(shown.shape[1]):
         if not bool(writable[:, position].any()):
             continue
@@ -148,7 +146,8 @@ def repair(
 
     ``num_hidden`` right tokens of each row are masked, because most samplers end with the last mask.
     """
-    keys = noise.row_keys(1, torch.arange(len(planted.clean)))
+    device = planted.clean.device
+    keys = noise.row_keys(1, torch.arange(len(planted.clean), device=device))
     order = noise.uniform(keys, 0, 0, planted.clean.shape[1], Stream.PAIR)
     right = planted.writable & ~planted.wrong
     hidden = select.best(order, right, torch.full_like(planted.clean[:, 0], num_hidden))
@@ -158,9 +157,9 @@ def repair(
         for i, (t, f) in enumerate(zip(canvas.tolist(), (~planted.writable).tolist(), strict=True))
     ]
     sampler = build_sampler(config, vocabulary, extras)
-    engine = Engine(lambda _, length: Session(model, sampler, length, BATCH))
+    engine = Engine(lambda _, length: Session(model, sampler, length, BATCH, device=str(device)))
     samples = sorted(engine.run(config, rows), key=lambda s: s.id)
-    tokens = torch.tensor([s.tokens for s in samples])
+    tokens = torch.tensor([s.tokens for s in samples], device=device)
     edited, back = torch.zeros_like(hidden), torch.zeros_like(hidden)
     for sample in samples:
         history: dict[int, list[int]] = {}

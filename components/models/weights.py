@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from components.errors import ModelError
 from components.models.config import ModelConfig
+from components.models.denoiser import Prediction
+from components.models.device import Placement
 from components.models.transformer import Transformer
 from components.store.cache import local
 from components.store.files import exists, read_text
@@ -40,6 +43,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             f"export the model again."
         ) from None
 
+
+HOME = Placement()
+"""The CPU, in float32."""
 
 FRESH = (".quality.", ".policy.", ".encoder.", ".adapter.")
 """Parts that a training may add to a network that was trained without them."""
@@ -85,8 +91,41 @@ def merge_adapters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return merged
 
 
-def load_model(folder: Path) -> Transformer:
-    """The network of an exported folder, in eval mode, on the CPU.
+def load_model(folder: Path, placement: Placement = HOME) -> Transformer:
+    """The network of an exported folder, in eval mode, where ``placement`` says. Its logits are float32.
+
+    Raises:
+        ModelError: the folder is not an export of ours.
+    """
+    raw = read_info(folder)
+    names = {f.name for f in dataclasses.fields(ModelConfig)}
+    model = Transformer(ModelConfig(**{k: v for k, v in raw.items() if k in names}), raw["vocab_size"])
+    fill(model, load_weights(folder / "model.safetensors"), str(folder))
+    return place(model.eval(), placement)
+
+
+def place(model: Transformer, placement: Placement) -> Transformer:
+    """The same network, moved to a device and, but for what decides in float32, to a dtype."""
+    model.to(placement.device)
+    if placement.dtype == "float32":
+        return model
+    model.to(torch.bfloat16)
+    for part in (model.encoder, model.policy):  # noisy embeddings and reveal logits are compared with float32 ones
+        if part is not None:
+            part.float()
+    model.register_forward_hook(in_float32)
+    return model
+
+
+def in_float32(model: torch.nn.Module, given: tuple[object, ...], said: Prediction | Tensor) -> Prediction | Tensor:
+    """What a network said, in float32; called after its forward."""
+    if isinstance(said, Tensor):
+        return said.float()
+    return Prediction(said.logits.float(), {name: value.float() for name, value in said.heads.items()})
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """config.json of an exported folder.
 
     Raises:
         ModelError: the folder is not an export of ours.
@@ -97,10 +136,7 @@ def load_model(folder: Path) -> Transformer:
             f"{folder} holds no config.json, so it is no exported model. "
             f"Give the folder that the export stage made (`proseco show RUN --json` names it)."
         )
-    raw = json.loads(read_text(config_path))
+    raw: dict[str, Any] = json.loads(read_text(config_path))
     if raw.get("model_type") != "proseco":
         raise ModelError(f"{config_path} has model_type {raw.get('model_type')!r}; only 'proseco' is read here.")
-    names = {f.name for f in dataclasses.fields(ModelConfig)}
-    model = Transformer(ModelConfig(**{k: v for k, v in raw.items() if k in names}), raw["vocab_size"])
-    fill(model, load_weights(folder / "model.safetensors"), str(folder))
-    return model.eval()
+    return raw

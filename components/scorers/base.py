@@ -39,6 +39,8 @@ class ScorerSetting:
     trained: Mapping[str, Path] = field(default_factory=dict)
     """Folders of what scorers that ``train`` were trained to, by the scorer's name."""
     seed: int = 0
+    device: str = "cpu"
+    """Where the model is."""
 
 
 Columns = dict[str, list[float]]

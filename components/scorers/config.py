@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -118,3 +119,8 @@ class DistinctConfig(ScorerOptions):
     @property
     def column(self) -> str:
         return f"distinct_{self.n}"
+
+
+def reads_model(scorers: Mapping[str, ScorerOptions]) -> bool:
+    """Does any of them ask the model?"""
+    return any(options.reads_model for options in scorers.values())

@@ -10,7 +10,7 @@ gamma_max for each row, which is biased low with few draws; here gamma_max is th
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ BATCH = 64
 
 def build(config: LocalizationConfig, setting: ScorerSetting) -> Scorer:
     """Raises SamplingError without a network that reads noisy embeddings."""
-    model: Any = setting.model
+    device, model = setting.device, cast(Any, setting.model)
     encoder = getattr(model, "encoder", None)
     if encoder is None:
         raise SamplingError("The scorer 'localization' needs a network with DSL's encoder. Use nelbo for others.")
@@ -36,9 +36,10 @@ def build(config: LocalizationConfig, setting: ScorerSetting) -> Scorer:
     @torch.inference_mode()
     def bound(rows: list[ScoredRow]) -> Tensor:
         """Nats of each draw [B, K]."""
-        tokens = torch.tensor([row.tokens for row in rows])
-        written = torch.arange(tokens.shape[1])[None, :] >= torch.tensor([[row.num_prompt] for row in rows])
-        keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows]))
+        tokens = torch.tensor([row.tokens for row in rows], device=device)
+        num_prompt = torch.tensor([[row.num_prompt] for row in rows], device=device)
+        written = torch.arange(tokens.shape[1], device=device)[None, :] >= num_prompt
+        keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows], device=device))
         table, largest = encoder.table(), encoder.gamma_max
         jitter = noise.uniform(keys, 0, 0, 1, Stream.TIME)[:, 0]
 
@@ -63,7 +64,7 @@ def build(config: LocalizationConfig, setting: ScorerSetting) -> Scorer:
         return torch.stack(totals, dim=-1)
 
     def score(rows: list[ScoredRow]) -> Columns:
-        draws = torch.cat([bound(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)])
+        draws = torch.cat([bound(rows[i : i + BATCH]).cpu() for i in range(0, len(rows), BATCH)])
         length = torch.tensor([max(1, len(row.tokens) - row.num_prompt) for row in rows])
         error = draws.std(-1) / math.sqrt(config.draws) if config.draws > 1 else torch.full_like(draws[:, 0], math.nan)
         return {"localization": (draws.mean(-1) / length).tolist(), "localization_se": (error / length).tolist()}

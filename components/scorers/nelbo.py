@@ -29,16 +29,17 @@ BATCH = 64
 
 def build(config: NelboConfig, setting: ScorerSetting) -> Scorer:
     """Raises SamplingError without a model."""
-    model = setting.model
+    model, device = setting.model, setting.device
     if model is None:
         raise SamplingError("The scorer 'nelbo' needs a model; give the folder of an exported one.")
 
     @torch.inference_mode()
     def bound(rows: list[ScoredRow]) -> torch.Tensor:
         """Nats of each draw [B, K]."""
-        tokens = torch.tensor([row.tokens for row in rows])
-        maskable = torch.arange(tokens.shape[1])[None, :] >= torch.tensor([[row.num_prompt] for row in rows])
-        keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows]))
+        tokens = torch.tensor([row.tokens for row in rows], device=device)
+        num_prompt = torch.tensor([[row.num_prompt] for row in rows], device=device)
+        maskable = torch.arange(tokens.shape[1], device=device)[None, :] >= num_prompt
+        keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows], device=device))
         schedule = LogLinear()
         totals = []
         jitter = noise.uniform(keys, 0, 0, 1, Stream.TIME)[:, 0]
@@ -65,7 +66,7 @@ def build(config: NelboConfig, setting: ScorerSetting) -> Scorer:
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             filler = [part[-1]] * (BATCH - len(part))  # one shape, so that a row's score never depends on its batch
-            found.append(bound(part + filler)[: len(part)])
+            found.append(bound(part + filler)[: len(part)].cpu())
         draws = torch.cat(found)
         length = torch.tensor([max(1, len(row.tokens) - row.num_prompt) for row in rows])
         error = draws.std(-1) / math.sqrt(config.draws) if config.draws > 1 else torch.full_like(draws[:, 0], math.nan)

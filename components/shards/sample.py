@@ -13,8 +13,10 @@ import pyarrow as pa
 from components import faults
 from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import Tokenizer, load_tokenizer
+from components.errors import ConfigError
+from components.models.device import Placement, device_problems
 from components.models.transformer import Transformer
-from components.models.weights import load_model
+from components.models.weights import HOME, load_model
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Row, Sample, Vocabulary
 from components.samplers.engine import Engine, Session
@@ -35,7 +37,6 @@ class Sampling:
     """Rows that share a forward."""
     deterministic: bool = True
     """The last bits of a row's logits do not depend on its company."""
-    device: str = "cpu"
     source: SourceOptions | None = None
     """The corpus whose rules a reward may read."""
     trained: Mapping[str, Path] = field(default_factory=dict)
@@ -55,10 +56,12 @@ class SampleShard:
     seed: int = 0
     num_traced: int = 0
     """The first so many rows keep their trajectory."""
+    placement: Placement = HOME
+    """Where the network computes, and in what precision."""
 
     def work(self) -> dict[str, Any]:
         """Make and publish the shard. Returns its receipt."""
-        model = loaded(self.model, self.sampling.device)
+        model = loaded(self.model, self.placement)
         mask_id, seed = model.tokenizer.mask_id, self.seed
         rows = [canvas(p, self.length, mask_id, i < self.num_traced, seed) for i, p in enumerate(self.prompts)]
         samples = sample_rows(model, self.sampling, rows)
@@ -80,9 +83,16 @@ class Loaded:
         return str(next(self.network.parameters()).device)
 
 
-def load(folder: Path, device: str) -> Loaded:
-    """Model, tokenizer and what parts of samplers need besides."""
-    network = load_model(folder).to(device)
+def load(folder: Path, placement: Placement) -> Loaded:
+    """Model, tokenizer and what parts of samplers need besides.
+
+    Raises:
+        ConfigError: this machine has no such device.
+        ModelError: the folder is not an export of ours.
+    """
+    if lost := device_problems(placement.device):
+        raise ConfigError(lost)
+    network = load_model(folder, placement)
     embedding = None if network.encoder is None else network.encoder.table().detach()
     extras = Extras(network.policy, embedding)
     return Loaded(network, load_tokenizer(folder / "tokenizer.json"), extras)
@@ -96,7 +106,7 @@ def engine_of(model: Loaded, sampling: Sampling) -> Engine:
     """An engine around a model, for rows of any sampler; ``sampling`` says how forwards are made and rewards known."""
     tokenizer = model.tokenizer
     vocabulary = Vocabulary(tokenizer.mask_id, (tokenizer.unknown_id,), tokenizer.end_id)
-    setting = ScorerSetting(tokenizer, sampling.source, model.network, sampling.trained)
+    setting = ScorerSetting(tokenizer, sampling.source, model.network, sampling.trained, device=model.device)
 
     def open_session(config: SamplerConfig, length: int) -> Session:
         return Session(
@@ -105,7 +115,7 @@ def engine_of(model: Loaded, sampling: Sampling) -> Engine:
             length,
             num_lanes=sampling.num_lanes,
             deterministic=sampling.deterministic,
-            device=sampling.device,
+            device=model.device,
             reward=reward_of(config, setting),
         )
 

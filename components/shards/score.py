@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import load_tokenizer
+from components.models.device import Placement
+from components.models.weights import HOME
 from components.scorers.base import ScoredRow, ScorerSetting
-from components.scorers.config import ScorerOptions
+from components.scorers.config import ScorerOptions, reads_model
 from components.shards.sample import loaded
 from components.store.samples import publish_shard, read_shard
 
@@ -31,16 +33,18 @@ class ScoreShard:
     """The corpus whose rules apply."""
     trained: Mapping[str, Path] = field(default_factory=dict)
     """Folders of trained scorers, by name."""
+    placement: Placement = HOME
+    """Where the network computes, and in what precision."""
 
     def work(self) -> dict[str, Any]:
         """Score and publish the shard, row for row in the order of its samples. Returns its receipt."""
         table = read_shard(self.samples)
-        reads_model = any(options.reads_model for options in self.scorers.values())
         setting = ScorerSetting(
             tokenizer=load_tokenizer(self.model / "tokenizer.json"),
             source=self.source,
-            model=loaded(self.model, "cpu").network if reads_model else None,
+            model=loaded(self.model, self.placement).network if reads_model(self.scorers) else None,
             trained=self.trained,
+            device=self.placement.device,
         )
         columns = table.select(["sample_id", "seed", "index"]).to_pydict()
         columns |= score_rows(rows_of(table), self.scorers, setting)

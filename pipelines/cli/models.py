@@ -10,6 +10,22 @@ import rich_click as click
 
 from pipelines.cli.screen import in_words
 
+KINDS, PRECISIONS = click.Choice(["auto", "cpu", "cuda"]), click.Choice(["auto", "float32", "bfloat16"])
+on_gpus = click.option(
+    "--device",
+    type=KINDS,
+    default="auto",
+    show_default=True,
+    help="Where the network computes; auto: see runtime.gpus.",
+)
+in_dtype = click.option(
+    "--dtype",
+    type=PRECISIONS,
+    default="auto",
+    show_default=True,
+    help="auto: bfloat16 on a GPU for a network that was trained in it, else float32.",
+)
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
@@ -30,6 +46,8 @@ from pipelines.cli.screen import in_words
 @click.option("--seed", default=0, show_default=True)
 @click.option("--length", default=0, help="Positions of a row; 0 is the trained length.")
 @click.option("--show", "num_shown", default=3, show_default=True, help="Rows to print.")
+@on_gpus
+@in_dtype
 @in_words
 def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """Sample an exported model into Parquet shards; the same command resumes.
@@ -52,6 +70,8 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
 @click.option("--scorers", default="nelbo,entropy,distinct", show_default=True, help="Comma-separated names.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--root", default="runs", show_default=True, help="Folder of results; the scores lie below it.")
+@on_gpus
+@in_dtype
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
 def score(samples: Path, as_json: bool, **options: Any) -> None:
@@ -76,24 +96,28 @@ def score(samples: Path, as_json: bool, **options: Any) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to; loopback by default.")
 @click.option("--replicas", default=1, show_default=True)
 @click.option("--threads", default=1, show_default=True)
+@click.option("--device", type=KINDS, default="auto", show_default=True, help="auto: a GPU where torch sees one.")
+@in_dtype
+@click.option("--gpus", default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")
 @in_words
-def serve(model: Path, port: int, host: str, replicas: int, threads: int) -> None:
+def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Answer sampling and scoring requests over HTTP, until interrupted.
 
     [b]POST /v1/sample[/b] {"prompts": [""], "num_samples": 2, "sampler": "proseco", "options": {"steps": 8}, "seed": 0}
     [b]POST /v1/score[/b] {"texts": ["..."], "scorers": ["nelbo"]}
     [b]GET /healthz[/b]
     """
-    from cluster.config import RuntimeConfig
     from cluster.open import open_cluster
-    from components.models.weights import load_model
+    from cluster.replicas import replicas_of
+    from components.models.weights import load_model, read_info
 
     load_model(model)  # a wrong folder is reported before a cluster is started
-    cluster = open_cluster(RuntimeConfig(replicas=replicas, threads=threads))
+    replicas = replicas_of(read_info(model), **options)
+    cluster = open_cluster(replicas.runtime())
     try:
         from cluster.http import serve_forever
 
-        serve_forever(model.absolute(), host, port, replicas, threads, click.echo)
+        serve_forever(model.absolute(), host, port, replicas, click.echo)
     finally:
         cluster.close()
 
@@ -104,6 +128,10 @@ def serve(model: Path, port: int, host: str, replicas: int, threads: int) -> Non
 @click.option("--errors", "number", default=1, show_default=True, help="Tokens of each row that are made wrong.")
 @click.option("--num-rows", default=256, show_default=True, help="Validation rows.")
 @click.option("--correctors", default="", help="Comma-separated sampler presets whose edits are measured, too.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto (a GPU where torch sees one), cpu, cuda or cuda:N."
+)
+@in_dtype
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
 def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:

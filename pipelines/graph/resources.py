@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -30,18 +29,13 @@ class Resources:
 
 def needed(work: Work, runtime: RuntimeConfig) -> Resources:
     """What one stage takes."""
-    on_gpu = runtime.gpus > 0
+    on_gpu = runtime.on_gpu
     return {
         "driver": Resources(0),
         "tasks": Resources(1),
         "training": Resources(runtime.workers, runtime.workers if on_gpu else 0),
         "replicas": Resources(runtime.replicas, runtime.replicas if on_gpu else 0),
     }[work]
-
-
-def total(runtime: RuntimeConfig) -> Resources:
-    """What the embedded cluster, or this machine, has."""
-    return Resources(runtime.cpus or os.cpu_count() or 1, runtime.gpus)
 
 
 def fits(work: Work, running: Iterable[Work], runtime: RuntimeConfig, capacity: Resources) -> bool:

@@ -22,7 +22,6 @@ from components.store.files import at, files_below, publish_text
 from components.store.lease import Fence
 from components.store.root import mark_root, remove_stage, require_ours, stages
 from components.tracking import JOURNAL
-from pipelines.graph import resources
 from pipelines.graph.live import following
 from pipelines.graph.plan import Finding, plan
 from pipelines.graph.progress import Screen
@@ -47,10 +46,7 @@ class Held:
 
     def capacity(self) -> Resources:
         """What there is for all stages together."""
-        if not self.runtime.address:
-            return resources.total(self.runtime)
-        cpus, gpus = self.opened().size()
-        return Resources(cpus, gpus)
+        return Resources(*self.opened().size())
 
     def stop(self) -> None:
         if self.cluster is not None:

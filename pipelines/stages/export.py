@@ -25,5 +25,6 @@ def run(config: ExportSpec, context: Context) -> Mapping[str, Any]:
     write_export(
         context.folder, dataclasses.replace(config.model, mask_id=tokenizer.mask_id, adapter_rank=0), weights, tokenizer, config.length, config.trained_with,
         config.visible_supervision, numbers, paper=config.paper,
+        trained_precision=config.trained_precision,
     )  # fmt: skip
     return {"parameters": sum(w.numel() for w in weights.values())}

@@ -10,6 +10,7 @@ import numpy as np
 
 from components.data.rows import TokenRows
 from components.errors import DataError
+from components.models.device import Placement
 from components.shards.prompt import Prompt
 from components.shards.sample import SampleShard, Sampling
 from pipelines.graph.stage import Context
@@ -33,7 +34,6 @@ def cut_shards(config: GenerateSpec, context: Context) -> list[SampleShard]:
             sampler=config.sampler,
             num_lanes=g.lanes,
             deterministic=g.deterministic,
-            device="cuda" if context.runtime.gpus else "cpu",
             source=config.source,
             trained=trained_scorers(context),
         )
@@ -48,6 +48,7 @@ def cut_shards(config: GenerateSpec, context: Context) -> list[SampleShard]:
                     length=config.length,
                     seed=seed,
                     num_traced=g.num_traced if not shards else 0,
+                    placement=Placement(context.runtime.placed_on, config.dtype),
                 )
             )
     return shards

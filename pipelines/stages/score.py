@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.models.device import Placement
 from components.shards.score import ScoreShard
 from components.store.samples import shard_file
 from pipelines.graph.stage import Context
@@ -24,6 +25,7 @@ def run(config: ScoreSpec, context: Context) -> Mapping[str, Any]:
             model=context.inputs["model"].absolute(),
             source=config.source,
             trained=trained_scorers(context),
+            placement=Placement(context.runtime.placed_on, config.dtype),
         )
         for name in context.infos["samples"]["shards"]
     ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora.config import SourceOptions
 from components.models.config import ModelConfig
+from components.models.device import DTypeName
 from components.samplers.config import SamplerConfig
 from components.scorers.config import ScorerOptions
 from components.shards.prompt import Prompt
@@ -61,6 +62,8 @@ class ExportSpec:
     paper: str
     visible_supervision: bool
     averaged: bool
+    trained_precision: Literal["fp32", "bf16"] = "fp32"
+    """What the network may be run in on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,16 @@ class GenerateSpec:
     """The corpus whose rules a reward reads; only where the sampler asks for one."""
     prompts: tuple[Prompt, ...] = ()
     """Instead of rows of a corpus: each is continued ``generate.num_samples`` times."""
+    dtype: DTypeName = "float32"
+    """What the network computes in, never ``auto``: rows of another dtype are other rows."""
 
 
 @dataclass(frozen=True)
 class ScoreSpec:
     scorers: Mapping[str, ScorerOptions]
     source: SourceOptions | None
+    dtype: DTypeName = "float32"
+    """What the network computes in; float32 where no scorer asks it."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.samplers import SamplerConfig
+from components.scorers.config import reads_model
 from components.store.fingerprint import canonical
 from pipelines.config.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible, total_passes
 from pipelines.graph.stage import Stage
@@ -101,6 +102,7 @@ def add_export(graph: Graph, name: str) -> None:
         paper=train.objective.paper,
         visible_supervision=taught_visible(run, name),
         averaged=train.ema_decay > 0,
+        trained_precision=train.precision,
     )
     inputs = {"train": graph.stages[f"train/{name}"], "tokenizer": graph.stages["tokenizer"]}
     graph.add("export", f"export/{name}", config, inputs)
@@ -117,11 +119,13 @@ def add_samples(
         inputs["rows"] = next(iter(graph.rows().values()))
     if reward and run.scorers.get(reward) and run.scorers[reward].trains:
         inputs[f"fit_{reward}"] = graph.stages[f"fit/{reward}"]
-    config = spec.GenerateSpec(sampler, run.generate, run.rows.length, graph.source() if reward else None)
+    dtype = run.runtime.dtype_of(run.train[sampling.model].precision)
+    config = spec.GenerateSpec(sampler, run.generate, run.rows.length, graph.source() if reward else None, dtype=dtype)
     samples = graph.add("generate", f"generate/{label}", config, inputs)
     trained = {f"fit_{n}": graph.stages[f"fit/{n}"] for n, scorer in run.scorers.items() if scorer.trains}
     needed = {"samples": samples, "model": model, **trained}
-    scores = graph.add("score", f"score/{label}", spec.ScoreSpec(run.scorers, graph.source()), needed)
+    scored = spec.ScoreSpec(run.scorers, graph.source(), dtype if reads_model(run.scorers) else "float32")
+    scores = graph.add("score", f"score/{label}", scored, needed)
     return {f"samples_{role}": samples, f"scores_{role}": scores}
 
 

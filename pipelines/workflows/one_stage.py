@@ -6,20 +6,21 @@ They are stages like any other: tracked, resumable, made once, on any executor a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster.config import RuntimeConfig
 from components.data.tokenizer import load_tokenizer
 from components.errors import ConfigError, CorruptArtifact, DataError, ModelError, StoreError
+from components.models.weights import read_info
 from components.samplers import SamplerConfig
 from components.samplers.needs import check_needs
-from components.scorers.config import ScorerOptions
+from components.scorers.config import ScorerOptions, reads_model
 from components.shards.canvas import read_pieces
 from components.shards.prompt import Prompt
 from components.store.artifact import MANIFEST, damage, read_manifest
 from components.store.content import digest
-from components.store.files import exists, read_text
+from components.store.files import exists
 from components.store.names import file_name
 from components.store.root import foreign
 from pipelines.config.prompts import Entry
@@ -27,6 +28,7 @@ from pipelines.config.schema import GenerateConfig
 from pipelines.graph.stage import Given, Stage
 from pipelines.stages.spec import WORK, GenerateSpec, ScoreSpec
 
+HERE = RuntimeConfig()
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -100,10 +102,12 @@ def sampling(
     entries: list[Entry],
     length: int = 0,
     allow_untrained: bool = False,
+    runtime: RuntimeConfig = HERE,
 ) -> Stage:
     """The stage that samples a model.
 
     Args:
+        runtime: decides the dtype, and nothing else of the result.
         entries: what is continued; none samples from nothing.
         length: positions of a row; 0 is the trained length.
     Raises:
@@ -112,7 +116,7 @@ def sampling(
         DataError: a prompt does not fit the model.
     """
     given = given_model(model)
-    info = json.loads(read_text(model / "config.json"))
+    info = read_info(model)
     check_needs(sampler, info, allow_untrained)
     tokenizer, classes = load_tokenizer(model / "tokenizer.json"), int(info.get("num_classes", 0))
     prompts = []
@@ -123,11 +127,14 @@ def sampling(
                 f"counted from 0. Mend the label, or leave it out."
             )
         prompts.append(Prompt(0, read_pieces(tokenizer, entry.pieces()), entry.label))
-    config = GenerateSpec(sampler, generate, length or int(info["length"]), None, tuple(prompts))
+    dtype = runtime.dtype_of(info.get("trained_precision", "fp32"))
+    config = GenerateSpec(sampler, generate, length or int(info["length"]), None, tuple(prompts), dtype)
     return Stage("generate", f"generate/{sampler.preset}", 1, config, "pipelines.stages.generate:run", {"model": given}, WORK["generate"])
 
 
-def scoring(samples: Path, model: Path | None, scorers: Mapping[str, ScorerOptions]) -> Stage:
+def scoring(
+    samples: Path, model: Path | None, scorers: Mapping[str, ScorerOptions], runtime: RuntimeConfig = HERE
+) -> Stage:
     """The stage that scores samples; with the model that made them where no other is given.
 
     Raises:
@@ -139,8 +146,10 @@ def scoring(samples: Path, model: Path | None, scorers: Mapping[str, ScorerOptio
         if scorer.reads_rules or scorer.trains:
             lack = "the rules of a corpus" if scorer.reads_rules else "training on a corpus"
             raise ConfigError(f"The scorer {name!r} needs {lack}, so only a run has it. Drop it from --scorers.")
-    inputs = {"samples": given, "model": given_model(model or model_of_samples(samples))}
-    config = ScoreSpec(scorers, None)
+    folder = model or model_of_samples(samples)
+    inputs = {"samples": given, "model": given_model(folder)}
+    dtype = runtime.dtype_of(read_info(folder).get("trained_precision", "fp32"))
+    config = ScoreSpec(scorers, None, dtype if reads_model(scorers) else "float32")
     return Stage(
         "score", f"score/{given.label.removeprefix('generate/')}", 1, config, "pipelines.stages.score:run", inputs,
         WORK["score"],

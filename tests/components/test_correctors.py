@@ -74,8 +74,8 @@ def test_a_planted_wrong_token_is_found_and_mended(config):
     assert bool((steps[-1][1].tokens == 1).all())
 
 
-def test_plain_samplers_keep_the_wrong_token():
-    oracle = Oracle(num_tokens=3, length=6, joint=agreeing)
+def test_plain_samplers_keep_the_wrong_token(device):
+    oracle = Oracle(num_tokens=3, length=6, joint=agreeing, device=device)
     assert all(s.tokens[0] == 2 for s in run(oracle, preset("mdlm"), planted(oracle)).values())
 
 
@@ -198,8 +198,8 @@ def test_the_factor_rule_is_the_largest_n_that_keeps_it():
     assert chosen.tolist() == [[True, False, True, False], [False, False, False, True], [True, True, False, False]]
 
 
-def test_the_entropy_bound_grows_what_a_call_reveals():
-    oracle = Oracle(num_tokens=3, length=7, seed=2)
+def test_the_entropy_bound_grows_what_a_call_reveals(device):
+    oracle = Oracle(num_tokens=3, length=7, seed=2, device=device)
     calls = []
     for gamma in (0.0, 0.5, 2.0, 20.0):
         config = preset("entropy_bound", schedule=EntropyBoundConfig(gamma))
@@ -225,18 +225,18 @@ def test_blocks_are_written_from_left_to_right(schedule):
             assert not bool((masked[:, block.start : block.stop].any(-1) & begun).any())
 
 
-def test_the_ticks_of_a_row_are_divided_over_its_blocks():
+def test_the_ticks_of_a_row_are_divided_over_its_blocks(device):
     """8 positions in 2 blocks and 4 ticks: 2 a call, as LLaDA's steps per block."""
-    oracle = Oracle(num_tokens=2, length=8, seed=1)
+    oracle = Oracle(num_tokens=2, length=8, seed=1, device=device)
     config = SamplerConfig(
         steps=4, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), blocks=BlocksConfig(length=4)
     )
     assert {s.calls for s in run(oracle, config, rows_of(oracle, 9)).values()} == {4}
 
 
-def test_text_ends_early_row_by_row():
+def test_text_ends_early_row_by_row(device):
     """Token 0 ends a text: what follows is filled without calls, once nothing before it is masked."""
-    oracle = Oracle(num_tokens=3, length=8, seed=1)
+    oracle = Oracle(num_tokens=3, length=8, seed=1, device=device)
     config = SamplerConfig(
         steps=8, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), blocks=BlocksConfig(length=2)
     )
@@ -250,8 +250,8 @@ def test_text_ends_early_row_by_row():
     assert {s.calls for s in run(oracle, keeps, rows_of(oracle, 60), end_id=0).values()} == {8}
 
 
-def test_an_end_token_in_the_prompt_ends_nothing():
-    oracle = Oracle(num_tokens=3, length=6, seed=1)
+def test_an_end_token_in_the_prompt_ends_nothing(device):
+    oracle = Oracle(num_tokens=3, length=6, seed=1, device=device)
     config = SamplerConfig(
         steps=5, schedule=FixedCountConfig(), unmask=ConfidenceConfig(), blocks=BlocksConfig(length=5)
     )
@@ -365,8 +365,8 @@ def test_scores_are_one_family():
         assert bool((first.remasked.sum(-1) == 1).all()), name
 
 
-def test_leave_one_out_costs_a_call_for_every_visible_token():
-    oracle = Oracle(num_tokens=2, length=6, seed=1)
+def test_leave_one_out_costs_a_call_for_every_visible_token(device):
+    oracle = Oracle(num_tokens=2, length=6, seed=1, device=device)
     base = preset("prism", steps=3)
     plain = run(oracle, replace(base, corrector=PrismConfig(score="quality", start=0.0)), rows_of(oracle, 5))
     loo = run(oracle, replace(base, corrector=PrismConfig(score="loo", start=0.0)), rows_of(oracle, 5))

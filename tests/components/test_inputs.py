@@ -122,18 +122,18 @@ def test_a_network_reads_a_one_hot_mixture_as_the_token():
 # --- noisy embeddings ------------------------------------------------------------------------------
 
 
-def test_the_sde_ends_on_the_prior_of_a_single_token():
+def test_the_sde_ends_on_the_prior_of_a_single_token(device):
     """One token, p given: the endpoint law of the stochastic differential equation. 20,000 rows, 200 steps;
     the discretisation moves the law by less than 0.01 here, the noise of the test is 0.004."""
-    oracle = Oracle(num_tokens=3, length=1, joint=lambda o: torch.tensor([0.5, 0.2, 0.3]))
+    oracle = Oracle(num_tokens=3, length=1, joint=lambda o: torch.tensor([0.5, 0.2, 0.3]), device=device)
     config = preset("dsl_sde", steps=200, inputs=DslSdeConfig(gamma_max=40.0))
     found = law(oracle, tokens_of(run(oracle, config, rows_of(oracle, 20000), lanes=20000)))
     assert distance(found, oracle.joint) < 0.015
 
 
-def test_the_sde_couples_positions():
+def test_the_sde_couples_positions(device):
     """Two tokens that agree: independent draws would disagree half of the time."""
-    oracle = Oracle(num_tokens=2, length=2, joint=lambda o: (o[:, 0] == o[:, 1]).double() + 1e-6)
+    oracle = Oracle(num_tokens=2, length=2, joint=lambda o: (o[:, 0] == o[:, 1]).double() + 1e-6, device=device)
     config = preset("dsl_sde", steps=100, inputs=DslSdeConfig(gamma_max=40.0))
     tokens = tokens_of(run(oracle, config, rows_of(oracle, 2000), lanes=2000))
     assert float((tokens[:, 0] == tokens[:, 1]).double().mean()) > 0.99
@@ -293,8 +293,8 @@ def test_a_policy_records_what_it_needs_to_learn_and_reveals_at_least_one():
         assert bool((record.learned["logpi"] <= 1e-6).all())
 
 
-def test_a_bolder_scale_needs_fewer_calls():
-    oracle = Oracle(3, 8, seed=1)
+def test_a_bolder_scale_needs_fewer_calls(device):
+    oracle = Oracle(3, 8, seed=1, device=device)
     calls = []
     for scale in (0.2, 1.0, 5.0):
         config = preset("learned_policy", schedule=LearnedConfig(scale=scale))

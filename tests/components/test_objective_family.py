@@ -38,19 +38,19 @@ def test_every_objective_is_tried():
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_terms_are_those_that_were_counted_and_gradients_are_finite(config):
-    contracts.objective_counts_its_terms_and_has_finite_gradients(config)
+def test_terms_are_those_that_were_counted_and_gradients_are_finite(config, device):
+    contracts.objective_counts_its_terms_and_has_finite_gradients(config, device)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_a_sum_over_split_batches_equals_the_whole(config):
-    contracts.objective_is_a_sum_over_rows(config)
+def test_a_sum_over_split_batches_equals_the_whole(config, device):
+    contracts.objective_is_a_sum_over_rows(config, device)
 
 
 # A rollout without holes has no step, so policy_grpo is not asked.
 @pytest.mark.parametrize("config", [x for x in CONFIGS if not isinstance(x, c.PolicyGrpoConfig)], ids=str)
-def test_prompts_and_pads_are_in_no_loss(config):
-    contracts.objective_leaves_prompts_and_pads_alone(config)
+def test_prompts_and_pads_are_in_no_loss(config, device):
+    contracts.objective_leaves_prompts_and_pads_alone(config, device)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_prompts_and_pads_are_in_no_loss(config):
     ],
     ids=str,
 )
-def test_a_frozen_trunk_gets_no_gradient_at_all(config):
-    model = network(config)
-    for term in terms_of(config, batch(rows=6), model).values():
+def test_a_frozen_trunk_gets_no_gradient_at_all(config, device):
+    model = network(config, device=device)
+    for term in terms_of(config, batch(rows=6, device=device), model).values():
         term.loss_sum.backward()
     for name, parameter in model.named_parameters():
         touched = parameter.grad is not None and bool((parameter.grad != 0).any())

@@ -82,10 +82,11 @@ def test_every_part_is_among_the_choices():
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_combinations_keep_the_contract(chunk, combinations):
+def test_combinations_keep_the_contract(chunk, combinations, device):
     """Prompts kept, no mask left, alone as in a crowd, calls counted = forwards made, calls bounded."""
+    oracle = Oracle(num_tokens=3, length=6, seed=3, device=device)
     for indices in combinations[chunk::CHUNKS]:
-        contracts.sampler_keeps_the_contract(decoding.configured(choice_of(indices)))
+        contracts.sampler_keeps_the_contract(decoding.configured(choice_of(indices)), oracle)
 
 
 def test_changing_one_part_to_what_does_not_fit_is_reported_with_a_remedy():
@@ -111,8 +112,8 @@ def test_every_published_system_has_a_preset():
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_runs_on_the_oracle(name):
-    oracle = Oracle(num_tokens=3, length=6, seed=4)
+def test_every_preset_runs_on_the_oracle(name, device):
+    oracle = Oracle(num_tokens=3, length=6, seed=4, device=device)
     config = preset(name)
     samples = run(oracle, config, rows_of(oracle, 6, prompt=2), deterministic=False)
     assert sum(s.calls for s in samples.values()) == oracle.calls

@@ -46,10 +46,10 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", sorted(EXACT))
-def test_exact_samplers_have_the_joint_law(name):
+def test_exact_samplers_have_the_joint_law(name, device):
     """20,000 rows, 8,000 for the remasking ones. An order by confidence of the DRAWN token is biased for more than one
     reveal a call and exact for one only where the order is decided before the draw; see the next test."""
-    oracle = Oracle(num_tokens=3, length=3, seed=1)
+    oracle = Oracle(num_tokens=3, length=3, seed=1, device=device)
     number = 8000 if EXACT[name].steps == 150 else 20000
     tokens = tokens_of(run(oracle, EXACT[name], rows_of(oracle, number), lanes=8000))
     counts = torch.bincount(oracle.index(tokens), minlength=len(oracle.joint))
@@ -60,9 +60,9 @@ def test_exact_samplers_have_the_joint_law(name):
         assert statistic < limit
 
 
-def test_revealing_several_at_once_is_not_exact():
+def test_revealing_several_at_once_is_not_exact(device):
     """The tests above can fail: three positions in one call lose the joint."""
-    oracle = Oracle(num_tokens=3, length=3, seed=1)
+    oracle = Oracle(num_tokens=3, length=3, seed=1, device=device)
     for config in (
         SamplerConfig(steps=1, schedule=FixedCountConfig()),
         SamplerConfig(steps=0, schedule=FirstHittingConfig(per_call=3)),
@@ -130,8 +130,8 @@ def test_the_loop_holds_its_share_of_masks():
     assert float(share[40]) < 1e-3
 
 
-def test_sigma_of_zero_is_plain_ancestral_sampling_bit_for_bit():
-    oracle = Oracle(num_tokens=3, length=6, seed=2)
+def test_sigma_of_zero_is_plain_ancestral_sampling_bit_for_bit(device):
+    oracle = Oracle(num_tokens=3, length=6, seed=2, device=device)
     plain = run(oracle, SamplerConfig(steps=9), rows_of(oracle, 60))
     for corrector in (RemdmConfig(eta=0.0), RemdmConfig(sigma="rescale", eta=0.0), RemdmConfig(switch=0.0)):
         assert run(oracle, SamplerConfig(steps=9, corrector=corrector), rows_of(oracle, 60)) == plain
@@ -161,8 +161,8 @@ def test_first_hitting_times_are_those_of_the_continuous_process():
     assert abs(float(number.var()) - 13.44) < 5 * 13.44 * (2 / rows) ** 0.5
 
 
-def test_first_hitting_calls_are_as_many_as_masks():
-    oracle = Oracle(num_tokens=2, length=7, seed=0)
+def test_first_hitting_calls_are_as_many_as_masks(device):
+    oracle = Oracle(num_tokens=2, length=7, seed=0, device=device)
     samples = run(oracle, SamplerConfig(steps=0, schedule=FirstHittingConfig()), rows_of(oracle, 20, prompt=1))
     assert {s.calls for s in samples.values()} == {6}
 
@@ -172,10 +172,10 @@ def test_first_hitting_calls_are_as_many_as_masks():
 ONE_BY_ONE = {"steps": 0, "schedule": FirstHittingConfig()}
 
 
-def test_self_rewarding_smc_reaches_p_squared_and_each_pick_has_its_own_law():
+def test_self_rewarding_smc_reaches_p_squared_and_each_pick_has_its_own_law(device):
     """N = 16, temperature 1, lambda 1. Frequencies of 4,000 groups have a total variation of about 0.02 from
     their law by noise alone; p and p squared are 0.2 apart."""
-    oracle = Oracle(num_tokens=2, length=3, seed=1)
+    oracle = Oracle(num_tokens=2, length=3, seed=1, device=device)
     squared = oracle.joint**2 / (oracle.joint**2).sum()
     assert distance(squared, oracle.joint) > 0.15
     found = {}
@@ -188,8 +188,8 @@ def test_self_rewarding_smc_reaches_p_squared_and_each_pick_has_its_own_law():
     assert float(found["best"].max()) > float(found["weight"].max())
 
 
-def test_without_resampling_particle_zero_is_the_solo_run_bit_for_bit():
-    oracle = Oracle(num_tokens=3, length=5, seed=2)
+def test_without_resampling_particle_zero_is_the_solo_run_bit_for_bit(device):
+    oracle = Oracle(num_tokens=3, length=5, seed=2, device=device)
     solo = run(oracle, SamplerConfig(**ONE_BY_ONE), rows_of(oracle, 30))
     search = SelfRewardingConfig(particles=3, every=2, ess=0.0, pick="first")
     group = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 30))
@@ -198,9 +198,9 @@ def test_without_resampling_particle_zero_is_the_solo_run_bit_for_bit():
 
 
 @pytest.mark.parametrize("name", ["mdlm", "first_hitting"])
-def test_an_exponent_of_zero_leaves_the_law_alone(name):
+def test_an_exponent_of_zero_leaves_the_law_alone(name, device):
     """lambda = 0: equal weights never trigger resampling, and a pick by weight is uniform."""
-    oracle = Oracle(num_tokens=2, length=3, seed=1)
+    oracle = Oracle(num_tokens=2, length=3, seed=1, device=device)
     base = preset(name)
     search = SelfRewardingConfig(particles=3, every=1, exponent=0.0)
     steps = 200 if name != "first_hitting" else 0
@@ -221,10 +221,10 @@ def chains(oracle: Oracle, number: int, **options) -> torch.Tensor:
     return law(oracle, tokens_of(samples))
 
 
-def test_particle_gibbs_leaves_the_tilted_law_invariant_and_its_best_variant_does_not():
+def test_particle_gibbs_leaves_the_tilted_law_invariant_and_its_best_variant_does_not(device):
     """k = 2, 12,000 chains of 16 sweeps; their noise is about 0.01 in total variation. One sweep of SMC with
     two particles is biased; taking the best trajectory as reference is an optimiser and ends far away."""
-    oracle = Oracle(num_tokens=2, length=3, seed=5)
+    oracle = Oracle(num_tokens=2, length=3, seed=5, device=device)
     target = tilted(oracle, 0.7)
     single = distance(chains(oracle, 12000), target)
     gibbs = distance(chains(oracle, 12000, sweeps=16), target)
@@ -234,14 +234,14 @@ def test_particle_gibbs_leaves_the_tilted_law_invariant_and_its_best_variant_doe
     assert best > 0.1
 
 
-def test_a_drawn_estimate_of_the_reward_leaves_the_same_law():
-    oracle = Oracle(num_tokens=2, length=3, seed=5)
+def test_a_drawn_estimate_of_the_reward_leaves_the_same_law(device):
+    oracle = Oracle(num_tokens=2, length=3, seed=5, device=device)
     found = chains(oracle, 8000, sweeps=12, guess="sample", guesses=2)
     assert distance(found, tilted(oracle, 0.7)) < 0.025
 
 
-def test_a_reward_of_zero_leaves_the_base_law():
-    oracle = Oracle(num_tokens=2, length=3, seed=1)
+def test_a_reward_of_zero_leaves_the_base_law(device):
+    oracle = Oracle(num_tokens=2, length=3, seed=1, device=device)
     search = SteeringConfig(particles=3, sweeps=2, every=1, reward="x")
     samples = run(
         oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 8000), lanes=9000,
@@ -271,9 +271,9 @@ def test_log_weights_telescope_to_the_reward():
         assert torch.allclose(session.state["log_weight"], expected, atol=1e-9)
 
 
-def test_the_reference_costs_no_calls():
+def test_the_reference_costs_no_calls(device):
     """k T + (m - 1)(k - 1) T calls for T = L one-token calls."""
-    oracle = Oracle(num_tokens=2, length=6, seed=0)
+    oracle = Oracle(num_tokens=2, length=6, seed=0, device=device)
     for k, m in ((2, 3), (4, 2), (3, 1)):
         search = SteeringConfig(particles=k, sweeps=m, every=2, reward="x")
         samples = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 5))
@@ -281,8 +281,8 @@ def test_the_reference_costs_no_calls():
         assert all(s.reward_calls > 0 for s in samples.values())
 
 
-def test_sweeps_stop_once_a_reference_is_good_enough():
-    oracle = Oracle(num_tokens=2, length=4, seed=0)
+def test_sweeps_stop_once_a_reference_is_good_enough(device):
+    oracle = Oracle(num_tokens=2, length=4, seed=0, device=device)
     search = SteeringConfig(particles=2, sweeps=9, every=2, reward="x", beta=0.05, stop_above=1.0)
     samples = run(oracle, SamplerConfig(search=search, **ONE_BY_ONE), rows_of(oracle, 60))
     calls = {s.calls for s in samples.values()}
@@ -338,8 +338,8 @@ def test_systematic_resampling_keeps_each_count_within_one():
     assert bool((counts <= (8 * weight).ceil()).all())
 
 
-def test_the_best_of_n_is_the_most_probable_or_the_most_rewarded():
-    oracle = Oracle(num_tokens=3, length=4, seed=2)
+def test_the_best_of_n_is_the_most_probable_or_the_most_rewarded(device):
+    oracle = Oracle(num_tokens=3, length=4, seed=2, device=device)
     chance = {}
     for number in (2, 8):
         search = BestOfConfig(particles=number)

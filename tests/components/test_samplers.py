@@ -50,9 +50,9 @@ def combinations() -> list[SamplerConfig]:
 
 
 @pytest.mark.parametrize("config", combinations(), ids=str)
-def test_contract_of_every_combination(config):
+def test_contract_of_every_combination(config, device):
     """Prompts kept, no mask left, the same alone, in a crowd and in another order, calls bounded."""
-    oracle = Oracle(num_tokens=3, length=6, seed=3)
+    oracle = Oracle(num_tokens=3, length=6, seed=3, device=device)
     rows = rows_of(oracle, 12, prompt=1)
     crowd = run(oracle, config, rows, lanes=5)
     assert set(crowd) == {r.id for r in rows}
@@ -67,8 +67,8 @@ def test_contract_of_every_combination(config):
 
 
 @pytest.mark.parametrize("config", combinations(), ids=str)
-def test_calls_reported_are_forwards_made(config):
-    oracle = Oracle(num_tokens=3, length=6, seed=3)
+def test_calls_reported_are_forwards_made(config, device):
+    oracle = Oracle(num_tokens=3, length=6, seed=3, device=device)
     samples = run(oracle, config, rows_of(oracle, 9), lanes=4, deterministic=False)
     assert sum(s.calls for s in samples.values()) == oracle.calls
 
@@ -82,11 +82,11 @@ def test_calls_reported_are_forwards_made(config):
     ],
     ids=["ancestral", "ancestral with a last fill", "one at a time, random order"],
 )
-def test_exact_samplers_reproduce_the_joint(config):
+def test_exact_samplers_reproduce_the_joint(config, device):
     """20,000 rows; false alarm 1e-6. At 400 steps two of three positions share a tick in under 1% of
     rows, and that bias is far below sampling noise. The last fill reveals in one call, so there the
     law is exact only if at most one position was left; t_end = 0.3 leaves several: it must fail."""
-    oracle = Oracle(num_tokens=3, length=3, seed=1)
+    oracle = Oracle(num_tokens=3, length=3, seed=1, device=device)
     samples = run(oracle, config, rows_of(oracle, 20000), lanes=4096)
     tokens = torch.tensor([s.tokens for s in samples.values()])
     counts = torch.bincount(oracle.index(tokens), minlength=len(oracle.joint))
@@ -111,8 +111,8 @@ def test_reveal_ticks_follow_the_schedule():
         assert abs(share - expected) < 4 * (expected * (1 - expected) / ticks.numel()) ** 0.5 + 1e-4
 
 
-def test_ticks_without_an_event_need_no_call():
-    oracle = Oracle(num_tokens=2, length=4, seed=0)
+def test_ticks_without_an_event_need_no_call(device):
+    oracle = Oracle(num_tokens=2, length=4, seed=0, device=device)
     samples = run(oracle, SamplerConfig(steps=1000), rows_of(oracle, 50))
     assert all(s.calls <= 4 for s in samples.values())
 
@@ -172,18 +172,18 @@ def test_masked_tokens_are_drawn_from_the_last_corrector_pass():
     assert masks == [4, 3, 2, 1]
 
 
-def test_without_corrector_ticks_the_draws_are_those_of_plain_sampling():
+def test_without_corrector_ticks_the_draws_are_those_of_plain_sampling(device):
     """Pitfall 17: a corrector that has not begun changes nothing, bit for bit."""
-    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    oracle = Oracle(num_tokens=3, length=6, seed=2, device=device)
     plain = SamplerConfig(steps=5)
     late = dataclasses.replace(plain, corrector=ProsecoCorrectorConfig(start=6, every=6))
     rows = rows_of(oracle, 40)
     assert [s.tokens for s in run(oracle, plain, rows).values()] == [s.tokens for s in run(oracle, late, rows).values()]
 
 
-def test_a_single_tick_and_a_last_fill_leave_no_mask():
+def test_a_single_tick_and_a_last_fill_leave_no_mask(device):
     """Pitfall 18."""
-    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    oracle = Oracle(num_tokens=3, length=6, seed=2, device=device)
     for config in (SamplerConfig(steps=1), SamplerConfig(steps=4, schedule=AncestralConfig(t_end=0.9))):
         samples = run(oracle, config, rows_of(oracle, 50))
         assert all(oracle.mask_id not in s.tokens for s in samples.values())
@@ -257,9 +257,9 @@ def test_the_mask_is_never_written():
         assert MASK not in sample.tokens
 
 
-def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
+def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses(device):
     """Pitfall 27: with a corrector that copies its draft, an argmax first draft gives one sample."""
-    oracle = Oracle(num_tokens=4, length=4, seed=5, concentration=1.0)
+    oracle = Oracle(num_tokens=4, length=4, seed=5, concentration=1.0, device=device)
 
     class Copies:
         def __call__(self, tokens, **kwargs):
@@ -278,10 +278,10 @@ def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses():
     assert unique["sample"] > 50
 
 
-def test_traces_replay_to_the_sample():
+def test_traces_replay_to_the_sample(device):
     from components.evaluation.trajectory import frames
 
-    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    oracle = Oracle(num_tokens=3, length=6, seed=2, device=device)
     config = SamplerConfig(steps=3, corrector=ProsecoCorrectorConfig(passes=2), **COUNTED)
     rows = [dataclasses.replace(r, trace=True) for r in rows_of(oracle, 10, prompt=2)]
     for sample in run(oracle, config, rows).values():

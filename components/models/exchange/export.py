@@ -28,9 +28,14 @@ def write_export(
     numbers: Mapping[str, float],
     vocab_size: int = 0,
     paper: str = "",
+    trained_precision: str = "fp32",
 ) -> None:
-    """Write all files of an exported model into ``folder``. ``vocab_size``: rows of the embedding where they are
-    more than the tokenizer knows."""
+    """Write all files of an exported model into ``folder``.
+
+    Args:
+        vocab_size: rows of the embedding where they are more than the tokenizer knows.
+        trained_precision: fp32, or bf16 for a network that may be run in it.
+    """
     config = asdict(model.resolved()) | {
         "model_type": "proseco",
         "architectures": ["ProsecoForMaskedLM"],
@@ -41,6 +46,7 @@ def write_export(
         "eos_token_id": tokenizer.end_id,
         "trained_with": trained_with,
         "visible_supervision": visible_supervision,
+        "trained_precision": trained_precision,
     }
     alone = model.encoder == "tokens"  # the standing-alone code knows no noisy embeddings
     if alone:
