@@ -32,6 +32,7 @@ from components.shards.prompt import Prompt
 from components.shards.sample import Loaded, Sampling, sample_rows
 from components.shards.sample import load as load_folder
 from components.shards.score import score_rows
+from components.store.artifact import require_unchanged
 from components.store.files import at
 
 Source = Annotated[SourceOptions, CORPORA.slot()]
@@ -73,8 +74,10 @@ def load(folder: str | Path, device: str = "auto", dtype: str = "auto") -> Model
     Raises:
         ConfigError: there is no such device or dtype here.
         ModelError, DataError: the folder is no export.
+        CorruptArtifact: it was changed since it was exported.
     """
     path = at(folder)
+    require_unchanged(path)
     info = read_info(path)
     model = load_folder(path, resolve(device, dtype, info))
     return Model(model.network, model.tokenizer, model.extras, info)

@@ -18,7 +18,8 @@ from typing import Any
 
 from components import faults
 from components.errors import CorruptArtifact, StoreError
-from components.store.files import create_text, digest_file, read_text, size_of
+from components.store.content import digest
+from components.store.files import create_text, digest_file, read_json, read_text, size_of
 from components.store.names import relative_path
 
 MANIFEST = "manifest.json"
@@ -119,6 +120,31 @@ def read_manifest(folder: Path) -> Manifest | None:
             f"{folder / MANIFEST} is damaged ({error}). Delete that one file and run again: "
             f"the stage resumes from what lies beside it."
         ) from error
+
+
+def require_unchanged(folder: Path) -> Manifest | None:
+    """The manifest of a finished stage whose files are those that it made, wherever the folder was copied to; None
+    where the folder has none of ours, such as an imported model.
+
+    Raises:
+        CorruptArtifact: a file was changed, or is missing.
+    """
+    plain = read_json(folder / MANIFEST)
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        return None
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    lost = damage(folder, manifest) or [
+        f"{folder / f.path} was changed: its digest is not the manifest's"
+        for f in manifest.files
+        if digest(folder / f.path) != f.sha256
+    ]
+    if lost:
+        raise CorruptArtifact(
+            f"What is in {folder} was changed since it was made: {lost[0]}. Run its run again with `proseco gc --corrupt "
+            f"--delete` before it, or copy it again; changed weights can be imported as a model of their own."
+        )
+    return manifest
 
 
 def damage(folder: Path, manifest: Manifest, full: bool = False) -> list[str]:

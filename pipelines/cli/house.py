@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from components.store.files import at
 from pipelines.cli.screen import in_words, out
 
 
@@ -70,7 +71,7 @@ def doctor(root: Path, as_json: bool) -> None:
 
 @click.command()
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Root to look in; that of the kept runs where not given, or runs."
+    "--root", type=at, metavar="FOLDER", help="Root to look in; that of the kept runs where not given, or runs."
 )
 @click.option(
     "--keep",

@@ -8,6 +8,7 @@ from typing import Any
 
 import rich_click as click
 
+from components.store.files import at
 from pipelines.cli.screen import in_words
 
 KINDS, PRECISIONS = click.Choice(["auto", "cpu", "cuda"]), click.Choice(["auto", "float32", "bfloat16"])
@@ -28,7 +29,7 @@ in_dtype = click.option(
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=at)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--sampler",
@@ -63,9 +64,9 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command()
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=at)
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="Model to score with; the sampling model where not given."
+    "--model", type=at, metavar="FOLDER", help="Model to score with; the sampling model where not given."
 )
 @click.option("--scorers", default="nelbo,entropy,distinct", show_default=True, help="Comma-separated names.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -91,7 +92,7 @@ def score(samples: Path, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=at)
 @click.option("--port", default=8000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to; loopback by default.")
 @click.option("--replicas", default=1, show_default=True)
@@ -110,7 +111,9 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     from cluster.open import open_cluster
     from cluster.replicas import replicas_of
     from components.models.weights import load_model, read_info
+    from components.store.artifact import require_unchanged
 
+    require_unchanged(model)
     load_model(model)  # a wrong folder is reported before a cluster is started
     replicas = replicas_of(read_info(model), **options)
     cluster = open_cluster(replicas.runtime())
@@ -123,8 +126,8 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("rows", type=click.Path(path_type=Path))
+@click.argument("model", type=at)
+@click.argument("rows", type=at)
 @click.option("--errors", "number", default=1, show_default=True, help="Tokens of each row that are made wrong.")
 @click.option("--num-rows", default=256, show_default=True, help="Validation rows.")
 @click.option("--correctors", default="", help="Comma-separated sampler presets whose edits are measured, too.")
@@ -154,7 +157,7 @@ def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
 
 @click.command(name="import")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
+@click.option("--out", "folder", type=at, metavar="FOLDER", required=True, help="Folder for the model.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json; that of SOURCE where not given.")
 @click.option("--length", default=1024, show_default=True, help="Positions of a row, where nothing else says so.")
 @in_words

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from cluster.config import RuntimeConfig
 from components.data.tokenizer import load_tokenizer
-from components.errors import ConfigError, CorruptArtifact, DataError, ModelError, StoreError
+from components.errors import ConfigError, DataError, ModelError, StoreError
 from components.models.weights import read_info
 from components.samplers import SamplerConfig
 from components.samplers.needs import check_needs
 from components.scorers.config import ScorerOptions, reads_model
 from components.shards.canvas import read_pieces
 from components.shards.prompt import Prompt
-from components.store.artifact import MANIFEST, damage, read_manifest
+from components.store.artifact import MANIFEST, read_manifest, require_unchanged
 from components.store.content import digest
 from components.store.files import exists
 from components.store.names import file_name
@@ -45,18 +45,8 @@ def given_model(folder: Path) -> Given:
             f"{folder} holds no {lost[0]}, so it is no exported model. "
             f"Give the folder that the export stage made (`proseco show RUN --json` names it)."
         )
-    manifest = read_manifest(folder)
+    manifest = require_unchanged(folder)
     if manifest is not None and not foreign(folder.absolute()):
-        lost = damage(folder, manifest) or [
-            f"{folder / f.path} was changed: its digest is not the manifest's"
-            for f in manifest.files
-            if digest(folder / f.path) != f.sha256
-        ]
-        if lost:
-            raise CorruptArtifact(
-                f"The model in {folder} was changed since it was exported: {lost[0]}. Run its run again with "
-                f"`proseco gc --corrupt --delete` before it, or import the changed weights as a model of their own."
-            )
         return Given(manifest.label, manifest.key, folder)
     digests = [digest(folder / name) for name in MODEL_FILES]
     return Given(folder.name, hashlib.sha256("".join(digests).encode()).hexdigest()[:16], folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from components.errors import LeaseHeld, StoreError
+from components.api import load
+from components.errors import CorruptArtifact, LeaseHeld, StoreError
 from components.store.fingerprint import fingerprint
 from components.store.lease import Lease
 from pipelines.cli import main
@@ -311,3 +313,45 @@ def test_the_packages_are_this_projects_own():
 
     root = Path(__file__).parents[2]
     assert all(Path(m.__file__).parents[1] == root for m in (cluster, components, pipelines))
+
+
+def flip_a_weight(model: Path) -> None:
+    data = bytearray((model / "model.safetensors").read_bytes())
+    data[-3] ^= 0x40
+    (model / "model.safetensors").write_bytes(data)
+
+
+def swap_two_tokens(model: Path) -> None:
+    text = (model / "tokenizer.json").read_text()
+    (model / "tokenizer.json").write_text(text.replace('"1": 4', '"1": 9').replace('"2": 5', '"2": 4').replace('"1": 9', '"1": 5'))
+
+
+def change_the_heads(model: Path) -> None:
+    text = (model / "config.json").read_text()
+    (model / "config.json").write_text(text.replace('"heads": 2', '"heads": 4'))
+
+
+@pytest.mark.parametrize("change", [flip_a_weight, swap_two_tokens, change_the_heads])
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_model_that_was_changed_since_its_export_is_used_by_nobody(copied, change, finished, tmp_path):
+    """All three changes load without a word and give other samples."""
+    _, root, _, _ = finished
+    exported = next(iter(root.glob("export/*")))
+    model = tmp_path / "copy" if copied else tmp_path / "root" / "export" / exported.name
+    shutil.copytree(exported, model)
+    (samples,) = list(root.glob("generate/*"))[:1]
+    (rows,) = list(root.glob("tokenize/*"))[:1]
+    where = ["--root", str(tmp_path / "out"), "runtime.executor=local", "runtime.tracking_uri=none"]
+    assert load(model).info["heads"] == 2
+    change(model)
+    for command in (
+        ["generate", str(model), *where],
+        ["score", str(samples), "--model", str(model), *where],
+        ["serve", str(model)],
+        ["diagnose", str(model), str(rows)],
+    ):
+        code, said = proseco(*command)
+        assert code == 1, command
+        assert "was changed since it was made" in said
+    with pytest.raises(CorruptArtifact):
+        load(model)
