@@ -208,6 +208,20 @@ def test_a_lease_is_renewed_while_it_is_held(root):
         assert read_json(path)["renewed"] > first
 
 
+def test_a_full_disk_does_not_end_the_renewals(tmp_path, monkeypatch):
+    with lease(tmp_path, expiry_s=0.6).wait(0) as held:
+        path = file_of(held.chain, held.number)
+        monkeypatch.setenv("PROSECO_FAULT", "disk.full")
+        time.sleep(0.5)  # two renewals fail
+        full = read_json(path)["renewed"]
+        monkeypatch.delenv("PROSECO_FAULT")
+        deadline = time.monotonic() + 5
+        while read_json(path)["renewed"] == full and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert read_json(path)["renewed"] > full
+        held.fence.check()
+
+
 def test_who_slept_and_was_taken_over_can_not_publish_and_does_not_disturb_the_successor(root):
     sleeper = lease(root, "the sleeper")
     assert sleeper.take() is None

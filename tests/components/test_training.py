@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from components.diffusion import noise
-from components.errors import ConfigError, CorruptArtifact, NonFiniteLoss, OutOfMemory
+from components.errors import ConfigError, CorruptArtifact, LeaseLost, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
 from components.models.transformer import Transformer
 from components.objectives.config import MdlmConfig, PolicyGrpoConfig, ProsecoConfig
 from components.options import parse
+from components.store.files import publish_text
+from components.store.lease import Lease, file_of
 from components.training import checkpoint, loop
 from components.training.batches import RowSource
 from components.training.config import OptimizerConfig, TrainConfig
@@ -112,6 +114,23 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
     made = dataclasses.replace(job(tmp_path / "a", rows, checkpoint_every=1), keep=2)
     fit(made, TorchEngine(network(), made.config.optimizer), None)
     assert [p.name for p in checkpoint.complete(tmp_path / "a" / "checkpoints")] == ["step-00000005", "step-00000006"]
+
+
+def test_a_training_that_was_taken_over_writes_no_further_checkpoint(tmp_path):
+    """Its ranks may go on while its driver sleeps; two of them at one folder would spoil each other's files."""
+    lease = Lease(tmp_path, "train-0", "this run").wait(0)
+    folder = tmp_path / "t"
+    made = dataclasses.replace(job(folder, token_rows(tmp_path / "rows")), fence=lease.fence)
+
+    class Losing(MemoryTracker):
+        def metrics(self, values, step):
+            if step == 4:  # after the first checkpoint
+                publish_text(file_of(lease.chain, 2), json.dumps(dataclasses.asdict(lease.record) | {"id": "theirs"}))
+
+    with pytest.raises(LeaseLost, match="taken over by this run"):
+        fit(made, TorchEngine(network(), made.config.optimizer), Losing())
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000003"]
+    lease.release()
 
 
 def test_an_unfinished_checkpoint_is_not_resumed_from(tmp_path):
