@@ -4,9 +4,11 @@ workers. One by one (``jobs=1``), tasks and shards are done in this process."""
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,12 +17,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.multiprocessing import get_context
-from torch.multiprocessing.spawn import ProcessContext, ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessContext, ProcessException, spawn
 
-from cluster.cluster import Done, TrainLaunch
+from cluster.cluster import Done, Stopped, TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.environment import Prepared
 from cluster.worker import do_shard, failure_of, train_rank
+from components.errors import ProsecoError
 
 POLL_S = 0.5
 
@@ -47,8 +50,9 @@ class LocalCluster:
         todo = dict(enumerate(items))
         for attempt in range(1, self.runtime.max_attempts + 1):
             pool = self.processes()
+            waiting: dict[Future[Any], int] = {}
             try:
-                waiting: dict[Future[Any], int] = {pool.submit(work, item): number for number, item in todo.items()}
+                waiting |= {pool.submit(InChild(work), item): number for number, item in todo.items()}
                 for future in as_completed(waiting):
                     number = waiting[future]
                     results[number] = future.result()
@@ -56,29 +60,45 @@ class LocalCluster:
                     done(number, results[number])
                 return results
             except BrokenProcessPool:
+                self.replace(pool)
                 if self.stopped.is_set() or attempt == self.runtime.max_attempts:
                     raise
-                self.replace(pool)
+            finally:
+                for future in waiting:
+                    future.cancel()
         raise AssertionError("the last attempt returns or raises")
 
     def train(self, launch: TrainLaunch) -> None:
+        failure_of(launch.job)  # one of an earlier try is not ours
+        try:
+            self.launch(launch)
+        except ProcessException:
+            failure = failure_of(launch.job)
+            if failure is not None:
+                raise failure from None
+            raise
+        except ProsecoError:
+            failure_of(launch.job)
+            raise
+
+    def launch(self, launch: TrainLaunch) -> None:
+        """Train in this process, or in as many as there are workers."""
         if self.alone and self.runtime.workers == 1 and self.runtime.engine == "torch":
             train_rank(launch)
             return
         with tempfile.TemporaryDirectory() as folder:
-            meeting = f"file://{folder}/meeting"
+            arguments = (self.runtime.workers, f"file://{folder}/meeting", launch)
             # DeepSpeed keeps its groups in globals, and torch its random state: each training has processes of its own.
-            context = spawn(in_group, (self.runtime.workers, meeting, launch), nprocs=self.runtime.workers, join=False)
-            self.trainings.append(context)
+            with self.lock:
+                if self.stopped.is_set():
+                    raise Stopped
+                context = spawn(in_group, arguments, nprocs=self.runtime.workers, join=False)
+                self.trainings.append(context)
             try:
                 while not context.join():
                     pass
-            except ProcessRaisedException:
-                failure = failure_of(launch.job.folder)
-                if failure is not None:
-                    raise failure from None
-                raise
             finally:
+                end(context)
                 self.trainings.remove(context)
 
     def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
@@ -90,6 +110,8 @@ class LocalCluster:
     def processes(self) -> ProcessPoolExecutor:
         """The processes that tasks and shards of all stages share."""
         with self.lock:
+            if self.stopped.is_set():
+                raise Stopped
             if self.pool is None:
                 self.pool = ProcessPoolExecutor(
                     min(self.runtime.replicas, int(self.size()[0])), get_context("spawn"), follow, (os.getpid(),)
@@ -104,14 +126,14 @@ class LocalCluster:
         broken.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        self.stopped.set()
+        with self.lock:  # what is being started is started before, and ended here
+            self.stopped.set()
         for context in list(self.trainings):
-            for process in context.processes:
-                process.terminate()
+            end(context)
         self._end_pool()
 
     def close(self) -> None:
-        self._end_pool()
+        self.stop()
         self.prepared.close()
 
     def _end_pool(self) -> None:
@@ -131,6 +153,30 @@ class DoShard:
 
     def __call__(self, shard: Any) -> dict[str, Any]:
         return do_shard(shard, self.threads)
+
+
+class InChild:
+    """Work whose errors come back from a process, whatever they are: one that could not be read there would end it."""
+
+    def __init__(self, work: Callable[[Any], Any]):
+        self.work = work
+
+    def __call__(self, item: Any) -> Any:
+        try:
+            return self.work(item)
+        except Exception as error:
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:
+                raise RuntimeError(traceback.format_exc()) from None
+            raise
+
+
+def end(context: ProcessContext) -> None:
+    """End the processes of a training that still run."""
+    for process in context.processes:
+        if process.is_alive():
+            process.terminate()
 
 
 def follow(parent: int) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
-from mlflow.exceptions import MlflowException
 
 from components.store.cache import local
 from components.store.files import is_local
@@ -55,7 +54,7 @@ class MlflowTracking:
                 return None
             try:
                 return action()
-            except (MlflowException, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, it must not end a stage that was made
                 self.broken = True
                 self.say(f"MLflow does not answer ({error}); the run goes on, and the journals keep its numbers")
                 return None
@@ -64,7 +63,7 @@ class MlflowTracking:
         """Open the run of a stage."""
 
         def action() -> str:
-            self.end_killed(tags["key"])
+            self.end_killed(tags["key"], tags["folder"])
             run = self.client.create_run(
                 self.experiment, run_name=label, tags={"mlflow.parentRunId": self.parent, **tags}
             )
@@ -76,9 +75,9 @@ class MlflowTracking:
         found: str | None = self._try(action)
         return found
 
-    def end_killed(self, key: str) -> None:
+    def end_killed(self, key: str, folder: str) -> None:
         """End the runs of a stage whose process was killed before it could say so: whoever holds its lease now is alone."""
-        wanted = f"tags.`key` = '{key}' and attributes.status = 'RUNNING'"
+        wanted = f"tags.`key` = '{key}' and tags.`folder` = '{folder}' and attributes.status = 'RUNNING'"
         for run in self.client.search_runs([self.experiment], wanted):
             self.client.set_terminated(run.info.run_id, "KILLED")
 

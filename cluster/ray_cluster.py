@@ -102,12 +102,11 @@ class RayCluster:
         )
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
+        self._make_room()
         return ray_tasks.map_items(work, items, done, self.runtime.max_attempts, self._stopped)
 
     def train(self, launch: TrainLaunch) -> None:
-        with self._lock:
-            if not self._serving:
-                self._close_pool()  # its CPUs are wanted by the workers
+        self._make_room()
         self._wait_for_room("workers", self.runtime.workers)
         ray_train.train(launch, self._stopped)
 
@@ -123,6 +122,12 @@ class RayCluster:
         finally:
             with self._lock:
                 self._serving -= 1
+
+    def _make_room(self) -> None:
+        """End replicas that idle: they hold their CPUs all the time."""
+        with self._lock:
+            if not self._serving:
+                self._close_pool()
 
     def _wait_for_room(self, field: str, number: int) -> None:
         """Wait until so many processes find a CPU each, and a GPU where they need one; a cluster that grows is asked to.

@@ -28,20 +28,21 @@ def map_items(
     remote = ray.remote(call).options(num_cpus=1, max_retries=max_attempts - 1)
     waiting = {remote.remote(work, item): number for number, item in enumerate(items)}
     results: list[Any] = [None] * len(items)
-    while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
-        if stopped.is_set():
-            raise Stopped
-        if not ready:
-            continue
-        number = waiting.pop(ready[0])
-        try:
+    try:
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+            if stopped.is_set():
+                raise Stopped
+            if not ready:
+                continue
+            number = waiting.pop(ready[0])
             results[number] = ray.get(ready[0])
-        except RayTaskError as error:
-            for other in waiting:
-                ray.cancel(other)
-            raise cause_of(error) from None
-        done(number, results[number])
+            done(number, results[number])
+    except RayTaskError as error:
+        raise cause_of(error) from None
+    finally:
+        for other in waiting:
+            ray.cancel(other)
     return results
 
 

@@ -25,7 +25,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from cluster.cluster import Stopped, TrainLaunch
 from cluster.config import RuntimeConfig
-from cluster.worker import FAILURE, failure_of, train_rank
+from cluster.worker import failure_file, failure_of, train_rank
 from components.errors import TrainingError
 from components.store.files import exists
 
@@ -46,7 +46,7 @@ def train(launch: TrainLaunch, stopped: threading.Event) -> None:
         except (RayActorError, ControllerError) as error:
             if stopped.is_set():
                 raise Stopped from error
-            if (failure := failure_of(folder)) is not None:
+            if (failure := failure_of(launch.job)) is not None:
                 raise failure from error
             died = error
     raise TrainingError(
@@ -65,7 +65,7 @@ def fit(launch: TrainLaunch) -> None:
         ControllerError: it failed.
     """
     runtime, folder = launch.runtime, launch.job.folder
-    failure_of(folder)  # one of an earlier run is not ours
+    failure_of(launch.job)  # one of an earlier run is not ours
     on_gpu = runtime.on_gpu
     with tempfile.TemporaryDirectory(prefix="proseco-train-") as scratch:
         trainer = TorchTrainer(
@@ -87,12 +87,12 @@ def fit(launch: TrainLaunch) -> None:
         except ControllerError:
             raise
         except TrainingFailedError as failed:
-            raise failure_of(folder) or TrainingError(
+            raise failure_of(launch.job) or TrainingError(
                 f"The training workers failed more than {runtime.max_failures} times (runtime.max_failures): "
                 f"{last_line(failed)}. What they had written as checkpoints is kept in {folder / 'checkpoints'}; running "
                 f"again resumes."
             ) from failed
-        failure = failure_of(folder)
+        failure = failure_of(launch.job)
         if failure is not None:
             raise failure
 
@@ -142,7 +142,7 @@ def _worker(launch: TrainLaunch) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     # A rank that stops on purpose leaves its error behind and raises, so that Ray ends the other ranks,
     # which wait for it. Ray then starts them again; trying again would fail in the same way, so they end.
-    if not exists(launch.job.folder / FAILURE):
+    if not exists(failure_file(launch.job)):
         train_rank(launch)
 
 

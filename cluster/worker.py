@@ -25,9 +25,14 @@ from components.store.files import publish_text, read_json, remove
 from components.tracking import JOURNAL, JsonlTracker
 from components.training import checkpoint
 from components.training.engine import TorchEngine, TrainEngine
+from components.training.job import Job
 from components.training.loop import fit
 
-FAILURE = "failure.json"
+
+def failure_file(job: Job) -> Path:
+    """Where a rank leaves the error that ends it. Each execution has its own, so that one that was taken over does not
+    end its successor; it is hidden, and so no part of what the stage made."""
+    return job.folder / f".failure-{job.fence.id if job.fence else 'alone'}.json"
 
 
 def train_rank(launch: TrainLaunch) -> None:
@@ -47,7 +52,7 @@ def train_rank(launch: TrainLaunch) -> None:
         fit(launch.job, engine, tracker)
     except ProsecoError as error:
         text = json.dumps({"type": type(error).__name__, "message": str(error)})
-        publish_text(launch.job.folder / FAILURE, text)
+        publish_text(failure_file(launch.job), text)
         raise
 
 
@@ -85,9 +90,9 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
     )
 
 
-def failure_of(folder: Path) -> ProsecoError | None:
-    """The error that a rank left behind."""
-    path = folder / FAILURE
+def failure_of(job: Job) -> ProsecoError | None:
+    """The error that a rank left behind; it is taken away."""
+    path = failure_file(job)
     found = read_json(path)
     remove(path)
     if found is None:

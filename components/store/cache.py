@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ FOLDER = "PROSECO_CACHE"
 LIMIT = "PROSECO_CACHE_BYTES"
 """Variable with the bytes that copies may take together; a single file may be larger."""
 DEFAULT_LIMIT = 20 << 30
+IN_USE_S = 600
+"""Who asked for a copy that lately may not have opened it yet; such a copy stays, even above the limit."""
 
 
 def local(place: Path) -> Path:
@@ -42,8 +46,6 @@ def local(place: Path) -> Path:
             fetch(fs, original.path, copy)
             evict(copy)
         os.utime(copy)
-    except FileNotFoundError:  # removed by another process's eviction just now
-        fetch(fs, original.path, copy)
     except OSError as error:
         raise StoreError(
             f"{place} could not be copied to {copy}: {error.strerror or error}. Nothing was lost. Free space there, or set "
@@ -73,11 +75,16 @@ def evict(kept: Path) -> None:
     """Remove the copies that were used longest ago, until the rest is below the limit. What a process has open or
     mapped stays readable to it."""
     limit = int(os.environ.get(LIMIT, DEFAULT_LIMIT))
-    copies = [(p, p.stat()) for p in folder().glob("*/*") if p != kept]
-    total = kept.stat().st_size + sum(s.st_size for _, s in copies)
+    copies = []
+    for path in folder().glob("*/*"):
+        with suppress(FileNotFoundError):  # another process evicts, too
+            if not path.name.startswith("."):
+                copies.append((path, path.stat()))
+    total = sum(s.st_size for _, s in copies)
     for copy, status in sorted(copies, key=lambda c: c[1].st_mtime):
-        if total <= limit:
+        if total <= limit or status.st_mtime > time.time() - IN_USE_S:
             return
-        copy.unlink(missing_ok=True)
-        total -= status.st_size
+        if copy != kept:
+            copy.unlink(missing_ok=True)
+            total -= status.st_size
 

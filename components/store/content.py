@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
@@ -79,6 +80,8 @@ class Known:
 
 _known: dict[str, Known] = {}
 """By absolute path."""
+_lock = threading.Lock()
+"""Stages run in several threads."""
 
 
 def digest(path: Path) -> str:
@@ -124,8 +127,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def forget_unsettled() -> None:
     """Forget digests that may not show a later write, so that the files are hashed again."""
-    for path in [p for p, known in _known.items() if not known.settled]:
-        del _known[path]
+    with _lock:
+        for path in [p for p, one in _known.items() if not one.settled]:
+            del _known[path]
 
 
 def printable(name: str) -> str:
@@ -135,6 +139,11 @@ def printable(name: str) -> str:
 
 def digests(paths: Iterable[str]) -> dict[str, Known]:
     """What is known of files, by absolute path; what may have changed is hashed."""
+    with _lock:
+        return known(list(paths))
+
+
+def known(paths: list[str]) -> dict[str, Known]:
     stamps = {path: stamp_of(path) for path in paths}
     recall({p: s for p, s in stamps.items() if p not in _known or _known[p].stamp != s})
     todo = [p for p, s in stamps.items() if p not in _known or _known[p].stamp != s]

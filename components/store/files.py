@@ -181,10 +181,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Any) -> str:
     """All of a text file. Raises FileNotFoundError, or UnicodeDecodeError where it is not UTF-8."""
-    with path.open("rb") as file:
-        return file.read().decode("utf-8")
+    if is_local(path):
+        return path.read_bytes().decode("utf-8")
+    return path.fs.cat_file(path.path).decode("utf-8")  # an open file of memory shares its place with all readers
 
 
 def read_json(path: Path) -> Any:

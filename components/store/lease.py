@@ -1,9 +1,10 @@
 """A lease on a stage: one process makes it, another that needs it waits, and a dead holder does not block for long.
 
 The leases of a stage are numbered files, ``<root>/.leases/<stage>-<key>/00000001.json``, each created where there was
-none and written by its holder alone; the largest number counts. To take over is to create the next number, which
-of several contenders one can do, on a disk and on an object store alike. Whoever slept and was taken over learns it
-from ``Fence.check``, which is asked before anything is published.
+none and written by its holder alone; the largest number counts, and none is used again: who gives a lease back leaves
+its file without a name in it. To take over is to create the next number, which of several contenders one can do, on a
+disk and on an object store alike. Whoever slept and was taken over learns it from ``Fence.check``, which is asked
+before anything is published; what it may still write is a number that counts no more.
 
 No two clocks are compared: a holder on this machine is silent by this machine's clock, and one elsewhere when its
 file did not change while a contender watched it.
@@ -23,9 +24,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.errors import ConfigError, LeaseHeld, LeaseLost, StoreError
+from components.errors import ConfigError, LeaseHeld, LeaseLost
 from components.options import options, parse
-from components.store.files import children, create_text, exists, publish_text, read_json, remove
+from components.store.files import children, create_text, publish_text, read_text, remove
 
 FOLDER = ".leases"
 POLL_S = 0.5
@@ -46,6 +47,8 @@ class Holder:
     since: str = ""
     renewed: float = 0.0
     """Seconds since 1970 by the holder's clock."""
+    expiry_s: float = 0.0
+    """How long the holder may be silent."""
 
     def __str__(self) -> str:
         return f"{self.purpose} (process {self.pid} on {self.host}, since {self.since})"
@@ -85,6 +88,7 @@ class Lease:
             start=start_of(os.getpid()) or 0,
             purpose=purpose,
             since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            expiry_s=expiry_s,
         )
         self.fence = Fence(self.chain, self.record.id, expiry_s)
         self.number = 0
@@ -140,7 +144,7 @@ class Lease:
             self._thread = None
         with suppress(LeaseLost):
             self.fence.check()
-            remove(file_of(self.chain, self.number))
+            publish_text(file_of(self.chain, self.number), json.dumps(asdict(Holder())))
 
     def __enter__(self) -> Lease:
         return self
@@ -152,17 +156,18 @@ class Lease:
         return json.dumps(asdict(self.record) | {"renewed": time.time()})
 
     def _dead(self, holder: Holder) -> bool:
+        expiry_s = max(self.expiry_s, holder.expiry_s)
         if holder.space == self.record.space:
-            silent = time.time() - holder.renewed > self.expiry_s
+            silent = time.time() - holder.renewed > expiry_s
             return silent or not process_lives(holder.pid, holder.start)
         if self._seen is None or self._seen[0] != holder:
             self._seen = holder, time.monotonic()
-        return time.monotonic() - self._seen[1] > self.expiry_s
+        return time.monotonic() - self._seen[1] > expiry_s
 
     def _renew(self) -> None:
         while not self._stop.wait(self.expiry_s / 3):
             # What can not be written now may be written the next time; if not, somebody takes over and the fence says so.
-            with suppress(StoreError, OSError):
+            with suppress(Exception):
                 try:
                     self.fence.check()
                 except LeaseLost:
@@ -175,18 +180,21 @@ def file_of(chain: Path, number: int) -> Path:
 
 
 def highest(chain: Path) -> tuple[int, Holder | None]:
-    """The number that counts, 0 where there is none, and its holder; None where its file says nothing readable."""
+    """The number that counts, 0 where there is none, and its holder; None where its file names nobody.
+
+    Raises:
+        OSError: the file cannot be read now; that says nothing of who has the lease.
+    """
     while True:
         found = [int(p.stem) for p in children(chain) if re.fullmatch(r"\d{8}\.json", p.name)]
         number = max(found, default=0)
         if not number:
             return 0, None
-        plain = read_json(file_of(chain, number))
-        if plain is None and not exists(file_of(chain, number)):
-            continue  # it was given back or taken over since it was listed
         try:
-            holder = parse(Holder, plain)
-        except ConfigError:
+            holder = parse(Holder, json.loads(read_text(file_of(chain, number))))
+        except FileNotFoundError:
+            continue  # it was taken over since it was listed
+        except (ValueError, RecursionError, ConfigError):
             return number, None
         return number, holder if holder.id and holder.space else None
 

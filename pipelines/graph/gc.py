@@ -11,7 +11,7 @@ from components.store.files import at
 from components.store.lease import Lease
 from components.store.root import foreign, remove_stage, require_marked, size, stages
 from pipelines.config.load import load_run
-from pipelines.graph.runner import damaged_stages
+from pipelines.graph.runner import damaged_stages, lost_of
 from pipelines.graph.stage import in_order
 from pipelines.workflows import build
 
@@ -55,6 +55,9 @@ def collect(root: Path | None, runs: tuple[str, ...], corrupt: bool, delete: boo
             yield f"left alone {folder}: it is being made by {holder}"
             continue
         with lease:
+            if corrupt and not lost_of(folder):
+                yield f"left alone {folder}: it was made anew in the meantime"
+                continue
             freed = size(folder)
             remove_stage(folder)
             yield f"deleted {folder} ({why}), {freed / 2**20:.1f} MiB"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from components.errors import ProsecoError
 from components.store.files import exists, size_of
 from components.tracking import written_metrics
 from pipelines.graph.stage import Progress
@@ -31,22 +32,28 @@ def following(journal: Path, progress: Progress, send: Send) -> Iterator[None]:
         size = size_of(journal) if exists(journal) else -1
         if size == seen:
             return
-        seen = size
         rows = written_metrics(journal)[sent:]
+        seen = size
         if rows:
-            progress.to(int(rows[-1]["step"]))
             send(rows)
             sent += len(rows)
+            progress.to(int(rows[-1]["step"]))
 
     def follow() -> None:
         while not stop.wait(POLL_S):
-            step()
+            with suppress(OSError, ProsecoError):  # the next time, or where the stage ends
+                step()
 
     thread = threading.Thread(target=follow, daemon=True, name="follow")
     thread.start()
     try:
         yield
-    finally:
+    except BaseException:
         stop.set()
         thread.join()
-        step()
+        with suppress(OSError, ProsecoError):  # what ended the stage is told instead
+            step()
+        raise
+    stop.set()
+    thread.join()
+    step()

@@ -19,7 +19,7 @@ from cluster.open import open_cluster
 from components.errors import CorruptArtifact, ProsecoError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
 from components.store.files import at, files_below, publish_text
-from components.store.lease import Fence
+from components.store.lease import Fence, Lease
 from components.store.root import mark_root, remove_stage, require_ours, stages
 from components.tracking import JOURNAL
 from pipelines.graph.live import following
@@ -72,31 +72,30 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
     mark_root(root)
     held = Held(runtime)
-    if runtime.executor == "ray" and any(f.stage.work != "driver" for f in todo):
-        held.opened()  # Ray belongs to the thread that starts it, which is the one that is told to stop
-    tracking = open_tracking(runtime, root, workflow, screen)
-    status = "FAILED"
+    tracking, status = None, "FAILED"
     try:
+        if runtime.executor == "ray" and any(f.stage.work != "driver" for f in todo):
+            held.opened()  # Ray belongs to the thread that starts it, which is the one that is told to stop
+        tracking = open_tracking(runtime, root, workflow, screen)
         outcome = Schedule(
             todo, root, f"proseco run {workflow}", runtime, held.capacity,
             lambda finding, lease: run_stage(finding, root, runtime, held.opened, lease.fence, tracking, screen),
             held.stop, screen,
         ).run()  # fmt: skip
-        raise_failures(outcome, len(todo))
+        raise_failures(outcome, len(todo), screen)
         status = "FINISHED"
     finally:
-        held.close()
-        if tracking is not None:
-            tracking.close(status)
+        try:
+            held.close()
+        finally:
+            if tracking is not None:
+                tracking.close(status)
     return findings
 
 
-def raise_failures(outcome: Outcome, number: int) -> None:
+def raise_failures(outcome: Outcome, number: int, screen: Screen) -> None:
     """Raise what failed: a single error as it is, several as one that names them all; and what was left out for it."""
     failed = list(outcome.failed.values())
-    for _, error in failed:
-        if not isinstance(error, ProsecoError):
-            raise error  # a defect, with its traceback
     if not failed:
         return
     lines = [f"{stage.label} failed. {error}" for stage, error in failed]
@@ -105,6 +104,10 @@ def raise_failures(outcome: Outcome, number: int) -> None:
         lines.append(f"Not made, because they need what failed: {names}.")
     made = number - len(failed) - len(outcome.left_out)
     lines.append(f"{made} of {number} stages were made and stay; the same command goes on from there.")
+    for _, error in failed:
+        if not isinstance(error, ProsecoError):
+            screen.say("\n".join(lines))
+            raise error  # a defect, with its traceback
     kind = type(failed[0][1]) if len({type(e) for _, e in failed}) == 1 else ProsecoError
     raise kind("\n".join(lines)) from failed[0][1]
 
@@ -116,7 +119,9 @@ def open_tracking(runtime: RuntimeConfig, root: Path, workflow: str, screen: Scr
     prepare()
     from cluster.mlflow_tracking import MlflowTracking
 
-    return MlflowTracking(runtime.tracking_uri, root, workflow, screen.say)
+    # Of several runs on a new root one makes the tables.
+    with Lease(root, "mlflow", f"proseco run {workflow}", runtime.lease_expiry_s).wait(None):
+        return MlflowTracking(runtime.tracking_uri, root, workflow, screen.say)
 
 
 def run_stage(
@@ -209,13 +214,13 @@ def commit() -> dict[str, str]:
 
 def damaged_stages(root: Path) -> list[tuple[Path, list[str]]]:
     """Finished stages whose bytes are not those of their manifests."""
-    found = []
-    for folder in stages(root):
-        try:
-            manifest = read_manifest(folder)
-            lost = damage(folder, manifest, full=True) if manifest else []
-        except ProsecoError as error:
-            lost = [str(error)]
-        if lost:
-            found.append((folder, lost))
-    return found
+    return [(folder, lost) for folder in stages(root) if (lost := lost_of(folder))]
+
+
+def lost_of(folder: Path) -> list[str]:
+    """What is wrong with the bytes of a finished stage; nothing of one that is not finished."""
+    try:
+        manifest = read_manifest(folder)
+        return damage(folder, manifest, full=True) if manifest else []
+    except ProsecoError as error:
+        return [str(error)]

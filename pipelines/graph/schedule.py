@@ -10,11 +10,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.config import RuntimeConfig
-from components.errors import LeaseHeld
+from components.errors import LeaseHeld, ProsecoError, StoreError
 from components.store.lease import Lease
 from pipelines.graph.plan import Finding, find
 from pipelines.graph.progress import Screen
@@ -71,10 +72,12 @@ class Schedule:
                     self.collect()
         except BaseException:
             self.stop()
+            deadline = time.monotonic() + PATIENCE_S
             for thread in self.threads:
-                thread.join(PATIENCE_S)
+                thread.join(max(0.0, deadline - time.monotonic()))
             for lease in self.leases.values():
-                lease.release()
+                with suppress(StoreError, OSError):  # it expires
+                    lease.release()
             raise
         return self.outcome
 
@@ -92,11 +95,21 @@ class Schedule:
             if crowded and stage.work != "driver":
                 continue
             if not self.has_room(stage):
-                crowded = True
-            elif self.take(stage):
-                self.start(self.waiting.pop(key))
+                crowded = crowded or stage.work != "driver"
+                continue
+            try:
+                if self.take(stage):
+                    self.start(self.waiting.pop(key))
+                    started = True
+            except ProsecoError as error:
+                self.waiting.pop(key, None)
+                self.fail(stage, error)
                 started = True
         return started
+
+    def fail(self, stage: Stage, error: BaseException) -> None:
+        self.outcome.failed[stage.key] = stage, error
+        self.screen.say(f"      {stage.label} failed; what does not need it goes on")
 
     def has_room(self, stage: Stage) -> bool:
         if not self.running:
@@ -152,7 +165,9 @@ class Schedule:
         error: BaseException | None = None
         try:
             self.make(finding, self.leases[finding.stage.key])
-        except Exception as caught:
+        except BaseException as caught:  # in a thread nobody else would learn of it
+            if self.runtime.jobs == 1 and not isinstance(caught, Exception):
+                raise
             error = caught
         self.ended.put((finding.stage, error))
 
@@ -165,5 +180,4 @@ class Schedule:
         del self.running[stage.key]
         self.leases.pop(stage.key).release()
         if error is not None:
-            self.outcome.failed[stage.key] = stage, error
-            self.screen.say(f"      {stage.label} failed; what does not need it goes on")
+            self.fail(stage, error)

@@ -18,7 +18,6 @@ from components.store.artifact import damage, read_manifest, write_manifest
 from components.store.files import (
     append_text,
     at,
-    children,
     create_text,
     files_below,
     folders,
@@ -31,7 +30,7 @@ from components.store.files import (
     size_of,
 )
 from components.store.fingerprint import canonical, differences, fingerprint
-from components.store.lease import FOLDER, Lease, file_of
+from components.store.lease import FOLDER, Lease, file_of, highest
 from components.store.samples import publish_shard, shard_is_done
 
 
@@ -119,7 +118,8 @@ def leave(root: Path, **changes: object) -> Path:
     """The file of a lease that somebody else holds."""
     held = lease(root, "somebody")
     record = dataclasses.asdict(held.record) | {"id": "theirs", "renewed": time.time()} | changes
-    path = file_of(held.chain, 1)
+    number, holder = highest(held.chain)
+    path = file_of(held.chain, number + (holder is None or holder.id != "theirs"))
     publish_text(path, json.dumps(record))
     return path
 
@@ -137,7 +137,7 @@ def test_the_second_holder_is_told_who_the_first_is(root):
         first.fence.check()
     with lease(root, "third").wait(0):
         pass
-    assert children(root / FOLDER / "train-0123") == []
+    assert highest(root / FOLDER / "train-0123") == (2, None)
 
 
 def test_who_waits_says_for_whom_and_goes_on_when_it_is_free(root):
@@ -178,10 +178,10 @@ def test_a_silent_holder_on_this_machine_is_taken_over_after_its_expiry(root):
 
 @pytest.mark.parametrize("ahead_s", [-1e6, 0, 1e6])
 def test_a_holder_elsewhere_is_dead_when_nothing_changed_while_one_watched_whatever_its_clock_says(root, ahead_s):
-    leave(root, space="elsewhere", renewed=time.time() + ahead_s)
+    leave(root, space="elsewhere", expiry_s=0.4, renewed=time.time() + ahead_s)
     watching = lease(root, expiry_s=0.4)
     assert watching.take() is not None
-    leave(root, space="elsewhere", renewed=time.time() + ahead_s + 1)
+    leave(root, space="elsewhere", expiry_s=0.4, renewed=time.time() + ahead_s + 1)
     time.sleep(0.3)
     assert watching.take() is not None
     time.sleep(0.3)
@@ -249,6 +249,46 @@ def test_a_sleeper_does_not_renew_what_it_lost(root):
     sleeper._thread.join(timeout=5)
     assert not sleeper._thread.is_alive()
     assert read_json(file_of(sleeper.chain, 2))["id"] == "theirs"
+
+
+def test_a_number_is_never_used_again_so_a_late_writer_disturbs_nobody(root):
+    """A sleeper that wakes between its look at the lease and its write, and a contender that looked long ago."""
+    sleeper = lease(root, "the sleeper")
+    assert sleeper.take() is None
+    sleeper._stop.set()
+    path = file_of(sleeper.chain, 1)
+    mine = read_text(path)
+    publish_text(path, json.dumps(read_json(path) | {"renewed": time.time() - 61}))
+    lease(root, "a successor").wait(0).release()
+    with lease(root, "another").wait(0) as held:
+        publish_text(path, mine)  # the sleeper's renewal
+        held.fence.check()
+        with pytest.raises(LeaseLost):
+            sleeper.fence.check()
+        assert not create_text(file_of(held.chain, held.number), "what a late contender would take")
+        assert held.number == 3
+
+
+def test_a_lease_that_can_not_be_read_just_now_is_neither_lost_nor_free(root, monkeypatch):
+    with lease(root).wait(0) as held:
+
+        def broken(path):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr("components.store.lease.read_text", broken)
+        for action in (held.fence.check, lease(root, "a contender").take):
+            with pytest.raises(OSError, match="Input/output"):
+                action()
+        monkeypatch.undo()
+        held.fence.check()
+
+
+def test_who_waits_little_does_not_rob_who_may_be_silent_for_long(root):
+    leave(root, renewed=time.time() - 30, expiry_s=60.0)
+    assert lease(root, expiry_s=1.0).take() is not None
+    leave(root, renewed=time.time() - 61, expiry_s=60.0)
+    with lease(root, expiry_s=1.0).wait(0):
+        pass
 
 
 def test_of_many_who_try_at_once_one_has_it(root):
