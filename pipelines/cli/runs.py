@@ -38,13 +38,14 @@ def plan(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @run_arguments
 @click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--jobs", type=int, help="Stages made at once, 1 one by one in a fixed order; as many as CPUs and GPUs hold where not given.")
 @in_words
-def run(run: Path, overrides: tuple[str, ...], quiet: bool) -> None:
+def run(run: Path, overrides: tuple[str, ...], quiet: bool, jobs: int | None) -> None:
     """Run a workflow, or resume it; what is fresh is left alone."""
     from pipelines.graph.progress import Screen
     from pipelines.graph.runner import execute
 
-    config, stages = load(run, overrides)
+    config, stages = load(run, overrides if jobs is None else (*overrides, f"runtime.jobs={jobs}"))
     findings = execute(config.name, list(stages.values()), config.runtime, Screen(quiet))
     made = sum(f.state != "fresh" for f in findings)
     root = at(config.runtime.root)

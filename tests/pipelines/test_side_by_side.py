@@ -112,8 +112,13 @@ def test_a_branch_that_fails_lets_the_others_finish_and_is_named_at_the_end(jobs
     text = text.replace("train:", "train:\n  broken: {objective: {name: mdlm}, steps: 6, batch_rows: 8, optimizer: {lr: 1.0e+30}}")
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text)
-    chosen = options(tmp_path / "root", jobs=jobs)
-    code, said = proseco("run", str(wrong), *chosen)
+    chosen = [o for o in options(tmp_path / "root") if "jobs" not in o]
+    code, said = proseco("run", str(wrong), *chosen, "--jobs", str(jobs))
+    order = [label for label, _ in STARTED.findall(said)]
+    assert len(order) == 11
+    if jobs == 1:  # the order of the plan
+        planned = [s["stage"] for s in json.loads(proseco("plan", str(wrong), *chosen, "--json")[1])]
+        assert order == [label for label in planned if label in order]
     assert code == 1
     told = said[said.index("error:") :]
     assert "train/broken failed. The gradient norm of step" in told
