@@ -21,6 +21,8 @@ import torch
 
 from cluster.environment import prepare
 from components.models.device import device_problems, resolve
+from components.store import content
+from components.store.files import digest_file
 
 prepare()
 
@@ -38,6 +40,22 @@ def device() -> str:
     if lost := device_problems(asked):
         pytest.skip(f"PROSECO_TEST_DEVICE={asked}: {lost[0].rule}")
     return resolve(asked).device
+
+
+@pytest.fixture
+def hashed(tmp_path, monkeypatch) -> list[str]:
+    """Names of the files that are hashed, in order; digests are kept in a folder of this test."""
+    names: list[str] = []
+
+    def counting(path: Path) -> str:
+        names.append(path.name)
+        return digest_file(path)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(content, "_known", {})
+    monkeypatch.setattr(content, "digest_file", counting)
+    monkeypatch.setattr(content, "RACY_NS", -1)  # as if every file had been written long ago
+    return names
 
 
 @pytest.fixture(autouse=True)

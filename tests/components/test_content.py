@@ -20,22 +20,6 @@ from components.store.content import MAX_NAMED, content_of, digest
 from components.store.files import digest_file
 
 
-@pytest.fixture
-def hashed(tmp_path, monkeypatch):
-    """Names of the files that are hashed, in order; digests are kept in a folder of this test."""
-    names: list[str] = []
-
-    def counting(path: Path) -> str:
-        names.append(path.name)
-        return digest_file(path)
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(content, "_known", {})
-    monkeypatch.setattr(content, "digest_file", counting)
-    monkeypatch.setattr(content, "RACY_NS", -1)  # as if every file had been written long ago
-    return names
-
-
 def new_process(monkeypatch) -> None:
     monkeypatch.setattr(content, "_known", {})
 

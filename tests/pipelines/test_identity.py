@@ -15,7 +15,6 @@ from cluster.local import LocalCluster
 from components.data.corpora.files import JsonLines
 from components.store import content
 from components.store.artifact import FORMAT, IDENTITY, write_manifest
-from components.store.files import digest_file
 from pipelines.cli import main
 from pipelines.config.load import load_run
 from pipelines.graph.plan import plan
@@ -37,22 +36,6 @@ samplers:
   mdlm: {model: base, sampler: {preset: mdlm}, steps: [4]}
 scorers: {entropy: {}}
 """
-
-
-@pytest.fixture
-def hashed(tmp_path, monkeypatch):
-    """Names of the files that are hashed, in order."""
-    names: list[str] = []
-
-    def counting(path: Path) -> str:
-        names.append(path.name)
-        return digest_file(path)
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(content, "_known", {})
-    monkeypatch.setattr(content, "digest_file", counting)
-    monkeypatch.setattr(content, "RACY_NS", -1)  # as if every file had been written long ago
-    return names
 
 
 @pytest.fixture
