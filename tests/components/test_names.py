@@ -12,7 +12,7 @@ import pytest
 from components.data.rows import TokenRows
 from components.errors import CorruptArtifact
 from components.scorers.config import EntropyConfig
-from components.store.artifact import read_manifest, write_manifest
+from components.store.artifact import read_manifest, sealed, write_manifest
 from components.store.names import file_name, relative_path
 from components.store.samples import publish_shard, read_shards, shard_is_done
 from components.training import checkpoint
@@ -128,6 +128,7 @@ def test_a_manifest_lists_files_of_its_folder_only(tmp_path):
     raw = json.loads((folder / "manifest.json").read_text())
     assert read_manifest(folder).files[0].path == "shards/a.parquet"
     raw["files"][0]["path"] = "../../../etc/passwd"
+    raw["seal"] = sealed(raw)  # whoever wrote it knew how
     (folder / "manifest.json").write_text(json.dumps(raw))
     with pytest.raises(CorruptArtifact, match="names a file"):
         read_manifest(folder)
