@@ -167,7 +167,7 @@ class InChild:
         except Exception as error:
             try:
                 pickle.loads(pickle.dumps(error))
-            except Exception:
+            except Exception:  # whatever it raises on the way, it can not be carried as it is
                 raise RuntimeError(traceback.format_exc()) from None
             raise
 

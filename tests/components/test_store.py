@@ -178,15 +178,19 @@ def test_a_silent_holder_on_this_machine_is_taken_over_after_its_expiry(root):
 
 @pytest.mark.parametrize("ahead_s", [-1e6, 0, 1e6])
 def test_a_holder_elsewhere_is_dead_when_nothing_changed_while_one_watched_whatever_its_clock_says(root, ahead_s):
-    leave(root, space="elsewhere", expiry_s=0.4, renewed=time.time() + ahead_s)
-    watching = lease(root, expiry_s=0.4)
+    def watch_for(seconds: float) -> None:
+        holder, since = watching._seen
+        watching._seen = holder, since - seconds
+
+    leave(root, space="elsewhere", renewed=time.time() + ahead_s)
+    watching = lease(root)
     assert watching.take() is not None
-    leave(root, space="elsewhere", expiry_s=0.4, renewed=time.time() + ahead_s + 1)
-    time.sleep(0.3)
+    watch_for(45)
+    leave(root, space="elsewhere", renewed=time.time() + ahead_s + 1)
     assert watching.take() is not None
-    time.sleep(0.3)
-    assert watching.take() is not None  # 0.6 s after the first look, but only 0.3 s after the last sign of life
-    time.sleep(0.3)
+    watch_for(45)
+    assert watching.take() is not None  # 90 s after the first look, but only 45 s after the last sign of life
+    watch_for(16)
     assert watching.take() is None
     watching.release()
 
@@ -358,6 +362,24 @@ def test_what_lies_elsewhere_is_copied_once_and_again_when_it_changed(tmp_path, 
     assert cache.local(tmp_path / "plain") == tmp_path / "plain"
     with pytest.raises(FileNotFoundError):
         cache.local(here.parent / "y")
+
+
+def test_a_copy_that_was_asked_for_lately_stays_because_it_may_not_be_open_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache.LIMIT, "150")
+    there = at(f"memory://{tmp_path}")
+    for name in "ab":
+        publish_text(there / name, name * 100)
+    first, second = cache.local(there / "a"), cache.local(there / "b")
+    assert first.exists()
+    os.utime(first, (0, 0))
+    partial = second.with_name(".being-fetched")
+    partial.write_bytes(b"x" * 100)
+    os.utime(partial, (0, 0))
+    publish_text(there / "c", "c" * 100)
+    cache.local(there / "c")
+    assert not first.exists()
+    assert partial.exists(), "what another process fetches just now"
 
 
 def test_copies_that_were_used_longest_ago_make_room(tmp_path, monkeypatch):
