@@ -103,7 +103,7 @@ def trajectories(results: list[dict[str, Any]], context: Context) -> str:
         parts.append(f"<h3>{html.escape(name)}, {row['steps']} steps</h3>")
         for r in traced[:NUM_TRAJECTORIES]:
             found = trajectory.frames(r["tokens"], r["trace"])
-            parts.append(f"<p><small>sample {r['index']}: {r['calls']} calls, {r['edits']} corrections</small></p>")
+            parts.append(f"<p><small>sample {r['sample_index']}: {r['calls']} calls, {r['edits']} corrections</small></p>")
             parts.append(trajectory.draw(found, tokenizer.show, r["num_prompt"]))
     return "".join(parts)
 
