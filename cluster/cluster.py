@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,20 @@ from components.training.job import Job
 
 Done = Callable[[int, Any], None]
 """Called with the number of a finished item and its result."""
+
+
+class Watcher(Protocol):
+    """Whoever follows a stream of shards. All are called from the thread that dispatches, but for ``retried``."""
+
+    def done(self, number: int, receipt: Any) -> None: ...
+    def retried(self, number: int, why: str) -> None:
+        """Its replica was lost, and it is tried again."""
+
+    def reissued(self, number: int) -> None:
+        """It takes unusually long, and another replica does it as well."""
+
+    def waits(self, in_flight: int, oldest_s: float) -> None:
+        """Called again and again: how many are in flight, and since when the oldest is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +53,8 @@ class Cluster(Protocol):
     def train(self, launch: TrainLaunch) -> None:
         """Train to the end, across the deaths of workers."""
 
-    def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
-        """Have replicas do shards, each of which knows its own work. Returns their receipts."""
+    def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
+        """Have replicas do shards, each of which knows its own work; they are drawn as there is room for them."""
 
     def size(self) -> tuple[float, float]:
         """CPUs and GPUs of all machines."""

@@ -49,6 +49,8 @@ class RuntimeConfig:
     """Threads of each process. Rows are equal, bit for bit, between runs of equal threads."""
     replicas: Count = 2
     """Serve replicas for sampling and scoring."""
+    max_replicas: Natural = 0
+    """On Ray, up to so many replicas while shards remain, on a cluster that grows; 0 keeps ``replicas``."""
     max_failures: Natural = 3
     """Restarts of the training workers before the stage fails."""
     start_wait_s: NonNegative = 900.0
@@ -76,6 +78,11 @@ class RuntimeConfig:
         """Where a process finds its device: cluster software shows each the GPU that it may use."""
         return "cuda" if self.on_gpu else "cpu"
 
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that there may be at once."""
+        return max(self.replicas, self.max_replicas)
+
     def dtype_of(self, trained_precision: str) -> DTypeName:
         """What a network that was trained in fp32 or bf16 computes in."""
         return dtype_on(self.placed_on, self.dtype, trained_precision)
@@ -92,6 +99,9 @@ class RuntimeConfig:
         if self.executor == "ray" and not self.address and self.cpus and self.cpus < max(self.workers, self.replicas):
             rule = f"at least one for each of {self.workers} workers and {self.replicas} replicas, or they never start"
             yield Problem("cpus", self.cpus, rule, "raise it, or lower workers and replicas")
+        if self.max_replicas and (self.max_replicas < self.replicas or self.executor != "ray"):
+            rule = f"0, or on executor=ray at least replicas ({self.replicas})"
+            yield Problem("max_replicas", self.max_replicas, rule, "raise it, or leave it out")
         if self.offload_optimizer and self.engine == "torch":
             yield Problem("offload_optimizer", True, "engine=torch cannot offload", "use engine=deepspeed")
         elif self.offload_optimizer and self.zero_stage == 0:

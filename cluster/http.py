@@ -24,7 +24,7 @@ from components.models.cpu import use_threads
 from components.options import Count, Seed, options, parse
 from components.samplers import SamplerConfig, preset
 from components.samplers.needs import check_needs
-from components.shards.sample import Sampling, engine_of
+from components.shards.model import Sampling, engine_of
 
 MAX_SAMPLES = 256
 NUM_LANES = 64

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -19,8 +19,9 @@ import torch.distributed as dist
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, spawn
 
-from cluster.cluster import Done, Stopped, TrainLaunch
+from cluster.cluster import Done, Stopped, TrainLaunch, Watcher
 from cluster.config import RuntimeConfig
+from cluster.dispatch import Dispatch, pause_s
 from cluster.environment import Prepared
 from cluster.worker import do_shard, failure_of, train_rank
 from components.errors import ProsecoError
@@ -101,8 +102,27 @@ class LocalCluster:
                 end(context)
                 self.trainings.remove(context)
 
-    def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
-        return self.map(DoShard(self.runtime.threads), shards, done)
+    def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
+        if self.alone:
+            for number, shard in enumerate(shards):
+                watcher.done(number, do_shard(shard, self.runtime.threads))
+                watcher.waits(0, 0.0)
+            return
+        Dispatch(self._attempt, watcher, self.runtime.replicas + 1, self.stopped).run(shards)
+
+    def _attempt(self, shard: Any, again: Callable[[str], None]) -> Any:
+        """One shard in a process, tried again in others when that dies."""
+        attempt = 0
+        while True:
+            attempt += 1
+            pool = self.processes()
+            try:
+                return pool.submit(InChild(DoShard(self.runtime.threads)), shard).result()
+            except BrokenProcessPool:
+                self.replace(pool)
+                if attempt == self.runtime.max_attempts or self.stopped.wait(pause_s(attempt - 1)):
+                    raise
+                again("its process died")
 
     def size(self) -> tuple[float, float]:
         return float(self.runtime.cpus or os.cpu_count() or 1), float(self.runtime.gpus or (torch.cuda.device_count() if self.runtime.on_gpu else 0))

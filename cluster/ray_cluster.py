@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ray
@@ -18,7 +18,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster import processes, ray_tasks, ray_train, serving
-from cluster.cluster import Done, Stopped, TrainLaunch
+from cluster.cluster import Done, Stopped, TrainLaunch, Watcher
 from cluster.config import RuntimeConfig
 from cluster.environment import Prepared
 from cluster.ray_tasks import POLL_S
@@ -110,7 +110,7 @@ class RayCluster:
         self._wait_for_room("workers", self.runtime.workers)
         ray_train.train(launch, self._stopped)
 
-    def serve(self, shards: Sequence[Any], done: Done) -> list[Any]:
+    def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
         with self._lock:
             if self._pool is None:
                 self._wait_for_room("replicas", self.runtime.replicas)
@@ -118,7 +118,7 @@ class RayCluster:
             pool = self._pool
             self._serving += 1
         try:
-            return pool.run(shards, done)
+            pool.run(shards, watcher)
         finally:
             with self._lock:
                 self._serving -= 1

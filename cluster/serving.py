@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from itertools import islice
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray import serve
@@ -21,9 +18,10 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from cluster.cluster import Done, Stopped
+from cluster.cluster import Watcher
 from cluster.config import RuntimeConfig
-from cluster.ray_tasks import POLL_S, cause_of
+from cluster.dispatch import Dispatch, pause_s
+from cluster.ray_tasks import cause_of
 from cluster.worker import do_shard
 
 APP = "proseco"
@@ -39,6 +37,15 @@ class Replica:
         return await asyncio.to_thread(do_shard, shard, self.threads)
 
 
+def scale(runtime: RuntimeConfig) -> dict[str, Any]:
+    """How many replicas there are. Where they may grow, the shards in flight say how many: as many as there is room for
+    while shards remain, and fewer at the end."""
+    if not runtime.max_replicas:
+        return {"num_replicas": runtime.replicas}
+    limits = {"min_replicas": runtime.replicas, "max_replicas": runtime.most_replicas, "target_ongoing_requests": 1}
+    return {"autoscaling_config": limits | {"upscale_delay_s": 5, "downscale_delay_s": 60}}
+
+
 class Pool:
     """Replicas of one deployment, held open over many stages."""
 
@@ -50,7 +57,7 @@ class Pool:
         serve.start(proxy_location="Disabled")
         deployment = serve.deployment(
             name="replica",
-            num_replicas=runtime.replicas,
+            **scale(runtime),
             max_ongoing_requests=1,
             # Shards take minutes on a GPU: the defaults of 20 and 30 s would end replicas at work.
             graceful_shutdown_timeout_s=5,
@@ -60,12 +67,11 @@ class Pool:
         )(Replica)
         self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads), name=APP, route_prefix=None)
 
-    def run(self, shards: Sequence[Any], done: Done) -> list[Any]:
-        """Receipts in the order of the shards. One shard more than there are replicas is in flight,
-        so that none of them waits."""
-        return dispatch(self._attempt, shards, self.runtime.replicas + 1, done, self.closing)
+    def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
+        """Have all shards done. One more than there are replicas is in flight, so that none of them waits."""
+        Dispatch(self._attempt, watcher, self.runtime.most_replicas + 1, self.closing).run(shards)
 
-    def _attempt(self, shard: Any) -> Any:
+    def _attempt(self, shard: Any, again: Callable[[str], None]) -> Any:
         """One shard, tried again with growing, jittered pauses when its replica was lost."""
         attempt = 0
         while True:
@@ -74,39 +80,11 @@ class Pool:
                 return self.handle.shard.remote(shard).result()
             except RayTaskError as error:
                 raise cause_of(error) from None
-            except (RayError, RayServeException):
-                if attempt == self.runtime.max_attempts or self.closing.wait(random.uniform(0.5, 1.0) * 2**attempt):
+            except (RayError, RayServeException) as error:
+                if attempt == self.runtime.max_attempts or self.closing.wait(pause_s(attempt)):
                     raise
+                again(type(error).__name__)
 
     def close(self) -> None:
         self.closing.set()
         serve.shutdown()
-
-
-def dispatch(
-    work: Callable[[Any], Any], items: Sequence[Any], width: int, done: Done, stopped: threading.Event
-) -> list[Any]:
-    """Results in the order of the items, ``width`` of them in flight at a time.
-
-    What ends the caller, such as Ctrl-C, is not kept waiting for what is in flight.
-
-    Raises:
-        Stopped: ``stopped`` was set.
-    """
-    results: list[Any] = [None] * len(items)
-    queue = iter(enumerate(items))
-    threads = ThreadPoolExecutor(width, thread_name_prefix="dispatch")
-    try:
-        in_flight = {threads.submit(work, item): number for number, item in islice(queue, width)}
-        while in_flight:
-            finished, _ = wait(in_flight, POLL_S, FIRST_COMPLETED)
-            if stopped.is_set():
-                raise Stopped
-            for future in finished:
-                number = in_flight.pop(future)
-                results[number] = future.result()
-                done(number, results[number])
-                in_flight |= {threads.submit(work, item): number for number, item in islice(queue, 1)}
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-    return results

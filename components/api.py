@@ -27,10 +27,10 @@ from components.samplers.contract import Row, Sample
 from components.samplers.needs import check_needs
 from components.scorers import Scorers
 from components.scorers.base import ScoredRow, ScorerSetting
-from components.shards.canvas import canvas, num_leading, read_pieces
+from components.shards.canvas import canvas, num_leading, read_tokens
+from components.shards.model import Loaded, Sampling, sample_rows
+from components.shards.model import load as load_folder
 from components.shards.prompt import Prompt
-from components.shards.sample import Loaded, Sampling, sample_rows
-from components.shards.sample import load as load_folder
 from components.shards.score import score_rows
 from components.store.artifact import require_unchanged
 from components.store.files import at
@@ -139,7 +139,7 @@ def ask(
 ) -> list[tuple[str, Row]]:
     """Every prompt ``num_samples`` times, with the canvas to fill. Raises DataError where a prompt leaves no room."""
     length, mask_id = length or int(model.info["length"]), model.tokenizer.mask_id
-    pieces = {p: read_pieces(model.tokenizer, tuple(template) or (p,)) for p in prompts}
+    pieces = {p: read_tokens(model.tokenizer, tuple(template) or (p,)) for p in prompts}
     return [
         (p, canvas(Prompt(i, pieces[p], label), length, mask_id, trace, seed))
         for p in prompts

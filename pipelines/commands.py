@@ -7,24 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cluster.config import RuntimeConfig
+from components.data.prompts import PromptsConfig
 from components.errors import ConfigError
 from components.options import parse
 from components.plugins import lookup
 from components.samplers import PRESETS, SamplerConfig, read_sampler
 from components.scorers import Scorers
-from components.store.artifact import read_manifest
-from components.store.files import at
-from components.store.samples import read_shard, read_shards, shard_file
+from components.store.artifact import IDENTITY, MANIFEST, read_manifest
+from components.store.files import at, exists
+from components.store.samples import read_shard, shard_file
 from pipelines.config.load import dotted, over, read_yaml
-from pipelines.config.prompts import read_entries
 from pipelines.config.schema import GenerateConfig
 from pipelines.graph.progress import Screen
 from pipelines.graph.runner import execute
 from pipelines.graph.stage import Stage
 from pipelines.workflows import one_stage
+
+BATCH_ROWS = 1024
+"""Rows of a shard where a command says nothing: large, so that what a shard costs besides its rows is little."""
 
 
 def named_sampler(name: str, changes: dict[str, Any]) -> SamplerConfig:
@@ -59,6 +60,13 @@ def make(stage: Stage, config: RuntimeConfig) -> Path:
     return stage.folder(at(config.root))
 
 
+def prompts_of(path: Path | None, plain: Any) -> PromptsConfig | None:
+    """A user's file, with what the overrides say of its fields. Raises ConfigError where an option is wrong."""
+    if path is None:
+        return None
+    return parse(PromptsConfig, {"path": str(path), **(plain or {})}, "prompts")
+
+
 def generate(
     model: Path,
     overrides: list[str],
@@ -69,6 +77,7 @@ def generate(
     seed: int,
     length: int,
     num_shown: int,
+    scorers: str = "",
     device: str = "auto",
     dtype: str = "auto",
 ) -> Iterator[str]:
@@ -76,18 +85,21 @@ def generate(
     changes = dotted(overrides)
     runtime = runtime_of(root, device, dtype, changes.pop("runtime", None))
     allowed = bool(changes.pop("allow_untrained", False))
+    asked = prompts_of(prompts, changes.pop("prompts", None))
+    plain = {"num_samples": num_samples, "seeds": [seed], "num_traced": 0, "shard_rows": BATCH_ROWS}
+    how = parse(GenerateConfig, plain | changes.pop("generate", {}), "generate")
+    columns = parse(Scorers, [name for name in scorers.split(",") if name], "scorers")  # type: ignore[arg-type]
     config = named_sampler(sampler, changes)
-    plain = {"num_samples": num_samples, "seeds": [seed], "num_traced": 0}
-    how = parse(GenerateConfig, plain, "generate")
-    stage = one_stage.sampling(model, config, how, read_entries(prompts), length, allowed, runtime)
+    stage = one_stage.sampling(model, config, how, asked, length, allowed, columns, runtime)
     folder = make(stage, runtime)
     manifest = read_manifest(folder)
     assert manifest is not None
-    shards = folder / "shards"
-    calls = read_shards(shards, list(manifest.info["shards"]))["calls"].to_numpy().mean()
-    yield f"{manifest.info['samples']} samples in {folder}, {calls:.2f} network calls each on average"
-    for row in read_shard(shard_file(shards, manifest.info["shards"][0])).slice(0, num_shown).to_pylist():
-        yield f"[{row['index']}] {row['prompt']}{row['text']}"
+    info = manifest.info
+    lost = f", {info['quarantined']} quarantined" if info["quarantined"] else ""
+    yield f"{info['samples']} samples{lost} in {folder}, {info['calls']:.2f} network calls each on average"
+    first = shard_file(folder / "shards", info["shards"][0])
+    for row in read_shard(first, ["row_id", "prompt", "text"]).slice(0, num_shown).to_pylist():
+        yield f"[{row['row_id']}] {row['prompt']}{row['text']}"
 
 
 def score(
@@ -99,19 +111,26 @@ def score(
     device: str = "auto",
     dtype: str = "auto",
 ) -> dict[str, float]:
-    """Score a folder of samples and return the means.
+    """Score a folder of samples, or the texts of a file, and return the means.
 
     Raises:
         StoreError: the folder holds no finished samples.
+        ConfigError: texts are scored by which model?
     """
     changes = dotted(list(overrides))
     runtime = runtime_of(root, device, dtype, changes.pop("runtime", None))
+    fields = changes.pop("prompts", None)
     names = [name for name in scorers.split(",") if name]
     plain = {name: {} for name in names} | changes
     chosen = parse(Scorers, plain, "scorers")  # type: ignore[arg-type]
-    folder = make(one_stage.scoring(samples, model, chosen, runtime), runtime)
-    manifest = read_manifest(folder)
+    if exists(samples / MANIFEST) or exists(samples / IDENTITY):
+        stage = one_stage.scoring(samples, model, chosen, runtime)
+    elif model is None:
+        raise ConfigError(f"Which model should score the texts in {samples}? Give --model FOLDER.")
+    else:
+        texts = prompts_of(samples, fields)
+        assert texts is not None
+        stage = one_stage.scoring_texts(texts, model, chosen, runtime)
+    manifest = read_manifest(make(stage, runtime))
     assert manifest is not None
-    table = read_shards(folder / "shards", list(manifest.info["shards"]))
-    columns = [n for n in table.column_names if n not in ("sample_id", "seed", "index")]
-    return {n: float(np.mean(table[n].to_numpy())) for n in columns}
+    return dict(manifest.info["means"])

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TypeVar
 
 from components.data.config import CorpusConfig, RowsConfig
 from components.data.documents import BadDocument, Document, split_of
 from components.data.rows import PackedRow
 from components.data.tokenizer import Tokenizer
 
+T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 ENCODE_BATCH = 512
 
@@ -99,7 +101,8 @@ def pad(
     return PackedRow([*ids, *[tokenizer.pad_id] * missing], num_prompt, label)
 
 
-def batched(items: Iterable[Document | BadDocument], size: int) -> Iterator[list[Document | BadDocument]]:
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most ``size`` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -60,13 +60,20 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], stop_at_end: bool = True) -> str:
         """Text up to the first end token; padding is dropped and a mask is shown as such."""
+        return self.inner.decode(self._kept(ids, stop_at_end), skip_special_tokens=False)
+
+    def decode_batch(self, rows: Iterable[Iterable[int]], stop_at_end: bool = True) -> list[str]:
+        """The same for many rows at once."""
+        return self.inner.decode_batch([self._kept(ids, stop_at_end) for ids in rows], skip_special_tokens=False)
+
+    def _kept(self, ids: Iterable[int], stop_at_end: bool) -> list[int]:
         kept = []
         for token_id in ids:
             if token_id == self.end_id and stop_at_end:
                 break
             if token_id != self.pad_id:
                 kept.append(token_id)
-        return self.inner.decode(kept, skip_special_tokens=False)
+        return kept
 
     def show(self, token_id: int) -> str:
         """One token as a person would want to see it."""

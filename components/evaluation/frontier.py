@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+SUMMARISED = ("text", "tokens", "seed", "calls", "call_positions", "reward_calls", "edits", "trace")
+"""Columns of a sample table that are read."""
 Z95 = 1.959963984540054
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from components.data.tokenizer import Tokenizer
 from components.errors import DataError
 from components.samplers.contract import Row
-from components.shards.prompt import Prompt
+from components.shards.prompt import HOLE, Prompt
 
 
 def canvas(prompt: Prompt, length: int, mask_id: int, trace: bool = False, seed: int = 0) -> Row:
@@ -21,38 +21,40 @@ def canvas(prompt: Prompt, length: int, mask_id: int, trace: bool = False, seed:
     Raises:
         DataError: the prompt leaves no room.
     """
-    ids: list[int] = []
-    fixed: list[bool] = []
-    for piece in prompt.pieces:
-        tokens = [mask_id] * piece if isinstance(piece, int) else piece
-        ids += tokens
-        fixed += [not isinstance(piece, int)] * len(tokens)
-    holes = length - len(ids)
-    if holes < 0 or (holes == 0 and all(fixed)):
-        raise DataError(
-            f"A prompt of {len(ids)} tokens, {str(ids)[:60]}, was given for rows of {length} positions, which leaves "
-            f"none to write. Shorten it, or use a model trained on longer rows."
-        )
-    key = tuple(-1 if not kept else token for token, kept in zip(ids, fixed, strict=True))
+    if why := misfit(prompt.tokens, length):
+        raise DataError(why)
+    holes = length - len(prompt.tokens)
     return Row(
-        id=sample_id(key, prompt.label, prompt.index),
-        canvas=(*ids, *[mask_id] * holes),
-        fixed=(*fixed, *[False] * holes),
+        id=sample_id(prompt),
+        canvas=(*(mask_id if t == HOLE else t for t in prompt.tokens), *[mask_id] * holes),
+        fixed=(*(t != HOLE for t in prompt.tokens), *[False] * holes),
         label=prompt.label,
         trace=trace,
         seed=seed,
     )
 
 
-def read_pieces(tokenizer: Tokenizer, pieces: Sequence[str | int]) -> tuple[tuple[int, ...] | int, ...]:
-    """Texts and numbers of holes as a prompt's pieces."""
-    return tuple(p if isinstance(p, int) else tuple(tokenizer.encode_batch([p])[0]) for p in pieces if p != "")
+def misfit(tokens: Sequence[int], length: int) -> str:
+    """Why a prompt cannot begin a row of so many positions; empty where it can."""
+    if len(tokens) < length or (len(tokens) == length and HOLE in tokens):
+        return ""
+    return (
+        f"A prompt of {len(tokens)} tokens, {str(list(tokens))[:60]}, was given for rows of {length} positions, which "
+        f"leaves none to write. Shorten it, or use a model trained on longer rows."
+    )
 
 
-def sample_id(key: tuple[int, ...], label: int | None, index: int) -> int:
-    """A 63-bit id of kept tokens (-1 at holes), label and index."""
-    content = f"{','.join(map(str, key))}|{label}|{index}".encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+def read_tokens(tokenizer: Tokenizer, pieces: Sequence[str | int]) -> tuple[int, ...]:
+    """Texts and numbers of holes as a prompt's tokens."""
+    texts = iter(tokenizer.encode_batch([p for p in pieces if isinstance(p, str)]))
+    return tuple(t for p in pieces for t in ([HOLE] * p if isinstance(p, int) else next(texts)))
+
+
+def sample_id(prompt: Prompt) -> int:
+    """A 63-bit id of a prompt's tokens, label and occurrence, and of the sample's index."""
+    content = f"{','.join(map(str, prompt.tokens))}|{prompt.label}|{prompt.index}"
+    content += f"|{prompt.occurrence}" if prompt.occurrence else ""
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def num_leading(row: Row) -> int:

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from components import faults
-from components.data.corpora.config import SourceOptions
-from components.data.tokenizer import Tokenizer, load_tokenizer
-from components.errors import ConfigError
-from components.models.device import Placement, device_problems
-from components.models.transformer import Transformer
-from components.models.weights import HOME, load_model
-from components.samplers.config import SamplerConfig
-from components.samplers.contract import Extras, Row, Sample, Vocabulary
-from components.samplers.engine import Engine, Session
-from components.samplers.sampler import build_sampler
+from components.errors import SamplingError
+from components.models.device import Placement
+from components.models.weights import HOME
+from components.samplers.contract import Row, Sample
 from components.scorers.base import ScorerSetting
+from components.scorers.config import ScorerOptions
+from components.shards.account import Account, useful
 from components.shards.canvas import canvas, num_leading
-from components.shards.prompt import Prompt
-from components.shards.reward import reward_of
-from components.store.samples import SAMPLES, publish_shard
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How rows are sampled, whichever they are."""
-
-    sampler: SamplerConfig
-    num_lanes: int = 64
-    """Rows that share a forward."""
-    deterministic: bool = True
-    """The last bits of a row's logits do not depend on its company."""
-    source: SourceOptions | None = None
-    """The corpus whose rules a reward may read."""
-    trained: Mapping[str, Path] = field(default_factory=dict)
-    """Folders of trained scorers that a reward may read, by name."""
+from components.shards.model import Loaded, Run, Sampling, engine_of, loaded, running
+from components.shards.prompt import NoPrompts, Prompt, PromptSource
+from components.shards.score import rows_of, score_rows
+from components.store.fingerprint import canonical
+from components.store.samples import KEYS, QUARANTINE, SAMPLES, publish_shard, publish_table, row_id, shard_file
 
 
 @dataclass(frozen=True)
@@ -49,106 +34,109 @@ class SampleShard:
 
     name: str
     folder: Path
+    """Of the stage; tables lie in ``shards`` below it, and rows that could not be made in ``quarantine``."""
     model: Path
     sampling: Sampling
-    prompts: tuple[Prompt, ...]
+    start: int
+    """The first of its samples, by number among those of its seed."""
+    stop: int
     length: int
+    prompts: PromptSource = field(default_factory=NoPrompts)
     seed: int = 0
     num_traced: int = 0
     """The first so many rows keep their trajectory."""
+    corrections: Literal["none", "changed"] = "changed"
+    """What is kept of how the other rows were made."""
+    scorers: Mapping[str, ScorerOptions] = field(default_factory=dict)
+    """Columns that are made along with the samples."""
+    model_key: str = ""
+    """What the model is known by."""
     placement: Placement = HOME
     """Where the network computes, and in what precision."""
 
-    def work(self) -> dict[str, Any]:
-        """Make and publish the shard. Returns its receipt."""
+    def work(self, run: Run | None = None) -> dict[str, Any]:
+        """Make and publish the shard. Returns its receipt.
+
+        Args:
+            run: samples the rows; an engine of its own where not given.
+        """
+        begun = time.monotonic()
         model = loaded(self.model, self.placement)
+        run = run or running(engine_of(model, self.sampling))
+        prompts = self.prompts.take(self.start, self.stop)
         mask_id, seed = model.tokenizer.mask_id, self.seed
-        rows = [canvas(p, self.length, mask_id, i < self.num_traced, seed) for i, p in enumerate(self.prompts)]
-        samples = sample_rows(model, self.sampling, rows)
+        rows = [canvas(p, self.length, mask_id, i < self.num_traced, seed) for i, p in enumerate(prompts)]
+        outcomes = run(self.sampling.sampler, rows)
         faults.point("generate.mid_shard")
-        table = sample_table(samples, rows, self, model.tokenizer)
-        return publish_shard(self.folder, self.name, table, "generate")
+        good = [(o, r, p) for o, r, p in zip(outcomes, rows, prompts, strict=True) if isinstance(o, Sample)]
+        bad = [(o, r, p) for o, r, p in zip(outcomes, rows, prompts, strict=True) if isinstance(o, SamplingError)]
+        if bad:
+            records = [keys_of(row, p) | {"reason": str(error)} for error, row, p in bad]
+            publish_table(shard_file(self.folder / "quarantine", self.name), pa.Table.from_pylist(records, QUARANTINE))
+        table, account = sample_table(good, self, model)
+        account += Account(quarantined=len(bad), busy_s=time.monotonic() - begun)
+        return publish_shard(self.folder / "shards", self.name, table, "generate", account.plain())
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What a replica holds of an exported folder."""
-
-    network: Transformer
-    tokenizer: Tokenizer
-    extras: Extras
-
-    @property
-    def device(self) -> str:
-        return str(next(self.network.parameters()).device)
+def keys_of(row: Row, prompt: Prompt) -> dict[str, Any]:
+    """What a row is joined by."""
+    name = row_id(row.id, row.seed)
+    return {"row_id": name, "prompt_id": prompt.id, "sample_index": prompt.index, "seed": row.seed}
 
 
-def load(folder: Path, placement: Placement) -> Loaded:
-    """Model, tokenizer and what parts of samplers need besides.
-
-    Raises:
-        ConfigError: this machine has no such device.
-        ModelError: the folder is not an export of ours.
-    """
-    if lost := device_problems(placement.device):
-        raise ConfigError(lost)
-    network = load_model(folder, placement)
-    embedding = None if network.encoder is None else network.encoder.table().detach()
-    extras = Extras(network.policy, embedding)
-    return Loaded(network, load_tokenizer(folder / "tokenizer.json"), extras)
+Made = Sequence[tuple[Sample, Row, Prompt]]
 
 
-loaded = lru_cache(maxsize=4)(load)
-"""A replica keeps the last few."""
-
-
-def engine_of(model: Loaded, sampling: Sampling) -> Engine:
-    """An engine around a model, for rows of any sampler; ``sampling`` says how forwards are made and rewards known."""
+def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Table, Account]:
+    """The rows of a shard as they are stored, and their sums."""
     tokenizer = model.tokenizer
-    vocabulary = Vocabulary(tokenizer.mask_id, (tokenizer.unknown_id,), tokenizer.end_id)
-    setting = ScorerSetting(tokenizer, sampling.source, model.network, sampling.trained, device=model.device)
+    tokens = np.array([s.tokens for s, _, _ in made], dtype=np.int32).reshape(len(made), shard.length)
+    fixed = np.array([r.fixed for _, r, _ in made], dtype=bool).reshape(tokens.shape)
+    number, stopped = useful(tokens, fixed, tokenizer.end_id, tokenizer.pad_id)
+    leading = [num_leading(row) for _, row, _ in made]
+    prefixes = [s.tokens[:n] for (s, _, _), n in zip(made, leading, strict=True)]
+    written = [s.tokens[n:] for (s, _, _), n in zip(made, leading, strict=True)]
+    keys = [keys_of(row, prompt) for _, row, prompt in made]
+    columns: dict[str, Any] = {name: [k[name] for k in keys] for name in KEYS}
+    columns |= {
+        "prompt": tokenizer.decode_batch(prefixes, stop_at_end=False),
+        "label": [p.label for _, _, p in made],
+        "text": tokenizer.decode_batch(written),
+        "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), shard.length),
+        "num_prompt": leading,
+        "calls": [s.calls for s, _, _ in made],
+        "call_positions": [s.call_positions for s, _, _ in made],
+        "reward_calls": [s.reward_calls for s, _, _ in made],
+        "stop_reason": np.where(stopped, "stop", "length").tolist(),
+        "edits": [s.edits for s, _, _ in made],
+        "corrections": [None] * len(made),
+        "trace": [[asdict(e) for e in s.trace] if r.trace else None for s, r, _ in made],
+        "model": [shard.model_key] * len(made),
+        "sampler": [shard.sampling.sampler.preset] * len(made),
+        "run": [shard.folder.name] * len(made),
+        "deterministic": [shard.sampling.deterministic] * len(made),
+    }
+    config = json.dumps(canonical(shard.sampling.sampler))
+    schema = SAMPLES.with_metadata({**SAMPLES.metadata, b"proseco.sampler": config.encode()})
+    table = pa.table({f.name: pa.array(columns[f.name]).cast(f.type) for f in schema}, schema)
+    if shard.scorers:
+        table = with_scores(table, shard, model)
+    account = Account(
+        rows=len(made),
+        calls=sum(columns["calls"]),
+        call_positions=sum(columns["call_positions"]),
+        reward_calls=sum(columns["reward_calls"]),
+        edits=sum(columns["edits"]),
+        corrected=sum(e > 0 for e in columns["edits"]),
+        useful_tokens=int(number.sum()),
+    )
+    return table, account
 
-    def open_session(config: SamplerConfig, length: int) -> Session:
-        return Session(
-            model.network,
-            build_sampler(config, vocabulary, model.extras),
-            length,
-            num_lanes=sampling.num_lanes,
-            deterministic=sampling.deterministic,
-            device=model.device,
-            reward=reward_of(config, setting),
-        )
 
-    return Engine(open_session)
-
-
-def sample_rows(model: Loaded, sampling: Sampling, rows: list[Row]) -> list[Sample]:
-    """Samples in the order of the rows, each drawn by its own ``Row.seed``."""
-    samples = {s.id: s for s in engine_of(model, sampling).run(sampling.sampler, rows)}
-    return [samples[row.id] for row in rows]
-
-
-def sample_table(samples: list[Sample], rows: list[Row], shard: SampleShard, tokenizer: Tokenizer) -> pa.Table:
-    """The rows of a shard as they are stored."""
-    records = []
-    for sample, row, prompt in zip(samples, rows, shard.prompts, strict=True):
-        num_prompt = num_leading(row)
-        records.append(
-            {
-                "sample_id": sample.id,
-                "seed": shard.seed,
-                "index": prompt.index,
-                "prompt": tokenizer.decode(sample.tokens[:num_prompt], stop_at_end=False),
-                "label": prompt.label,
-                "text": tokenizer.decode(sample.tokens[num_prompt:]),
-                "tokens": list(sample.tokens),
-                "num_prompt": num_prompt,
-                "calls": sample.calls,
-                "call_positions": sample.call_positions,
-                "reward_calls": sample.reward_calls,
-                "edits": sample.edits,
-                "deterministic": shard.sampling.deterministic,
-                "trace": [asdict(e) for e in sample.trace] if row.trace else None,
-            }
-        )
-    return pa.Table.from_pylist(records, SAMPLES)
+def with_scores(table: pa.Table, shard: SampleShard, model: Loaded) -> pa.Table:
+    """The table with a column for each score."""
+    sampling = shard.sampling
+    setting = ScorerSetting(model.tokenizer, sampling.source, model.network, sampling.trained, device=model.device)
+    for name, values in score_rows(rows_of(table), shard.scorers, setting).items():
+        table = table.append_column(name, pa.array(values, pa.float64()))
+    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ from components.models.device import Placement
 from components.models.weights import HOME
 from components.scorers.base import ScoredRow, ScorerSetting
 from components.scorers.config import ScorerOptions, reads_model
-from components.shards.sample import loaded
-from components.store.samples import publish_shard, read_shard
+from components.shards.model import loaded
+from components.store.samples import KEYS, id_of, publish_shard, read_shard
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ScoreShard:
 
     name: str
     folder: Path
+    """Of the stage; tables lie in ``shards`` below it."""
     samples: Path
     """Parquet file of the samples."""
     scorers: Mapping[str, ScorerOptions]
@@ -38,7 +40,7 @@ class ScoreShard:
 
     def work(self) -> dict[str, Any]:
         """Score and publish the shard, row for row in the order of its samples. Returns its receipt."""
-        table = read_shard(self.samples)
+        table = read_shard(self.samples, [*KEYS, *SCORED])
         setting = ScorerSetting(
             tokenizer=load_tokenizer(self.model / "tokenizer.json"),
             source=self.source,
@@ -46,9 +48,15 @@ class ScoreShard:
             trained=self.trained,
             device=self.placement.device,
         )
-        columns = table.select(["sample_id", "seed", "index"]).to_pydict()
-        columns |= score_rows(rows_of(table), self.scorers, setting)
-        return publish_shard(self.folder, self.name, pa.table(columns), "score")
+        scores = score_rows(rows_of(table), self.scorers, setting)
+        columns = {name: table[name] for name in KEYS} | {n: pa.array(v, pa.float64()) for n, v in scores.items()}
+        return publish_shard(self.folder / "shards", self.name, pa.table(columns), "score", sums_of(scores, table.num_rows))
+
+
+def sums_of(scores: Mapping[str, list[float]], rows: int) -> dict[str, Any]:
+    """What means are made of: of each column the sum and number of values, without those that are no number."""
+    known = {name: [v for v in values if not math.isnan(v)] for name, values in scores.items()}
+    return {"rows": rows, "sums": {n: sum(v) for n, v in known.items()}, "counts": {n: len(v) for n, v in known.items()}}
 
 
 def score_rows(
@@ -61,7 +69,11 @@ def score_rows(
     return columns
 
 
+SCORED = ["prompt", "text", "tokens", "num_prompt"]
+"""Columns of a sample table that scorers see."""
+
+
 def rows_of(table: pa.Table) -> list[ScoredRow]:
     """A table of samples as scorers see it."""
-    wanted = table.select(["sample_id", "prompt", "text", "tokens", "num_prompt"]).to_pylist()
-    return [ScoredRow(r["sample_id"], r["prompt"], r["text"], tuple(r["tokens"]), r["num_prompt"]) for r in wanted]
+    wanted = table.select(["row_id", *SCORED]).to_pylist()
+    return [ScoredRow(id_of(r["row_id"]), r["prompt"], r["text"], tuple(r["tokens"]), r["num_prompt"]) for r in wanted]

@@ -1,8 +1,14 @@
-"""Sample and score shards: Parquet files with one schema, each published once."""
+"""Tables of samples and scores: Parquet files, one a shard, each published once.
+
+``SAMPLES`` is what every sample table holds, whichever sampler made it; ``docs/table.md`` says it for readers of the
+files. Scores that were asked for with the samples follow as columns of their own. A table's files are whole by
+themselves: `datasets`, DuckDB, pandas and polars open a folder of them as it is.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +18,28 @@ import pyarrow.parquet as pq
 from components import faults
 from components.errors import CorruptArtifact
 from components.store.cache import local
-from components.store.files import create_text, digest_file, exists, publishing, read_json, remove
+from components.store.content import digest
+from components.store.files import create_text, digest_file, exists, publishing, read_json, remove, size_of
 from components.store.names import file_name
 
-TRACE = pa.list_(
-    pa.struct(
-        [
-            ("call", pa.int32()),
-            ("tick", pa.int32()),
-            ("position", pa.int32()),
-            ("old", pa.int32()),
-            ("new", pa.int32()),
-            ("confidence", pa.float32()),
-            ("reason", pa.string()),
-        ]
-    )
-)
+SCHEMA_VERSION = 2
+"""Raised when a column changes its name, type or meaning; in every file's metadata as ``proseco.schema``."""
+
+CORRECTION = [
+    ("call", pa.int32()),
+    ("position", pa.int32()),
+    ("old", pa.int32()),
+    ("new", pa.int32()),
+    ("confidence", pa.float32()),
+]
+CORRECTIONS = pa.list_(pa.struct(CORRECTION))
+TRACE = pa.list_(pa.struct([*CORRECTION, ("tick", pa.int32()), ("reason", pa.string())]))
 SAMPLES = pa.schema(
     [
-        ("sample_id", pa.int64()),
+        ("row_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int64()),
         ("seed", pa.int64()),
-        ("index", pa.int64()),
         ("prompt", pa.string()),
         ("label", pa.int32()),
         ("text", pa.string()),
@@ -41,11 +48,33 @@ SAMPLES = pa.schema(
         ("calls", pa.int32()),
         ("call_positions", pa.float64()),
         ("reward_calls", pa.int32()),
+        ("stop_reason", pa.string()),
         ("edits", pa.int32()),
-        ("deterministic", pa.bool_()),
+        ("corrections", CORRECTIONS),
         ("trace", TRACE),
-    ]
+        ("model", pa.string()),
+        ("sampler", pa.string()),
+        ("run", pa.string()),
+        ("deterministic", pa.bool_()),
+    ],
+    {"proseco.schema": str(SCHEMA_VERSION)},
 )
+KEYS = ("row_id", "prompt_id", "sample_index", "seed")
+"""Columns by which rows of samples and of scores are joined."""
+QUARANTINE = pa.schema([*(SAMPLES.field(name) for name in KEYS), ("reason", pa.string())])
+"""Rows that were asked for and could not be made."""
+REPEATED = ["label", "stop_reason", "model", "sampler", "run", "deterministic"]
+"""Columns of few values. Elsewhere dictionaries are what makes writing Parquet slow, and token ids gain nothing."""
+
+
+def row_id(sample_id: int, seed: int) -> str:
+    """The name of a sample: what all its draws are a function of."""
+    return f"{sample_id:016x}-{seed}"
+
+
+def id_of(row_id: str) -> int:
+    """The sample's id in a row's name. Raises ValueError where it is none."""
+    return int(row_id.partition("-")[0], 16)
 
 
 def shard_file(folder: Path, name: str) -> Path:
@@ -53,54 +82,78 @@ def shard_file(folder: Path, name: str) -> Path:
     return folder / f"{file_name(name, f'The list of shards for {folder}')}.parquet"
 
 
-def publish_shard(folder: Path, name: str, table: pa.Table, stage: str) -> dict[str, Any]:
+def receipt_file(folder: Path, name: str) -> Path:
+    """The receipt of a shard, by which its table counts."""
+    return shard_file(folder, name).with_suffix(".json")
+
+
+def publish_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file at once."""
+    with publishing(path) as private:
+        repeated = [name for name in REPEATED if name in table.column_names]
+        pq.write_table(table, private, compression="zstd", use_dictionary=repeated)
+
+
+def publish_shard(
+    folder: Path, name: str, table: pa.Table, stage: str, account: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Publish ``name.parquet`` and then its receipt ``name.json``, which makes it count.
 
     Whoever creates the receipt first wins; a later attempt at the same shard is discarded, and as
     rows are deterministic it held the same ones.
+
+    Args:
+        account: sums over the rows, for the receipt, so that nobody has to read the table for them.
     """
     path = shard_file(folder, name)
     faults.point(f"{stage}.before_publish")
-    with publishing(path) as private:
-        # Dictionaries are what makes writing Parquet slow, and token ids gain nothing from them.
-        pq.write_table(table, private, compression="zstd", use_dictionary=False)
-        if stage == "generate":
-            faults.point("generate.mid_publish")
-    receipt = {"rows": table.num_rows, "sha256": digest_file(path)}
-    if not create_text(folder / f"{name}.json", json.dumps(receipt)):
-        receipt = read_receipt(folder / f"{name}.json") or receipt
+    publish_table(path, table)
+    if stage == "generate":
+        faults.point("generate.mid_publish")
+    receipt = {"rows": table.num_rows, "bytes": size_of(path), "sha256": digest_file(path), "account": account or {}}
+    if not create_text(receipt_file(folder, name), json.dumps(receipt)):
+        receipt = read_receipt(folder, name) or receipt
     if stage == "generate":
         faults.point("generate.after_publish")
     return receipt
 
 
-def shard_is_done(folder: Path, name: str) -> bool:
-    """Is there a receipt whose file is really there, byte for byte? A damaged shard is made anew."""
-    path, receipt = shard_file(folder, name), folder / f"{name}.json"
-    found = read_receipt(receipt)
-    if found is not None and exists(path) and digest_file(path) == found["sha256"]:
-        return True
-    remove(receipt)
-    return False
+def finished_shard(folder: Path, name: str) -> dict[str, Any] | None:
+    """The receipt of a shard whose file is really there, byte for byte. A damaged shard loses its receipt, and is made
+    anew."""
+    path, found = shard_file(folder, name), read_receipt(folder, name)
+    if found is not None and exists(path) and digest(path) == found["sha256"]:
+        return found
+    remove(receipt_file(folder, name))
+    return None
 
 
-def read_receipt(path: Path) -> dict[str, Any] | None:
+def read_receipt(folder: Path, name: str) -> dict[str, Any] | None:
     """What a receipt says, or None where there is none that can be read."""
-    found = read_json(path)
+    found = read_json(receipt_file(folder, name))
     return found if isinstance(found, dict) and isinstance(found.get("sha256"), str) else None
 
 
-def read_shard(path: Path) -> pa.Table:
-    """Raises CorruptArtifact if the file is not Parquet."""
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All or some columns of a table. Raises CorruptArtifact if the file is not Parquet, or lacks one."""
     try:
-        return pq.read_table(local(path))
+        found = pq.read_table(local(path), columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise CorruptArtifact(
             f"{path} is missing or damaged ({error}). Run `proseco gc --corrupt --delete`, then the same "
             f"command again: the stage is made anew from its inputs."
         ) from error
+    if lost := [name for name in columns or () if name not in found.column_names]:
+        raise CorruptArtifact(f"{path} has no column {lost[0]!r}: it was made by another version. Make the samples anew.")
+    return found
 
 
-def read_shards(folder: Path, names: list[str]) -> pa.Table:
+def scan_shards(folder: Path, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The shards of a stage one by one, in the given order."""
+    for name in names:
+        yield read_shard(shard_file(folder, name), columns)
+
+
+def read_shards(folder: Path, names: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
     """The shards of a stage as one table, in the given order."""
-    return pa.concat_tables([read_shard(shard_file(folder, name)) for name in names])
+    return pa.concat_tables(list(scan_shards(folder, names, columns)))

@@ -42,8 +42,10 @@ in_dtype = click.option(
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
-    help="JSON lines with 'prompt' or 'template' (texts and numbers of holes) and perhaps 'label', or text lines.",
+    help="JSON lines, Parquet, text lines, a folder of these, or one saved by `datasets`. Fields: prompt or template "
+    "(texts and numbers of holes), label, id; others by e.g. [b]prompts.prompt_field=question[/b].",
 )
+@click.option("--scorers", default="", help="Comma-separated names; each adds its columns to the table.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--length", default=0, help="Positions of a row; 0 is the trained length.")
 @click.option("--show", "num_shown", default=3, show_default=True, help="Rows to print.")
@@ -55,7 +57,10 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
     MODEL is an exported folder. Sampler options are given as KEY=VALUE, e.g. [b]steps=12 corrector.passes=2[/b];
     [b]allow_untrained=true[/b] runs a corrector on a model that was not trained for it, and
-    [b]runtime.executor=local[/b], [b]runtime.replicas=4[/b] or [b]runtime.gpus=1[/b] say where.
+    [b]runtime.executor=local[/b], [b]runtime.replicas=4[/b] or [b]runtime.gpus=1[/b] say where, and
+    [b]generate.shard_rows=4096[/b] or [b]generate.corrections=none[/b] what is kept how.
+
+    The table is Parquet, described in docs/table.md. [b]proseco show[/b] FOLDER says how a job goes.
     """
     from pipelines.commands import generate as command
 
@@ -76,10 +81,11 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
 def score(samples: Path, as_json: bool, **options: Any) -> None:
-    """Score a folder of samples, row for row.
+    """Score a folder of samples, or the texts of a file, row for row.
 
-    SAMPLES is the folder that [b]proseco generate[/b] names. Options of scorers are given as KEY=VALUE, e.g.
-    [b]nelbo.draws=8[/b].
+    SAMPLES is the folder that [b]proseco generate[/b] names, or JSON lines, Parquet, text lines or a folder of them with
+    a field [b]text[/b] and perhaps [b]prompt[/b] (others by e.g. [b]prompts.text_field=answer[/b]); then --model says
+    by whom. Options of scorers are given as KEY=VALUE, e.g. [b]nelbo.draws=8[/b].
     """
     from pipelines.commands import score as command
 

@@ -53,6 +53,9 @@ class GenerateConfig:
     """One shape for every forward, so that a row does not depend on its company."""
     num_traced: Natural = 4
     """Rows whose trajectory is kept, for the report."""
+    corrections: Literal["none", "changed"] = "changed"
+    """``changed`` keeps of every row which call changed which written token; searches have none, as chains die and
+    split."""
 
     def problems(self) -> Iterator[Problem]:
         """Broken rules between options; paths begin below the section."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from components.evaluation.frontier import summarise
+from components.evaluation.frontier import SUMMARISED, summarise
 from components.store.files import publish_text
-from components.store.samples import read_shards
+from components.store.samples import KEYS, read_shards
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import EvaluateSpec
 
@@ -20,7 +20,7 @@ def run(config: EvaluateSpec, context: Context) -> Mapping[str, Any]:
     context.progress.total(len(config.compared), "samplers")
     for role, compared in config.compared.items():
         names = context.infos[f"samples_{role}"]["shards"]
-        samples = read_shards(context.inputs[f"samples_{role}"] / "shards", names)
+        samples = read_shards(context.inputs[f"samples_{role}"] / "shards", names, SUMMARISED)
         scores = read_shards(context.inputs[f"scores_{role}"] / "shards", names)
         described = asdict(compared)
         described["sampler"] = described.pop("name")
@@ -34,5 +34,5 @@ def other_means(scores: Any) -> dict[str, float]:
     """The mean of every score column."""
     import numpy as np
 
-    names = [n for n in scores.column_names if n not in ("sample_id", "seed", "index")]
+    names = [n for n in scores.column_names if n not in KEYS]
     return {f"mean_{n}": float(np.mean(scores[n].to_numpy())) for n in names}

@@ -1,72 +1,95 @@
-"""Sample by replicas, shard by shard."""
+"""Sample by replicas, shard by shard. Shards are cut by reference and one by one: nobody holds all prompts or rows."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from components.data.rows import TokenRows
 from components.errors import DataError
 from components.models.device import Placement
-from components.shards.prompt import Prompt
-from components.shards.sample import SampleShard, Sampling
+from components.shards.model import Sampling
+from components.shards.prompt import CorpusPrompts, FilePrompts, NoPrompts, PromptSource
+from components.shards.sample import SampleShard
 from pipelines.graph.stage import Context
-from pipelines.stages.shards import make_shards, trained_scorers
+from pipelines.stages.shards import key_of, make_shards, trained_scorers
 from pipelines.stages.spec import GenerateSpec
 
 
 def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
-    shards = cut_shards(config, context)
-    make_shards(shards, context)
-    return {"samples": sum(len(s.prompts) for s in shards), "shards": [s.name for s in shards]}
-
-
-def cut_shards(config: GenerateSpec, context: Context) -> list[SampleShard]:
-    """The fixed list of shards: for each seed, runs of ``shard_rows`` samples."""
-    g = config.generate
-    prompts = read_prompts(config, context)
-    shards: list[SampleShard] = []
-    for seed in g.seeds:
-        sampling = Sampling(
-            sampler=config.sampler,
-            num_lanes=g.lanes,
-            deterministic=g.deterministic,
-            source=config.source,
-            trained=trained_scorers(context),
-        )
-        for start in range(0, len(prompts), g.shard_rows):
-            shards.append(
-                SampleShard(
-                    name=f"seed-{seed}-{start // g.shard_rows:05d}",
-                    folder=(context.folder / "shards").absolute(),
-                    model=context.inputs["model"].absolute(),
-                    sampling=sampling,
-                    prompts=tuple(prompts[start : start + g.shard_rows]),
-                    length=config.length,
-                    seed=seed,
-                    num_traced=g.num_traced if not shards else 0,
-                    placement=Placement(context.runtime.placed_on, config.dtype),
-                )
-            )
-    return shards
-
-
-def read_prompts(config: GenerateSpec, context: Context) -> list[Prompt]:
-    """One prompt for each sample of a seed, as the token ids that training saw."""
-    number = config.generate.num_samples
-    if config.prompts:
-        return [dataclasses.replace(p, index=i) for p in config.prompts for i in range(number)]
-    if config.generate.prompts == "none":
-        return [Prompt(i) for i in range(number)]
-    rows = TokenRows(context.inputs["rows"], config.generate.prompts)
-    if not len(rows):
+    source, number = prompts_of(config, context)
+    names = [name for name, _, _ in cuts(config, number)]
+    made = make_shards(cut_shards(config, context, source, number), names, context)
+    asked = number * len(config.generate.seeds)
+    account = made.account
+    if account.rows + account.quarantined != asked:
         raise DataError(
-            f"The split {config.generate.prompts!r} is empty, so there is no prompt. Raise the corpus's "
-            f"{config.generate.prompts}_share, or set generate.prompts=none."
+            f"{asked} samples were asked for, {account.rows} were made and {account.quarantined} quarantined: some were "
+            f"lost. Please report this."
         )
-    block = rows.take(np.arange(min(number, len(rows))))
-    prompts = [tuple(tokens[:n].tolist()) for tokens, n in zip(block.tokens, block.num_prompt, strict=True)]
-    return [Prompt(i, (prompts[i % len(prompts)],)) for i in range(number)]
+    if account.quarantined:
+        context.progress.say(
+            f"{account.quarantined} of {asked} rows could not be made; they are with their reasons in "
+            f"{context.folder}/quarantine"
+        )
+    sums = account.plain() | {"samples": account.rows} | account.rates()
+    del sums["rows"]
+    return sums | {"retries": made.retries, "reissued": made.reissues, "shards": names}
+
+
+def prompts_of(config: GenerateSpec, context: Context) -> tuple[PromptSource, int]:
+    """Where prompts lie, and how many samples there are of each seed."""
+    g = config.generate
+    if "prompts" in context.inputs:
+        info = context.infos["prompts"]
+        parts = tuple((str(name), int(rows)) for name, rows in info["parts"])
+        folder = context.inputs["prompts"].absolute()
+        return FilePrompts(folder, parts, g.num_samples, bool(info["repeated"])), int(info["prompts"]) * g.num_samples
+    if g.prompts == "none":
+        return NoPrompts(), g.num_samples
+    if not len(TokenRows(context.inputs["rows"], g.prompts)):
+        raise DataError(
+            f"The split {g.prompts!r} is empty, so there is no prompt. Raise the corpus's "
+            f"{g.prompts}_share, or set generate.prompts=none."
+        )
+    return CorpusPrompts(context.inputs["rows"].absolute(), g.prompts), g.num_samples
+
+
+def cuts(config: GenerateSpec, number: int) -> Iterator[tuple[str, int, int]]:
+    """(name, seed, number of the first sample) of every shard: for each seed, runs of ``shard_rows`` samples."""
+    size = config.generate.shard_rows
+    for seed in config.generate.seeds:
+        for start in range(0, number, size):
+            yield f"seed-{seed}-{start // size:05d}", seed, start
+
+
+def cut_shards(
+    config: GenerateSpec, context: Context, source: PromptSource, number: int
+) -> Iterator[SampleShard]:
+    """The shards in order, each when it is asked for."""
+    g = config.generate
+    sampling = Sampling(
+        sampler=config.sampler,
+        num_lanes=g.lanes,
+        deterministic=g.deterministic,
+        source=config.source,
+        trained=trained_scorers(context),
+    )
+    model_key = key_of(context, "model")
+    for place, (name, seed, start) in enumerate(cuts(config, number)):
+        yield SampleShard(
+            name=name,
+            folder=context.folder.absolute(),
+            model=context.inputs["model"].absolute(),
+            sampling=sampling,
+            start=start,
+            stop=min(start + g.shard_rows, number),
+            length=config.length,
+            prompts=source,
+            seed=seed,
+            num_traced=g.num_traced if place == 0 else 0,
+            corrections=g.corrections,
+            scorers=config.scorers,
+            model_key=model_key,
+            placement=Placement(context.runtime.placed_on, config.dtype),
+        )

@@ -104,7 +104,7 @@ def trajectories(results: list[dict[str, Any]], context: Context) -> str:
         title = f"{row['calls']:.1f} calls: {row['sampler']}, {row['metric']} {row['quality']:.3f}"
         parts.append(f"<h3>{html.escape(title)}</h3>")
         parts.append(
-            f"<p><small>sample {shown['index']}: {shown['calls']} calls, {shown['edits']} corrections</small></p>"
+            f"<p><small>sample {shown['sample_index']}: {shown['calls']} calls, {shown['edits']} corrections</small></p>"
         )
         found = trajectory.frames(shown["tokens"], shown["trace"])
         parts.append(trajectory.draw(found, tokenizer.show, shown["num_prompt"]))

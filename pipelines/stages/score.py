@@ -1,14 +1,15 @@
-"""Score samples by replicas, shard by shard."""
+"""Score samples, or texts of a file, by replicas, shard by shard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from components.models.device import Placement
 from components.shards.score import ScoreShard
-from components.store.samples import shard_file
+from components.store.samples import read_receipt, shard_file
 from pipelines.graph.stage import Context
 from pipelines.stages.shards import make_shards, trained_scorers
 from pipelines.stages.spec import ScoreSpec
@@ -16,10 +17,23 @@ from pipelines.stages.spec import ScoreSpec
 
 def run(config: ScoreSpec, context: Context) -> Mapping[str, Any]:
     samples: Path = context.inputs["samples"] / "shards"
-    shards = [
-        ScoreShard(
+    names = list(context.infos["samples"]["shards"])
+    made = make_shards(cut_shards(config, context, samples, names), names, context)
+    sums: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for name in names:
+        account = (read_receipt(context.folder / "shards", name) or {})["account"]
+        sums.update(account["sums"])
+        counts.update(account["counts"])
+    means = {name: sums[name] / counts[name] for name in sums if counts[name]}
+    return {"scored": made.account.rows, "means": means, "shards": names}
+
+
+def cut_shards(config: ScoreSpec, context: Context, samples: Path, names: list[str]) -> Iterator[ScoreShard]:
+    for name in names:
+        yield ScoreShard(
             name=name,
-            folder=(context.folder / "shards").absolute(),
+            folder=context.folder.absolute(),
             samples=shard_file(samples, name).absolute(),
             scorers=config.scorers,
             model=context.inputs["model"].absolute(),
@@ -27,7 +41,3 @@ def run(config: ScoreSpec, context: Context) -> Mapping[str, Any]:
             trained=trained_scorers(context),
             placement=Placement(context.runtime.placed_on, config.dtype),
         )
-        for name in context.infos["samples"]["shards"]
-    ]
-    make_shards(shards, context)
-    return {"shards": [s.name for s in shards]}

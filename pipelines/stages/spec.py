@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora.config import SourceOptions
+from components.data.prompts import PromptsConfig, Wanted
 from components.models.config import ModelConfig
 from components.models.device import DTypeName
 from components.samplers.config import SamplerConfig
 from components.scorers.config import ScorerOptions
-from components.shards.prompt import Prompt
 from components.store.content import Content
 from components.training.config import TrainConfig
 from pipelines.config.schema import GenerateConfig
 from pipelines.graph.resources import Work
 
-WORK: Mapping[str, Work] = {"tokenize": "tasks", "train": "training", "generate": "replicas", "score": "replicas"}
+WORK: Mapping[str, Work] = {"tokenize": "tasks", "prompts": "tasks", "train": "training", "generate": "replicas", "score": "replicas"}
 """Where stages do their work, by name; the others do it in the driver."""
 
 
@@ -74,14 +74,30 @@ class FitSpec:
 
 
 @dataclass(frozen=True)
+class PromptsSpec:
+    """A user's file, as a model can read it."""
+
+    prompts: PromptsConfig
+    wanted: Wanted
+    length: int
+    """Positions of a row."""
+    num_classes: int = 0
+    """Labels that the model knows."""
+    content: Content | None = None
+    """What the files hold."""
+
+
+@dataclass(frozen=True)
 class GenerateSpec:
+    """Prompts come from the input ``prompts``, or from the rows of a corpus, or there are none."""
+
     sampler: SamplerConfig
     generate: GenerateConfig
     length: int
     source: SourceOptions | None = None
-    """The corpus whose rules a reward reads; only where the sampler asks for one."""
-    prompts: tuple[Prompt, ...] = ()
-    """Instead of rows of a corpus: each is continued ``generate.num_samples`` times."""
+    """The corpus whose rules a reward or a scorer reads; only where one asks for it."""
+    scorers: Mapping[str, ScorerOptions] = field(default_factory=dict)
+    """Columns that are made along with the samples."""
     dtype: DTypeName = "float32"
     """What the network computes in, never ``auto``: rows of another dtype are other rows."""
 

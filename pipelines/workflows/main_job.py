@@ -121,11 +121,11 @@ def add_samples(
         inputs[f"fit_{reward}"] = graph.stages[f"fit/{reward}"]
     dtype = run.runtime.dtype_of(run.train[sampling.model].precision)
     config = spec.GenerateSpec(sampler, run.generate, run.rows.length, graph.source() if reward else None, dtype=dtype)
-    samples = graph.add("generate", f"generate/{label}", config, inputs)
+    samples = graph.add("generate", f"generate/{label}", config, inputs, version=2)
     trained = {f"fit_{n}": graph.stages[f"fit/{n}"] for n, scorer in run.scorers.items() if scorer.trains}
     needed = {"samples": samples, "model": model, **trained}
     scored = spec.ScoreSpec(run.scorers, graph.source(), dtype if reads_model(run.scorers) else "float32")
-    scores = graph.add("score", f"score/{label}", scored, needed)
+    scores = graph.add("score", f"score/{label}", scored, needed, version=2)
     return {f"samples_{role}": samples, f"scores_{role}": scores}
 
 

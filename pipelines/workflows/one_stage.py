@@ -6,27 +6,26 @@ They are stages like any other: tracked, resumable, made once, on any executor a
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cluster.config import RuntimeConfig
-from components.data.tokenizer import load_tokenizer
-from components.errors import ConfigError, DataError, ModelError, StoreError
+from components.data.prompts import PromptsConfig, Wanted
+from components.errors import ConfigError, ModelError, StoreError
 from components.models.weights import read_info
 from components.samplers import SamplerConfig
 from components.samplers.needs import check_needs
 from components.scorers.config import ScorerOptions, reads_model
-from components.shards.canvas import read_pieces
-from components.shards.prompt import Prompt
 from components.store.artifact import MANIFEST, read_manifest, require_unchanged
 from components.store.content import digest
 from components.store.files import exists
 from components.store.names import file_name
 from components.store.root import foreign
-from pipelines.config.prompts import Entry
 from pipelines.config.schema import GenerateConfig
 from pipelines.graph.stage import Given, Stage
-from pipelines.stages.spec import WORK, GenerateSpec, ScoreSpec
+from pipelines.stages.spec import WORK, GenerateSpec, PromptsSpec, ScoreSpec
 
 HERE = RuntimeConfig()
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -85,41 +84,75 @@ def model_of_samples(samples: Path) -> Path:
     return folder
 
 
+def read_file(prompts: PromptsConfig, wanted: Wanted, model: Given, length: int) -> Stage:
+    """The stage that reads a user's file for a model. Raises DataError where there is no such file."""
+    info = read_info(model.place)
+    classes = int(info.get("num_classes", 0))
+    config = PromptsSpec(prompts, wanted, length or int(info["length"]), classes, prompts.content())
+    name = os.path.basename(prompts.path.rstrip("/"))
+    return Stage(
+        "prompts", f"prompts/{name}", 1, config, "pipelines.stages.prompts:run", {"model": model}, WORK["prompts"]
+    )
+
+
 def sampling(
     model: Path,
     sampler: SamplerConfig,
     generate: GenerateConfig,
-    entries: list[Entry],
+    prompts: PromptsConfig | None = None,
     length: int = 0,
     allow_untrained: bool = False,
+    scorers: Mapping[str, ScorerOptions] = MappingProxyType({}),
     runtime: RuntimeConfig = HERE,
 ) -> Stage:
-    """The stage that samples a model.
+    """The stage that samples a model, and below it the one that reads the prompts.
 
     Args:
         runtime: decides the dtype, and nothing else of the result.
-        entries: what is continued; none samples from nothing.
+        prompts: what is continued; None samples from nothing.
         length: positions of a row; 0 is the trained length.
+        scorers: columns that are made along.
     Raises:
         ModelError: the folder is no model.
         SamplingError: the model lacks what the sampler needs.
-        DataError: a prompt does not fit the model.
+        DataError: there are no prompts.
+        ConfigError: a scorer needs what a command cannot give.
     """
     given = given_model(model)
     info = read_info(model)
     check_needs(sampler, info, allow_untrained)
-    tokenizer, classes = load_tokenizer(model / "tokenizer.json"), int(info.get("num_classes", 0))
-    prompts = []
-    for number, entry in enumerate(entries, 1):
-        if entry.label is not None and entry.label >= classes:
-            raise DataError(
-                f"The prompt number {number} has the label {entry.label}, and the model knows {classes} classes, "
-                f"counted from 0. Mend the label, or leave it out."
-            )
-        prompts.append(Prompt(0, read_pieces(tokenizer, entry.pieces()), entry.label))
+    require_plain(scorers)
+    inputs: dict[str, Stage | Given] = {"model": given}
+    if prompts is not None:
+        inputs["prompts"] = read_file(prompts, "prompts", given, length)
     dtype = runtime.dtype_of(info.get("trained_precision", "fp32"))
-    config = GenerateSpec(sampler, generate, length or int(info["length"]), None, tuple(prompts), dtype)
-    return Stage("generate", f"generate/{sampler.preset}", 1, config, "pipelines.stages.generate:run", {"model": given}, WORK["generate"])
+    config = GenerateSpec(sampler, generate, length or int(info["length"]), None, scorers, dtype)
+    return Stage(
+        "generate", f"generate/{sampler.preset}", 2, config, "pipelines.stages.generate:run", inputs, WORK["generate"]
+    )
+
+
+def require_plain(scorers: Mapping[str, ScorerOptions]) -> None:
+    """Raises ConfigError where a scorer needs what only a run has."""
+    for name, scorer in scorers.items():
+        if scorer.reads_rules or scorer.trains:
+            lack = "the rules of a corpus" if scorer.reads_rules else "training on a corpus"
+            raise ConfigError(f"The scorer {name!r} needs {lack}, so only a run has it. Drop it from --scorers.")
+
+
+def scoring_texts(
+    texts: PromptsConfig, model: Path, scorers: Mapping[str, ScorerOptions], runtime: RuntimeConfig = HERE
+) -> Stage:
+    """The stage that scores the texts of a file, and below it the one that reads them.
+
+    Raises:
+        ModelError: the folder is no model.
+        DataError: there is no such file.
+        ConfigError: a scorer needs what a command cannot give.
+    """
+    given = given_model(model)
+    read = read_file(texts, "texts", given, 0)
+    return score_stage(read.label.removeprefix("prompts/"), {"samples": read, "model": given}, model, scorers, runtime)
 
 
 def scoring(
@@ -132,15 +165,19 @@ def scoring(
         ConfigError: a scorer needs what a command cannot give.
     """
     given = given_samples(samples)
-    for name, scorer in scorers.items():
-        if scorer.reads_rules or scorer.trains:
-            lack = "the rules of a corpus" if scorer.reads_rules else "training on a corpus"
-            raise ConfigError(f"The scorer {name!r} needs {lack}, so only a run has it. Drop it from --scorers.")
     folder = model or model_of_samples(samples)
-    inputs = {"samples": given, "model": given_model(folder)}
-    dtype = runtime.dtype_of(read_info(folder).get("trained_precision", "fp32"))
+    inputs: dict[str, Stage | Given] = {"samples": given, "model": given_model(folder)}
+    return score_stage(given.label.removeprefix("generate/"), inputs, folder, scorers, runtime)
+
+
+def score_stage(
+    name: str,
+    inputs: Mapping[str, Stage | Given],
+    model: Path,
+    scorers: Mapping[str, ScorerOptions],
+    runtime: RuntimeConfig,
+) -> Stage:
+    require_plain(scorers)
+    dtype = runtime.dtype_of(read_info(model).get("trained_precision", "fp32"))
     config = ScoreSpec(scorers, None, dtype if reads_model(scorers) else "float32")
-    return Stage(
-        "score", f"score/{given.label.removeprefix('generate/')}", 1, config, "pipelines.stages.score:run", inputs,
-        WORK["score"],
-    )
+    return Stage("score", f"score/{name}", 2, config, "pipelines.stages.score:run", inputs, WORK["score"])

@@ -92,7 +92,7 @@ def samples(root: Path) -> list[tuple[str, int, str, int]]:
     for manifest in root.glob("generate/*/manifest.json"):
         for shard in sorted(manifest.parent.glob("shards/*.parquet")):
             for row in pq.read_table(shard).to_pylist():
-                rows.append((manifest.parent.name, row["sample_id"], row["seed"], tuple(row["tokens"]), row["calls"]))
+                rows.append((manifest.parent.name, row["row_id"], row["seed"], tuple(row["tokens"]), row["calls"]))
     return sorted(rows)
 
 

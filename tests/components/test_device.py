@@ -23,8 +23,8 @@ from components.models.weights import load_model
 from components.options import parse
 from components.samplers import preset
 from components.scorers import Scorers
-from components.shards.prompt import Prompt
-from components.shards.sample import SampleShard, Sampling
+from components.shards.model import Sampling
+from components.shards.sample import SampleShard
 from components.shards.score import ScoreShard
 from components.store.samples import shard_file
 from pipelines.config.schema import GenerateConfig
@@ -120,21 +120,21 @@ def test_shards_obey_their_placement(tmp_path):
     exported(tmp_path / "m")
     for folder in ("samples", "float32", "bfloat16"):
         (tmp_path / folder).mkdir()
-    shard = SampleShard("s", tmp_path / "samples", tmp_path / "m", Sampling(preset("mdlm", steps=4)), (Prompt(0),), 9)
+    shard = SampleShard("s", tmp_path / "samples", tmp_path / "m", Sampling(preset("mdlm", steps=4)), 0, 1, 9)
     shard.work()
     columns = {}
     for dtype in ("float32", "bfloat16"):
         scorers = parse(Scorers, ["nelbo"], "scorers")
-        samples = shard_file(tmp_path / "samples", "s")
+        samples = shard_file(tmp_path / "samples" / "shards", "s")
         ScoreShard("s", tmp_path / dtype, samples, scorers, tmp_path / "m", placement=Placement("cpu", dtype)).work()
-        columns[dtype] = pq.read_table(shard_file(tmp_path / dtype, "s"))["nelbo"].to_pylist()
+        columns[dtype] = pq.read_table(shard_file(tmp_path / dtype / "shards", "s"))["nelbo"].to_pylist()
     assert columns["float32"] != columns["bfloat16"]
 
 
 @without_gpu
 def test_shards_and_diagnosis_on_a_device_that_is_not_there_are_refused(tmp_path):
     exported(tmp_path / "m")
-    shard = SampleShard("s", tmp_path, tmp_path / "m", Sampling(preset("mdlm")), (Prompt(0),), 9)
+    shard = SampleShard("s", tmp_path, tmp_path / "m", Sampling(preset("mdlm")), 0, 1, 9)
     with pytest.raises(ConfigError, match="device = 'cuda'"):
         dataclasses.replace(shard, placement=Placement("cuda")).work()
     with pytest.raises(ConfigError, match="device = 'cuda'"):
@@ -148,7 +148,7 @@ def test_the_dtype_is_part_of_the_identity_of_samples_and_the_device_is_not(tmp_
 
     def key(**options) -> str:
         how = GenerateConfig(num_samples=2)
-        return one_stage.sampling(tmp_path / "m", preset("mdlm"), how, [], runtime=RuntimeConfig(**options)).key
+        return one_stage.sampling(tmp_path / "m", preset("mdlm"), how, runtime=RuntimeConfig(**options)).key
 
     assert key() == key(dtype="float32") == key(gpus=1, dtype="float32")
     assert key(gpus=1) == key(dtype="bfloat16") != key()

@@ -22,7 +22,7 @@ ELSEWHERE = {
     "cluster/environment.py": "makes the token's file",
     "pipelines/config/load.py": "reads the files of a run",
     "pipelines/config/rules.py": "looks whether the files that a run names are there",
-    "pipelines/config/prompts.py": "reads prompts",
+    "components/data/prompts.py": "reads prompts",
     "pipelines/doctor.py": "examines the machine",
     "pipelines/cli/house.py": "writes pages of the documentation",
 }

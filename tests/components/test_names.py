@@ -14,7 +14,7 @@ from components.errors import CorruptArtifact
 from components.scorers.config import EntropyConfig
 from components.store.artifact import read_manifest, sealed, write_manifest
 from components.store.names import file_name, relative_path
-from components.store.samples import publish_shard, read_shards, shard_is_done
+from components.store.samples import finished_shard, publish_shard, read_shards
 from components.training import checkpoint
 from pipelines.commands import score
 from pipelines.stages import evaluate, report, tokenize
@@ -89,7 +89,7 @@ def test_the_model_of_somebody_elses_samples_is_a_name(victim, tmp_path):
 
 
 @pytest.mark.parametrize("use", [
-    lambda folder, name: shard_is_done(folder, name),
+    lambda folder, name: finished_shard(folder, name),
     lambda folder, name: publish_shard(folder, name, pa.table({"x": [1]}), "score"),
     lambda folder, name: read_shards(folder, [name]),
 ])  # fmt: skip

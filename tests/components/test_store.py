@@ -31,7 +31,7 @@ from components.store.files import (
 )
 from components.store.fingerprint import canonical, differences, fingerprint
 from components.store.lease import FOLDER, Lease, file_of, highest
-from components.store.samples import publish_shard, shard_is_done
+from components.store.samples import finished_shard, publish_shard
 
 
 @dataclass(frozen=True)
@@ -401,12 +401,12 @@ def test_copies_that_were_used_longest_ago_make_room(tmp_path, monkeypatch):
 
 def test_a_shard_counts_once_and_a_damaged_one_is_made_anew(tmp_path):
     table = pa.table({"x": [1, 2]})
-    assert not shard_is_done(tmp_path, "s")
+    assert not finished_shard(tmp_path, "s")
     first = publish_shard(tmp_path, "s", table, "score")
-    assert shard_is_done(tmp_path, "s")
+    assert finished_shard(tmp_path, "s")
     assert publish_shard(tmp_path, "s", table, "score") == first
     (tmp_path / "s.parquet").write_bytes(b"broken")
-    assert not shard_is_done(tmp_path, "s")
+    assert not finished_shard(tmp_path, "s")
     publish_shard(tmp_path, "s", table, "score")
-    assert shard_is_done(tmp_path, "s")
+    assert finished_shard(tmp_path, "s")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.json", "s.parquet"]

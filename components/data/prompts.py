@@ -1,0 +1,218 @@
+"""Files of prompts, or of texts to score, as people have them: read piece by piece, never as a whole.
+
+What cannot be used is a ``BadDocument`` with a reason, and its neighbours are read on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from components.data.corpora.files import EXCERPT, decode, opened
+from components.data.corpora.listing import Files, below, in_piece, listed
+from components.data.documents import BadDocument, Document
+from components.errors import ConfigError, DataError
+from components.options import Location, Natural, options, parse
+from components.store.content import Content
+
+Record = dict[str, Any] | BadDocument
+SUFFIXES = {
+    "jsonl": (".jsonl", ".json", ".ndjson"),
+    "parquet": (".parquet",),
+    "text": (".txt", ".md", ".rst", ".py"),
+    "dataset": (".arrow",),
+}
+SAVED = ("dataset_dict.json", "state.json")
+"""What `datasets` writes into a folder that it saves."""
+
+
+@options
+class PromptsConfig:
+    """Where prompts are, and which of their fields mean what."""
+
+    path: Location = ""
+    """A file, a folder or a glob. The identity holds the names below it and what the files hold."""
+    format: Literal["auto", "jsonl", "parquet", "text", "dataset"] = "auto"
+    """JSON lines, Parquet, one prompt a line, or a folder saved by `datasets`; auto goes by names."""
+    split: str = ""
+    """Of a saved folder with several."""
+    prompt_field: str = "prompt"
+    """What is continued; where texts are scored, what comes before them."""
+    template_field: str = "template"
+    """Instead: a list of texts that stay, and of numbers of positions to write between them."""
+    text_field: str = "text"
+    """What is scored."""
+    label_field: str = "label"
+    """Class of the row, for networks with classes."""
+    id_field: str = "id"
+    """By which its owner knows it; comes back as ``prompt_id``."""
+    pieces: Annotated[int, Field(ge=1)] = 16
+    """Files are dealt onto at most so many tasks."""
+
+    def kind(self) -> str:
+        """The format that ``auto`` comes to."""
+        if self.format != "auto":
+            return self.format
+        if os.path.isdir(self.path):
+            if any(os.path.exists(os.path.join(self.path, name)) for name in SAVED):
+                return "dataset"
+            suffixes = {Path(name.removesuffix(".gz")).suffix for name in below(self.path)}
+        else:
+            suffixes = {Path(self.path.removesuffix(".gz")).suffix}
+        return next((kind for kind, known in SUFFIXES.items() if suffixes & set(known)), "text")
+
+    def files(self) -> Files:
+        """Raises DataError where there is none."""
+        return listed(self.path, SUFFIXES[self.kind()])
+
+    def content(self) -> Content:
+        """What the files hold, which is part of the identity of all that is made of them."""
+        return self.files().content()
+
+    def cut(self) -> list[str]:
+        """Names of pieces that can be read apart."""
+        if self.kind() == "dataset":
+            return [f"{i}/{self.pieces}" for i in range(self.pieces)]
+        return self.files().pieces(self.pieces)
+
+    def read(self, piece: str) -> Iterator[tuple[str, Record]]:
+        """Where each record of a piece was found, and the record; always the same in the same order."""
+        return READERS[self.kind()](self, piece)
+
+
+def read_lines(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
+    """Text lines that are not blank."""
+    for place, line in lines_of(piece):
+        found = decode(line, place)
+        yield place, {config.prompt_field: found.text, config.text_field: found.text} if isinstance(found, Document) else found
+
+
+def read_json_lines(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
+    for place, line in lines_of(piece):
+        found = decode(line, place)
+        if isinstance(found, BadDocument):
+            yield place, found
+            continue
+        try:
+            record = json.loads(found.text)
+        except (ValueError, RecursionError) as error:
+            yield place, BadDocument(place, f"broken JSON: {error}"[:EXCERPT], found.text[:EXCERPT])
+            continue
+        good = isinstance(record, dict)
+        yield place, record if good else BadDocument(place, "not an object", found.text[:EXCERPT])
+
+
+def lines_of(piece: str) -> Iterator[tuple[str, bytes]]:
+    for name, path in in_piece(piece):
+        with opened(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{name}:{number}", line.rstrip(b"\r\n")
+
+
+def read_parquet(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
+    """Batch by batch. A file that is no Parquet is one bad record."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, path in in_piece(piece):
+        number = 0
+        try:
+            with pq.ParquetFile(path) as file:
+                known = {f.name for f in file.schema_arrow}
+                for batch in file.iter_batches(1024, columns=[f for f in fields_of(config) if f in known] or None):
+                    for record in batch.to_pylist():
+                        yield f"{name}:{number}", record
+                        number += 1
+        except (OSError, pa.ArrowInvalid) as error:
+            yield f"{name}:{number}", BadDocument(f"{name}:{number}", f"the rest cannot be read: {error}"[:EXCERPT])
+
+
+def read_saved(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
+    """A folder saved by `datasets`, memory-mapped; pieces are ranges of its rows."""
+    from datasets import DatasetDict, load_from_disk
+
+    found = load_from_disk(config.path)
+    if isinstance(found, DatasetDict):
+        if config.split not in found:
+            raise DataError(f"{config.path} has the splits {', '.join(found)}, not {config.split!r}. Set prompts.split.")
+        found = found[config.split]
+    place, count = map(int, piece.split("/"))
+    for number in range(place * len(found) // count, (place + 1) * len(found) // count):
+        yield f"{number}", dict(found[number])
+
+
+READERS = {"text": read_lines, "jsonl": read_json_lines, "parquet": read_parquet, "dataset": read_saved}
+
+
+def fields_of(config: PromptsConfig) -> list[str]:
+    """The fields that mean something."""
+    return [config.prompt_field, config.template_field, config.text_field, config.label_field, config.id_field]
+
+
+Holes = Annotated[int, Field(ge=1)]
+
+
+@options
+class Entry:
+    """One prompt."""
+
+    prompt: str = ""
+    """What is continued."""
+    template: tuple[str | Holes, ...] = ()
+    """Instead: texts that stay, and numbers of positions to write between them."""
+    text: str = ""
+    """What is scored."""
+    label: Natural | None = None
+    """Class of the row, for networks with classes."""
+    id: str = ""
+    """By which its owner knows it."""
+
+    def pieces(self) -> tuple[str | int, ...]:
+        """Texts and holes in order."""
+        return self.template or (self.prompt,)
+
+
+Wanted = Literal["prompts", "texts"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry and where it was."""
+
+    place: str
+    entry: Entry
+
+
+def read_entries(config: PromptsConfig, piece: str, wanted: Wanted) -> Iterator[Found | BadDocument]:
+    """What a piece holds, checked."""
+    for place, record in config.read(piece):
+        yield record if isinstance(record, BadDocument) else read_entry(config, place, record, wanted)
+
+
+def read_entry(config: PromptsConfig, place: str, record: Mapping[str, Any], wanted: Wanted) -> Found | BadDocument:
+    """A record as an entry, or why it is none."""
+    needed = (config.prompt_field, config.template_field) if wanted == "prompts" else (config.text_field,)
+    names = {"prompt": config.prompt_field, "label": config.label_field, "id": config.id_field}
+    names["template" if wanted == "prompts" else "text"] = needed[-1]
+    plain = {name: record[field] for name, field in names.items() if record.get(field) is not None}
+    excerpt = str(dict(record))[:EXCERPT]
+    if not any(record.get(field) is not None for field in needed):
+        has = ", ".join(map(str, record))
+        return BadDocument(place, f"no field {' or '.join(map(repr, needed))} (it has {has})"[:EXCERPT], excerpt)
+    if isinstance(plain.get("id"), int):
+        plain["id"] = str(plain["id"])
+    try:
+        entry = parse(Entry, plain)
+    except ConfigError as error:
+        first = error.problems[0]
+        return BadDocument(place, f"{first.path} = {first.value!r}: it must be {first.rule}"[:EXCERPT], excerpt)
+    if entry.prompt and entry.template:
+        return BadDocument(place, "both a prompt and a template; one of them is meant", excerpt)
+    return Found(place, entry)
