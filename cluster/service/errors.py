@@ -32,7 +32,7 @@ class ApiError(Exception):
 
 def wrong(param: str, value: object, rule: str, remedy: str) -> ApiError:
     """A value that breaks a rule, in the words of the house."""
-    return ApiError(400, f"{param} = {shortened(value)}: {rule}. Remedy: {remedy}.", param=param, code="invalid_value")
+    return ApiError(400, sentence(param, value, rule, remedy), param=param, code="invalid_value")
 
 
 def refused(error: ProsecoError) -> ApiError:
@@ -40,8 +40,12 @@ def refused(error: ProsecoError) -> ApiError:
     problems = error.problems if isinstance(error, ConfigError) else []
     if not problems:
         return ApiError(400, str(error), code="invalid_value")
-    lines = [f"{p.path} = {shortened(p.value)}: {p.rule}. Remedy: {p.remedy}." for p in problems]
+    lines = [sentence(p.path, p.value, p.rule, p.remedy) for p in problems]
     return ApiError(400, "\n".join(lines), param=problems[0].path, code="invalid_value")
+
+
+def sentence(path: str, value: object, rule: str, remedy: str) -> str:
+    return f"{path} = {shortened(value)}: {rule}. Remedy: {remedy}{'' if remedy.endswith('?') else '.'}"
 
 
 def shortened(value: object) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.service.errors import ApiError, busy
+from cluster.service.errors import ApiError, busy, timed_out
 from cluster.service.keys import Account, Keys
 from cluster.service.limits import ServiceLimits
 from cluster.service.metrics import Metrics
@@ -27,8 +27,8 @@ SAFE_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-OPEN = ("/healthz", "/readyz")
-"""Answered without a key, and however much there is to do."""
+SENDING_S = 60.0
+"""How long an answer may take to be sent."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Gate:
     def __init__(self, app: ASGIApp, limits: ServiceLimits, doors: Doors, metrics: Metrics, num_replicas: int):
         self.app, self.limits, self.doors, self.metrics = app, limits, doors, metrics
         self.max_requests = limits.max_requests * num_replicas
+        self.longest_s = limits.body_s + limits.max_deadline_s + SENDING_S
         self.at_work, self.held_bytes = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,9 +54,13 @@ class Gate:
             return
         start, answered = time.monotonic(), Answering(send)
         try:
-            await self.pass_on(scope, receive, answered)
+            async with asyncio.timeout(self.longest_s):
+                await self.pass_on(scope, receive, answered)
         except ApiError as error:
             await answered.refuse(error)
+        except TimeoutError:  # whoever does not read an answer is let go
+            if not answered.status:
+                await answered.refuse(timed_out(self.longest_s))
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.answered(route, answered.status or 499, time.monotonic() - start)
