@@ -36,7 +36,8 @@ class Choice:
     index: int
     text: str
     finish_reason: str
-    row_id: int
+    row_id: str
+    """The sample's id and its seed, which make it again."""
     tokens: tuple[int, ...]
     calls: int
     """Forwards of the network that it took."""
@@ -55,9 +56,10 @@ class Edit:
     new: int
     text: str | None
     """The new token as a text; None where it has none of its own."""
-    confidence: float
+    confidence: float | None
+    """Probability of the token when it was written, where there is one."""
     reason: str
-    """``reveal``, ``replace`` or ``remask``."""
+    """``reveal``, ``replace``, ``remask``; ``fill`` at the end of a row, ``choose`` of the chain that a search kept."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ class Client:
             connection.close()
         raise ClusterError(f"The service at {self.url} ended a stream before its end. Ask again.")
 
-    def score(self, texts: Sequence[str], scorers: Sequence[str] = ("nelbo",), **asked: Any) -> dict[str, list[float]]:
-        """Columns of numbers, one value a text. Raises as ``complete`` does."""
+    def score(self, texts: Sequence[str], scorers: Sequence[str] = ("nelbo",), **asked: Any) -> dict[str, list[float | None]]:
+        """Columns of numbers, one value a text, None where a scorer has none. Raises as ``complete`` does."""
         body = {"texts": list(texts), "scorers": list(scorers), **asked}
         return dict(self._ask("POST", "/v1/score", body)["scores"])
 

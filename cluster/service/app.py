@@ -26,6 +26,8 @@ from cluster.service.gate import Doors, Gate
 from cluster.service.limits import ServiceLimits
 from cluster.service.metrics import Metrics
 from cluster.service.model import ServedModel
+from cluster.service.samplers import add_samplers
+from cluster.service.tables import add_tables
 from components.options import json_schema, nearest
 from components.samplers import PRESETS, preset
 from components.samplers.needs import missing
@@ -152,8 +154,10 @@ class EventStream(StreamingResponse):
             await self.events.aclose()
 
 
-def build_app(models: Sequence[ServedModel], limits: ServiceLimits, doors: Doors) -> ASGIApp:
-    """The application for these models."""
+def build_app(
+    models: Sequence[ServedModel], limits: ServiceLimits, doors: Doors, tables: Path | None = None
+) -> ASGIApp:
+    """The application for these models, and for the tables of a root."""
     metrics = Metrics()
     service = Service(models, limits, metrics)
     app = FastAPI(title="proseco", version="1", docs_url=None, redoc_url=None, summary=SUMMARY)
@@ -161,6 +165,8 @@ def build_app(models: Sequence[ServedModel], limits: ServiceLimits, doors: Doors
     app.add_exception_handler(HTTPException, said)
     app.add_exception_handler(Exception, said)
     add_texts(app, service)
+    add_samplers(app)
+    add_tables(app, tables)
     add_numbers(app, service)
     describe(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True))

@@ -17,10 +17,11 @@ from components.samplers import PRESETS, SamplerConfig, read_sampler
 from components.samplers.contract import Row
 from components.samplers.needs import missing
 from components.scorers import SCORERS
-from components.shards.canvas import canvas, num_leading, read_pieces
-from components.shards.prompt import Prompt
+from components.shards.canvas import canvas, num_leading, read_tokens
+from components.shards.prompt import HOLE, Prompt
 
-Pieces = tuple[tuple[int, ...] | int, ...]
+Pieces = tuple[int, ...]
+"""Tokens, and ``HOLE`` where something is to be written."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def read_pieces_of(model: ServedModel, texts: tuple[Any, ...], param: str, limit
     """Texts and holes as tokens. Refuses what the model does not know, and what it would take for something else."""
     size = sum(len(text) for text in texts if isinstance(text, str))
     at_most(param, size, limits.max_prompt_chars, "characters in one prompt", "limits.max_prompt_chars")
-    pieces = read_pieces(model.tokenizer, texts)
-    tokens = {token for piece in pieces if not isinstance(piece, int) for token in piece}
+    pieces = read_tokens(model.tokenizer, texts)
+    tokens = set(pieces) - {HOLE}
     tokenizer = model.tokenizer
     if tokenizer.unknown_id in tokens:
         raise wrong(param, list(texts), f"symbols that {model.name} knows", "leave out what it was not trained on")
@@ -146,7 +147,7 @@ def read_pieces_of(model: ServedModel, texts: tuple[Any, ...], param: str, limit
 
 def length_of(model: ServedModel, body: Decoding, pieces: Pieces, is_template: bool, limits: ServiceLimits) -> int:
     """Positions of the row of a prompt. A template is a whole row, where nothing else is asked for."""
-    given = sum(p if isinstance(p, int) else len(p) for p in pieces)
+    given = len(pieces)
     length = body.length if isinstance(body, CompletionRequest) else None
     if length is not None and body.max_tokens is not None:
         raise wrong("length", length, "it says the same as max_tokens", "give one of them")
@@ -193,8 +194,7 @@ def check_score(model: ServedModel, body: ScoreRequest, limits: ServiceLimits) -
         check_scorer("scorers", name)
     trained = int(model.info["length"])
     for number, text in enumerate(body.texts):
-        pieces = read_pieces_of(model, (text,), f"texts[{number}]", limits)
-        size = sum(len(p) for p in pieces if not isinstance(p, int))
+        size = len(read_pieces_of(model, (text,), f"texts[{number}]", limits))
         if size > trained:
             message = f"texts[{number}] has {size} tokens, and {model.name} reads {trained}. Shorten it."
             raise ApiError(400, message, param=f"texts[{number}]", code="context_length_exceeded")

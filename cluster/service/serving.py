@@ -36,6 +36,8 @@ class Address:
     port: int
     keys: Path | None = None
     """File of keys; None asks nobody for one."""
+    tables: Path | None = None
+    """Root of a run whose samples may be looked at."""
 
     def doors(self) -> Doors:
         """Raises ConfigError where anybody could come in."""
@@ -107,7 +109,7 @@ def until_stopped(
 
     backends = {name: on_ray.OnRay(replicas[name].count) for name in folders}
     models = [open_model(name, folder, backends[name], int(time.time())) for name, folder in folders.items()]
-    server = Server(build_app(models, limits, doors), bound, limits)
+    server = Server(build_app(models, limits, doors, address.tables), bound, limits)
     stop = threading.Event()
     server.start()
     try:

@@ -16,11 +16,13 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Request
+from pydantic import Field
 
-from cluster.service.errors import ApiError
+from cluster.service.errors import ApiError, refused
 from components.data.tokenizer import Tokenizer, load_tokenizer
-from components.errors import CorruptArtifact
+from components.errors import ConfigError, CorruptArtifact
+from components.options import Natural, json_schema, options, parse
 from components.store.artifact import read_manifest
 from components.store.cache import local
 from components.store.files import exists, folders
@@ -31,8 +33,16 @@ SHOWN = ["row_id", "sample_index", "seed", "prompt", "text", "calls", "edits"]
 """Columns of a page."""
 OPENED = [*SHOWN, "tokens", "call_positions", "stop_reason", "corrections", "trace"]
 """Columns of a row that is opened."""
-MAX_ROWS = 200
-"""Rows of a page."""
+
+
+@options
+class Page:
+    """Query of GET /v1/tables/{name}/rows."""
+
+    offset: Natural = 0
+    """The first row."""
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    """Rows at most."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,17 @@ def piece(token: int, tokenizer: Tokenizer | None) -> str | None:
     return None if tokenizer is None or token == tokenizer.mask_id else tokenizer.decode([token], stop_at_end=False)
 
 
+def read_page(query: Mapping[str, str]) -> Page:
+    """Raises ApiError where a query says what is not allowed."""
+    try:
+        return parse(Page, {k: int(v) if v.isdecimal() and len(v) < 19 else v for k, v in query.items()})
+    except ConfigError as error:
+        raise refused(error) from None
+
+
+QUERY = [{"name": name, "in": "query", "schema": shape} for name, shape in json_schema(Page)["properties"].items()]
+
+
 def add_tables(app: FastAPI, root: Path | None) -> None:
     """The routes. Without a root there are no tables."""
 
@@ -174,27 +195,26 @@ def add_tables(app: FastAPI, root: Path | None) -> None:
         found = [] if root is None else await asyncio.to_thread(lambda: [t.described for t in all_tables(root)])
         return {"object": "list", "data": found}
 
-    @app.get("/v1/tables/{name}/rows")
-    async def page(
-        name: str, offset: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50
-    ) -> dict[str, Any]:
+    @app.get("/v1/tables/{name}/rows", openapi_extra={"parameters": QUERY})
+    async def page(name: str, request: Request) -> dict[str, Any]:
         """Rows of a table, in its order."""
+        asked = read_page(request.query_params)
 
         def read() -> dict[str, Any]:
             table = find_table(require(root), name)
-            return {"total": table.rows, "data": read_rows(table, offset, limit, SHOWN)}
+            return {"total": table.rows, "data": read_rows(table, asked.offset, asked.limit, SHOWN)}
 
-        return {"object": "list", "offset": offset, **await asyncio.to_thread(read)}
+        return {"object": "list", "offset": asked.offset, **await asyncio.to_thread(read)}
 
     @app.get("/v1/tables/{name}/rows/{number}")
-    async def row(name: str, number: int) -> dict[str, Any]:
+    async def row(name: str, number: str) -> dict[str, Any]:
         """One row, as the events of the stream that would have written it."""
 
         def read() -> list[dict[str, Any]]:
             table = find_table(require(root), name)
-            found = read_rows(table, number, 1, OPENED) if number >= 0 else []
+            found = read_rows(table, int(number), 1, OPENED) if number.isdecimal() and len(number) < 19 else []
             if not found:
-                text = f"The table has {table.rows} rows, counted from 0, and no row {number}."
+                text = f"The table has {table.rows} rows, counted from 0, and no row {number!r:.40}."
                 raise ApiError(404, text, param="number", code="not_found")
             return events_of(found[0], table.tokenizer())
 

@@ -102,13 +102,14 @@ def score(samples: Path, as_json: bool, **options: Any) -> None:
 @click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to; any but loopback needs --keys.")
 @click.option("--keys", type=click.Path(path_type=Path), help="YAML list or JSON lines of keys, each with name and sha256.")
+@click.option("--tables", type=at, metavar="ROOT", help="Show the samples that runs and proseco generate left in this root.")
 @click.option("--replicas", default=1, show_default=True, help="Of each model.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--device", type=KINDS, default="auto", show_default=True, help="auto: a GPU where torch sees one.")
 @in_dtype
 @click.option("--gpus", default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")
 @in_words
-def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, **options: Any) -> None:
+def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, tables: Path | None, **options: Any) -> None:
     """Answer requests for texts and scores over HTTP, until interrupted.
 
     EXPORT is an exported folder; several are several models. [b]limits.max_samples=16[/b] and its like change what is
@@ -125,7 +126,7 @@ def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, **opt
 
     limits = dotted([text for text in given if text.startswith("limits.")]).get("limits", {})
     models = [text for text in given if not text.startswith("limits.")]
-    command(models, Address(host, port, keys), parse(ServiceLimits, limits, "limits"), click.echo, **options)
+    command(models, Address(host, port, keys, tables), parse(ServiceLimits, limits, "limits"), click.echo, **options)
 
 
 @click.command()

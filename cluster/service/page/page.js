@@ -5,22 +5,18 @@ import { ask, fail, find, say } from "./server.js";
 import * as tables from "./tables.js";
 import * as view from "./view.js";
 
-let samplers = []; // what the server offers: {id, summary, options, problem}
+let models = []; // what the server has: {id, samplers, default_sampler}
+let samplers = []; // what it can do: {id, summary, options}
 let running = null; // aborts the streams
-
-function option(value, text, problem) {
-  const element = new Option(text, value);
-  if (problem) [element.disabled, element.title] = [true, problem];
-  return element;
-}
 
 async function start() {
   fail(null);
   try {
-    const [models, offered] = await Promise.all(["v1/models", "v1/samplers"].map(async p => (await ask(p)).json()));
-    samplers = offered.data;
-    find("model").replaceChildren(...models.data.map(m => option(m.id, m.id)));
-    if (!find("samplers").children.length) ["proseco", "mdlm"].forEach(addSampler);
+    const answers = await Promise.all(["v1/models", "v1/samplers"].map(async path => (await ask(path)).json()));
+    [models, samplers] = answers.map(answer => answer.data);
+    find("model").replaceChildren(...models.map(m => new Option(m.id)));
+    if (!find("samplers").children.length) ["A", "B"].forEach(addSampler);
+    fit();
     compare();
     await tables.list();
   } catch (error) {
@@ -29,25 +25,35 @@ async function start() {
 }
 
 // A sampler and its most useful options. What is left empty has the preset's value, which stands there in grey.
-function addSampler(preferred, number) {
+function addSampler(letter) {
   find("samplers").append(find("sampler").content.cloneNode(true));
   const field = find("samplers").lastElementChild;
-  field.querySelector("legend").textContent = `Sampler ${"AB"[number]}`;
-  const select = field.querySelector("select");
-  select.replaceChildren(...samplers.map(s => option(s.id, s.id, s.problem)));
-  const usable = samplers.filter(s => !s.problem);
-  select.value = (usable.find(s => s.id === preferred) ?? usable[0])?.id;
-  const show = () => {
-    const { summary, options } = samplers.find(s => s.id === select.value);
-    field.querySelector(".summary").textContent = summary;
-    for (const input of field.querySelectorAll("input")) {
-      const value = input.name.split(".").reduce((at, name) => at?.[name], options);
-      input.placeholder = value ?? "";
-      input.closest("label").hidden = value === undefined;
-    }
-  };
-  select.addEventListener("change", show);
-  show();
+  field.querySelector("legend").textContent = `Sampler ${letter}`;
+  field.querySelector("select").replaceChildren(...samplers.map(s => new Option(s.id)));
+  field.querySelector("select").addEventListener("change", () => describe(field));
+}
+
+// What the chosen sampler is, and the options that it has.
+function describe(field) {
+  const { summary, options } = samplers.find(s => s.id === field.querySelector("select").value);
+  field.querySelector(".summary").textContent = summary;
+  for (const input of field.querySelectorAll("input")) {
+    const value = input.name.split(".").reduce((at, name) => at?.[name], options);
+    input.placeholder = value ?? "";
+    input.closest("label").hidden = value === undefined;
+  }
+}
+
+// Only samplers that the chosen model was trained for can be chosen: its own first, and plain unmasking beside it.
+function fit() {
+  const model = models.find(m => m.id === find("model").value);
+  [...find("samplers").children].forEach((field, number) => {
+    const select = field.querySelector("select");
+    for (const option of select.options) option.disabled = !model.samplers.includes(option.value);
+    if (!field.dataset.fitted || select.selectedOptions[0]?.disabled) select.value = number ? "mdlm" : model.default_sampler;
+    field.dataset.fitted = "yes";
+    describe(field);
+  });
 }
 
 function compare() {
@@ -98,6 +104,7 @@ async function write() {
 find("access-form").addEventListener("submit", start);
 find("ask").addEventListener("submit", e => { e.preventDefault(); write(); });
 find("stop").addEventListener("click", () => running?.abort());
+find("model").addEventListener("change", fit);
 find("compare").addEventListener("change", compare);
 find("prompt").addEventListener("keydown", e => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) find("ask").requestSubmit(); });
 start();

@@ -137,7 +137,7 @@ function drawInspector() {
   const steps = row.history(looked.position, now);
   const list = make("ol");
   for (const s of steps) {
-    const shown = text => (text === null ? "mask" : JSON.stringify(text));
+    const shown = text => (text === null ? "mask" : text === "" ? "padding" : JSON.stringify(text));
     const sure = s.confidence === null ? "" : `, probability ${s.confidence.toFixed(3)}`;
     list.append(make("li", "", `call ${s.call}: ${WORDS[s.reason] ?? s.reason}, ${shown(s.before)} to ${shown(s.after)}${sure}`));
   }
