@@ -206,6 +206,10 @@ def read_entry(config: PromptsConfig, place: str, record: Mapping[str, Any], wan
     if not any(record.get(field) is not None for field in needed):
         has = ", ".join(map(str, record))
         return BadDocument(place, f"no field {' or '.join(map(repr, needed))} (it has {has})"[:EXCERPT], excerpt)
+    try:
+        json.dumps(plain, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        return BadDocument(place, f"no Unicode text: {error.reason} at {error.start}", ascii(excerpt)[:EXCERPT])
     if isinstance(plain.get("id"), int):
         plain["id"] = str(plain["id"])
     try:

@@ -23,7 +23,7 @@ from components.options.classes import (
 )
 from components.options.describe import describe, json_schema
 from components.options.messages import nearest
-from components.options.parse import collect, parse
+from components.options.parse import collect, parse, plain_of
 from components.options.walk import identifying
 
 __all__ = [
@@ -45,5 +45,6 @@ __all__ = [
     "not_in",
     "options",
     "parse",
+    "plain_of",
     "validate",
 ]

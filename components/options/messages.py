@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from components.errors import Problem
-from components.options.walk import default_of, dotted, field_type, interval, literals, names_of, owner
+from components.options.walk import default_of, dotted, interval, literals, names_of, owner, type_at
 
 
 def problem_of(kind: Any, plain: Any, path: str, error: Mapping[str, Any]) -> Problem:
@@ -27,12 +27,12 @@ def problem_of(kind: Any, plain: Any, path: str, error: Mapping[str, Any]) -> Pr
             dotted(path, place), error["input"], f"one of {', '.join(known)}", nearest(place[-1], known, "remove it")
         )
     if error["type"] == "literal_error":
-        known = [str(x) for x in literals(field_type(owner(kind, plain, place[:-1]), place[-1]))]
+        known = [str(x) for x in literals(type_at(kind, plain, place))]
         return Problem(
             dotted(path, place), error["input"], f"one of {', '.join(known)}", nearest(error["input"], known)
         )
     if error["type"] in BOUNDS:
-        rule, remedy = interval(field_type(owner(kind, plain, place[:-1]), place[-1])), "write such a number"
+        rule, remedy = interval(type_at(kind, plain, place)), "write such a number"
     else:
         rule, remedy = RULES.get(error["type"], fallback)(context, error)
     default = default_of(kind, plain, place)

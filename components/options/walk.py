@@ -83,6 +83,15 @@ def names_of(kind: Any) -> list[str]:
     return sorted(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else []
 
 
+def type_at(kind: Any, plain: Any, place: tuple[int | str, ...]) -> Any:
+    """The type of the field at a place, or of the field that holds it, such as a list."""
+    for end in range(len(place), 0, -1):
+        holder = owner(kind, plain, place[: end - 1])
+        if str(place[end - 1]) in names_of(holder):
+            return field_type(holder, place[end - 1])
+    return Any
+
+
 def default_of(kind: Any, plain: Any, place: tuple[int | str, ...]) -> str:
     """The default of the field at a place, where it is a plain one."""
     if not place:

@@ -16,6 +16,7 @@ from components import faults
 from components.errors import SamplingError
 from components.models.device import Placement
 from components.models.weights import HOME
+from components.options import plain_of
 from components.samplers.contract import Row, Sample
 from components.scorers.base import ScorerSetting
 from components.scorers.config import ScorerOptions
@@ -24,8 +25,16 @@ from components.shards.canvas import canvas, num_leading
 from components.shards.model import Loaded, Run, Sampling, engine_of, loaded, running
 from components.shards.prompt import NoPrompts, Prompt, PromptSource
 from components.shards.score import rows_of, score_rows
-from components.store.fingerprint import canonical
-from components.store.samples import KEYS, QUARANTINE, SAMPLES, publish_shard, publish_table, row_id, shard_file
+from components.store.samples import (
+    KEYS,
+    MADE_BY,
+    QUARANTINE,
+    SAMPLES,
+    publish_shard,
+    publish_table,
+    row_id,
+    shard_file,
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
         "text": tokenizer.decode_batch(written),
         "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), shard.length),
         "num_prompt": leading,
+        "given": [given_by(row, n) for (_, row, _), n in zip(made, leading, strict=True)],
         "calls": [s.calls for s, _, _ in made],
         "call_positions": [s.call_positions for s, _, _ in made],
         "reward_calls": [s.reward_calls for s, _, _ in made],
@@ -116,8 +126,7 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
         "run": [shard.folder.name] * len(made),
         "deterministic": [shard.sampling.deterministic] * len(made),
     }
-    config = json.dumps(canonical(shard.sampling.sampler))
-    schema = SAMPLES.with_metadata({**SAMPLES.metadata, b"proseco.sampler": config.encode()})
+    schema = SAMPLES.with_metadata({**SAMPLES.metadata, MADE_BY: json.dumps(described(shard)).encode()})
     table = pa.table({f.name: pa.array(columns[f.name]).cast(f.type) for f in schema}, schema)
     if shard.scorers:
         table = with_scores(table, shard, model)
@@ -131,6 +140,23 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
         useful_tokens=int(number.sum()),
     )
     return table, account
+
+
+def given_by(row: Row, num_prompt: int) -> list[int] | None:
+    """Positions that a template fixed behind the prompt."""
+    return [i for i, fixed in enumerate(row.fixed) if fixed and i >= num_prompt] or None
+
+
+def described(shard: SampleShard) -> dict[str, Any]:
+    """What, besides a row of the table and the model, a row can be made again from."""
+    s = shard.sampling
+    return {
+        "sampler": plain_of(s.sampler),
+        "num_lanes": s.num_lanes,
+        "deterministic": s.deterministic,
+        "source": None if s.source is None else plain_of(s.source),
+        "dtype": shard.placement.dtype,
+    }
 
 
 def with_scores(table: pa.Table, shard: SampleShard, model: Loaded) -> pa.Table:

@@ -45,6 +45,7 @@ SAMPLES = pa.schema(
         ("text", pa.string()),
         ("tokens", pa.list_(pa.int32())),
         ("num_prompt", pa.int32()),
+        ("given", pa.list_(pa.int32())),
         ("calls", pa.int32()),
         ("call_positions", pa.float64()),
         ("reward_calls", pa.int32()),
@@ -59,6 +60,8 @@ SAMPLES = pa.schema(
     ],
     {"proseco.schema": str(SCHEMA_VERSION)},
 )
+MADE_BY = b"proseco.made_by"
+"""Metadata of a sample table: JSON of the sampler and how its forwards were made."""
 KEYS = ("row_id", "prompt_id", "sample_index", "seed")
 """Columns by which rows of samples and of scores are joined."""
 QUARANTINE = pa.schema([*(SAMPLES.field(name) for name in KEYS), ("reason", pa.string())])
@@ -145,6 +148,21 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ) from error
     if lost := [name for name in columns or () if name not in found.column_names]:
         raise CorruptArtifact(f"{path} has no column {lost[0]!r}: it was made by another version. Make the samples anew.")
+    return found
+
+
+def find_row(path: Path, row_id: str) -> dict[str, Any] | None:
+    """The row of a name in a table, or None where it has none."""
+    found = pq.read_table(local(path), filters=[("row_id", "==", row_id)]).to_pylist()
+    return found[0] if found else None
+
+
+def made_by(path: Path) -> dict[str, Any]:
+    """What a sample table says of how it was made. Raises CorruptArtifact where it says nothing."""
+    said = (pq.read_schema(local(path)).metadata or {}).get(MADE_BY)
+    if said is None:
+        raise CorruptArtifact(f"{path} does not say how it was made: another version wrote it. Make the samples anew.")
+    found: dict[str, Any] = json.loads(said)
     return found
 
 

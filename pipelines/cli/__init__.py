@@ -28,6 +28,7 @@ for _command in (
     house.list_plugins,
     models.generate,
     models.score,
+    models.replay,
     models.serve,
     models.diagnose,
     models.import_weights,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from rich.text import Text
 
 from components.store.files import at
-from pipelines.cli.screen import in_words
+from pipelines.cli.screen import in_words, out
 
 KINDS, PRECISIONS = click.Choice(["auto", "cpu", "cuda"]), click.Choice(["auto", "float32", "bfloat16"])
 on_gpus = click.option(
@@ -95,6 +97,37 @@ def score(samples: Path, as_json: bool, **options: Any) -> None:
         return
     for name, value in means.items():
         click.echo(f"{name:24} {value:.6g}")
+
+
+@click.command()
+@click.argument("row_id")
+@click.option("--samples", "table", type=at, metavar="FOLDER", help="Its table; all tables of the root where not given.")
+@click.option("--root", type=at, default="runs", show_default=True, metavar="FOLDER", help="Root to look in.")
+@click.option("--model", type=at, metavar="FOLDER", help="What made it, where that is not in the same root.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@in_words
+def replay(row_id: str, as_json: bool, **options: Any) -> None:
+    """Make any row of a table again, from its id, and show how it came about.
+
+    Green is revealed by that call, yellow replaced, magenta masked again. Ends with 1 where the row is another one than
+    the table's, as it may be on another kind of processor.
+    """
+    from pipelines.replay import lines
+    from pipelines.replay import replay as command
+
+    made = command(row_id, **options)
+    if as_json:
+        trace = [vars(edit) for edit in made.sample.trace]
+        found = {"row_id": row_id, "folder": str(made.folder), "equal": made.equal, "tokens": made.sample.tokens}
+        click.echo(json.dumps(found | {"calls": made.sample.calls, "trace": trace}, indent=1))
+    else:
+        for title, parts in lines(made):
+            out.print(Text.assemble(f"{title:>8}  ", *parts))
+        verdict = "the row of the table" if made.equal else "NOT the row of the table"
+        out.print(f"{made.sample.calls} calls, {made.sample.edits} corrections: {verdict} in {made.folder}", markup=False)
+    if not made.equal:
+        sys.exit(1)
 
 
 @click.command()

@@ -89,7 +89,18 @@ def explain(run: Path, overrides: tuple[str, ...], label: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
 def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show the state of a run and its results."""
+    """Show the state of a run and its results, or how a job goes.
+
+    RUN is a run's YAML, or the folder that [b]proseco generate[/b] or [b]proseco score[/b] works in: then rows, rate and
+    time left, from any terminal.
+    """
+    if run.suffix not in (".yaml", ".yml"):
+        from pipelines.job import describe
+        from pipelines.job import in_words as told
+
+        found = describe(run)
+        click.echo(json.dumps(found, indent=1) if as_json else "\n".join(told(found)))
+        return
     from components.store.artifact import read_manifest
     from pipelines.graph.plan import plan as make_plan
 
