@@ -7,7 +7,8 @@ of their columns from those that are shown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, groupby
@@ -21,7 +22,7 @@ from pydantic import Field
 
 from cluster.service.errors import ApiError, refused
 from components.data.tokenizer import Tokenizer, load_tokenizer
-from components.errors import ConfigError, CorruptArtifact
+from components.errors import ConfigError, CorruptArtifact, ProsecoError
 from components.options import Natural, json_schema, options, parse
 from components.store.artifact import read_manifest
 from components.store.cache import local
@@ -73,10 +74,23 @@ class Table:
         return load_tokenizer(folder / "tokenizer.json") if exists(folder / "tokenizer.json") else None
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A shard. Raises CorruptArtifact where it is missing or damaged."""
+    try:
+        with pq.ParquetFile(local(path)) as file:
+            yield file
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CorruptArtifact(
+            f"{path} is missing or damaged ({error}). Run its run again, or look at another."
+        ) from error
+
+
 @lru_cache(maxsize=1 << 16)
 def num_rows(path: Path) -> int:
     """Rows of a shard, by its footer. A finished shard never changes."""
-    return int(pq.read_metadata(local(path)).num_rows)
+    with opened(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def open_table(root: Path, name: str) -> Table | None:
@@ -88,15 +102,14 @@ def open_table(root: Path, name: str) -> Table | None:
     return Table(name, manifest.label, manifest.finished, root, manifest.inputs.get("model", ""), shards)
 
 
-def all_tables(root: Path) -> list[Table]:
+def all_tables(root: Path) -> list[dict[str, Any]]:
     """The newest first. What is damaged is left out; opening it says why."""
     found = []
     for folder in folders(root / "generate"):
-        try:
-            found.append(open_table(root, folder.name))
-        except CorruptArtifact:
-            continue
-    return sorted((t for t in found if t is not None), key=lambda t: t.finished, reverse=True)
+        with suppress(CorruptArtifact):
+            table = open_table(root, folder.name)
+            found += [] if table is None else [table.described]
+    return sorted(found, key=lambda t: str(t["finished"]), reverse=True)
 
 
 def find_table(root: Path, name: str) -> Table:
@@ -106,7 +119,9 @@ def find_table(root: Path, name: str) -> Table:
     except CorruptArtifact as error:
         raise ApiError(404, str(error), param="name", code="not_found") from None
     if table is None:
-        raise ApiError(404, f"There is no finished table {name!r:.200}; GET /v1/tables names them.", param="name", code="not_found")
+        raise ApiError(
+            404, f"There is no finished table {name!r:.200}; GET /v1/tables names them.", param="name", code="not_found"
+        )
     return table
 
 
@@ -124,7 +139,9 @@ def read_rows(table: Table, offset: int, limit: int, columns: Sequence[str]) -> 
 
 def row_groups(path: Path, first: int, last: int, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Rows ``first`` to ``last`` of a file, of each row group that has some."""
-    with pq.ParquetFile(local(path)) as file:
+    with opened(path) as file:
+        if lost := [name for name in columns if name not in file.schema_arrow.names]:
+            raise CorruptArtifact(f"{path} has no column {lost[0]!r}: it was made by another version of proseco.")
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         for group, start in enumerate(accumulate(sizes[:-1], initial=0)):
             low, high = max(first - start, 0), min(last - start, sizes[group])
@@ -192,7 +209,7 @@ def add_tables(app: FastAPI, root: Path | None) -> None:
     @app.get("/v1/tables")
     async def tables() -> dict[str, Any]:
         """The finished tables, newest first."""
-        found = [] if root is None else await asyncio.to_thread(lambda: [t.described for t in all_tables(root)])
+        found = [] if root is None else await asyncio.to_thread(all_tables, root)
         return {"object": "list", "data": found}
 
     @app.get("/v1/tables/{name}/rows", openapi_extra={"parameters": QUERY})
@@ -204,21 +221,30 @@ def add_tables(app: FastAPI, root: Path | None) -> None:
             table = find_table(require(root), name)
             return {"total": table.rows, "data": read_rows(table, asked.offset, asked.limit, SHOWN)}
 
-        return {"object": "list", "offset": asked.offset, **await asyncio.to_thread(read)}
+        return {"object": "list", "offset": asked.offset, **await told(read)}
 
     @app.get("/v1/tables/{name}/rows/{number}")
     async def row(name: str, number: str) -> dict[str, Any]:
-        """One row, as the events of the stream that would have written it."""
+        """One row, as the events of the stream that would have written it, and what of its edits was kept."""
 
-        def read() -> list[dict[str, Any]]:
+        def read() -> dict[str, Any]:
             table = find_table(require(root), name)
             found = read_rows(table, int(number), 1, OPENED) if number.isdecimal() and len(number) < 19 else []
             if not found:
                 text = f"The table has {table.rows} rows, counted from 0, and no row {number!r:.40}."
                 raise ApiError(404, text, param="number", code="not_found")
-            return events_of(found[0], table.tokenizer())
+            kept = next((name for name in ("trace", "corrections") if found[0][name] is not None), "nothing")
+            return {"kept": kept, "data": events_of(found[0], table.tokenizer())}
 
-        return {"object": "list", "data": await asyncio.to_thread(read)}
+        return {"object": "list", **await told(read)}
+
+
+async def told(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a thread read. Raises ApiError where a file can not be read."""
+    try:
+        return await asyncio.to_thread(read)
+    except ProsecoError as error:
+        raise refused(error) from None
 
 
 def require(root: Path | None) -> Path:

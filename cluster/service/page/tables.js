@@ -5,6 +5,11 @@ import * as view from "./view.js";
 
 const LIMIT = 20;
 const NUMBERS = ["calls", "edits", "seed", "index"];
+const KEPT = {
+  trace: ".",
+  corrections: ": only its corrections were kept, so it starts from what they changed.",
+  nothing: ": its edits were not kept, so it is shown as it ended.",
+};
 let offset = 0;
 
 // The tables there are; without any the section stays away.
@@ -48,12 +53,11 @@ async function show(from) {
 
 async function open(name, number) {
   fail(null);
-  const { data } = await (await ask(`v1/tables/${encodeURIComponent(name)}/rows/${number}`)).json();
+  const { data, kept } = await (await ask(`v1/tables/${encodeURIComponent(name)}/rows/${number}`)).json();
   view.open([`row ${number}`]);
   for (const event of data) view.tell(0, event);
   view.go(view.last());
-  const kept = data.some(event => event.object === "text_completion.edit");
-  say(kept ? `Row ${number}.` : `Row ${number}: its edits were not kept, so it is shown as it ended.`);
+  say(`Row ${number}${KEPT[kept]}`);
   find("result").scrollIntoView({ block: "start" });
 }
 
