@@ -30,7 +30,7 @@ from components.store.files import exists, folders
 from components.store.names import file_name
 from components.store.samples import shard_file
 
-SHOWN = ["row_id", "sample_index", "seed", "prompt", "text", "calls", "edits"]
+SHOWN = ["text", "calls", "edits", "prompt", "sample_index", "seed", "row_id"]
 """Columns of a page."""
 OPENED = [*SHOWN, "tokens", "call_positions", "stop_reason", "corrections", "trace"]
 """Columns of a row that is opened."""

@@ -4,7 +4,7 @@ import { ask, fail, find, say } from "./server.js";
 import * as view from "./view.js";
 
 const LIMIT = 20;
-const NUMBERS = ["calls", "edits", "seed", "index"];
+const NUMBERS = ["calls", "edits", "seed", "sample_index"];
 const KEPT = {
   trace: ".",
   corrections: ": only its corrections were kept, so it starts from what they changed.",
