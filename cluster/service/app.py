@@ -23,6 +23,7 @@ from cluster.service.bodies import ChatRequest, CompletionRequest, Decoding, Sco
 from cluster.service.docs import page_of
 from cluster.service.errors import ApiError, busy, failed
 from cluster.service.gate import Doors, Gate
+from cluster.service.jobs import Jobs
 from cluster.service.limits import ServiceLimits
 from cluster.service.metrics import Metrics
 from cluster.service.model import ServedModel
@@ -82,9 +83,10 @@ def takes(kind: Any, gives: type[BaseModel]) -> dict[str, Any]:
 class Service:
     """What the routes share."""
 
-    def __init__(self, models: Sequence[ServedModel], limits: ServiceLimits, metrics: Metrics):
+    def __init__(self, models: Sequence[ServedModel], limits: ServiceLimits, metrics: Metrics, jobs: Jobs):
         self.models = {model.name: model for model in models}
-        self.limits, self.metrics = limits, metrics
+        self.limits, self.metrics, self.jobs = limits, metrics, jobs
+        metrics.registry.register(jobs)
 
     def model(self, name: str) -> ServedModel:
         """The model that a request names. Raises ApiError where there is none, or it has to be named."""
@@ -121,7 +123,8 @@ class Service:
         return JSONResponse({"object": "scores", "model": model.name, "scores": known})
 
     async def told(self) -> None:
-        """Ask all replicas for their numbers."""
+        """Ask all replicas for their numbers, and read those of batch jobs."""
+        await self.jobs.read()
         models = list(self.models.values())
         asked = await asyncio.gather(
             *(asyncio.wait_for(m.backend.numbers(), NUMBERS_S) for m in models), return_exceptions=True
@@ -157,9 +160,9 @@ class EventStream(StreamingResponse):
 def build_app(
     models: Sequence[ServedModel], limits: ServiceLimits, doors: Doors, tables: Path | None = None
 ) -> ASGIApp:
-    """The application for these models, and for the tables of a root."""
+    """The application for these models, and for the tables and jobs of a root."""
     metrics = Metrics()
-    service = Service(models, limits, metrics)
+    service = Service(models, limits, metrics, Jobs(tables))
     app = FastAPI(title="proseco", version="1", docs_url=None, redoc_url=None, summary=SUMMARY)
     app.add_exception_handler(ApiError, said)
     app.add_exception_handler(HTTPException, said)
