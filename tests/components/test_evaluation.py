@@ -10,6 +10,7 @@ from rich.console import Console
 from components.evaluation.best import Pair, best_of_budgets, best_pairs, difference, due_to_edits, in_words, ratio
 from components.evaluation.frontier import over_seeds, summarise, what_edits_did
 from components.evaluation.page import best_table, edits_table, results_table, table
+from components.evaluation.trajectory import frames
 from pipelines.cli import runs
 from pipelines.stages.report import best_against_best
 
@@ -105,6 +106,13 @@ def test_the_best_of_each_model_meet_at_nearly_equal_calls():
     assert best_pairs(results[:3]) == []
     assert best_against_best(results[:3]) == [], "no section where there is nothing to compare"
     assert best_against_best(results)[0].title == "Best against best"
+
+
+def test_a_picture_marks_what_each_call_did_whatever_the_reason():
+    trace = [event(0, 9, 5, "reveal"), event(1, 9, 4, "fill"), event(2, 9, 7, "choose"), event(3, 6, 9, "remask")]
+    start, end = frames([5, 4, 7, 9], trace)
+    assert start.tokens == (9, 9, 9, 6)
+    assert (end.revealed, end.replaced, end.remasked) == ({0, 1, 2}, set(), {3})
 
 
 def test_a_budget_is_what_costs_nearly_the_same():

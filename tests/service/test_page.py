@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -29,23 +30,29 @@ def url(folder, chromium):
 
 def until(driver, said):
     """Wait for a sentence about what is going on."""
-    from selenium.webdriver.support.ui import WebDriverWait
 
     def there(d):
         error = d.find_element(CSS, "#error")
         assert not error.is_displayed() or said in error.text, error.text
         return said in d.find_element(CSS, "#status").text + error.text
 
-    WebDriverWait(driver, 30, poll_frequency=0.05).until(there)
+    wait_until(driver, there)
 
 
 def opened(driver, url, size=DESK):
     """The page, ready to be used."""
-    from selenium.webdriver.support.ui import WebDriverWait
+    return ready(look(driver, f"{url}/", size))
 
-    look(driver, f"{url}/", size)
-    WebDriverWait(driver, 30, poll_frequency=0.05).until(lambda d: d.find_elements(CSS, "#model option"))
+
+def ready(driver):
+    wait_until(driver, lambda d: d.find_elements(CSS, "fieldset option"))
     return driver
+
+
+def wait_until(driver, condition):
+    from selenium.webdriver.support.ui import WebDriverWait  # where it is missing, the fixture has skipped the test
+
+    WebDriverWait(driver, 30, poll_frequency=0.05).until(condition)
 
 
 def fill(driver, place, value):
@@ -116,9 +123,7 @@ def test_edits_are_drawn_by_what_they_did_and_can_be_played_again(folder, url, c
     driver.find_element(CSS, "#forward").click()
     assert call(driver) == min(e.call for e in trace)
     driver.find_element(CSS, "#play").click()
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(driver, 30, poll_frequency=0.05).until(lambda d: call(d) == row.sample.calls)
+    wait_until(driver, lambda d: call(d) == row.sample.calls)
     assert driver.find_element(CSS, "#play").get_attribute("aria-label") == "Play", "it stops at the end"
     driver.find_element(CSS, "#back").click()
     assert call(driver) == max(e.call for e in trace if e.call < row.sample.calls)
@@ -161,6 +166,31 @@ def test_errors_of_the_server_are_shown_as_they_are(url, chromium):
     fill(driver, "#prompt", "x")
     driver.find_element(CSS, "button.main").click()
     until(driver, "symbols that tiny knows")
+
+
+def test_a_row_can_be_stopped(url, chromium):
+    driver = opened(chromium, url)
+    fill(driver, "fieldset:first-child [name=steps]", 50_000)
+    driver.find_element(CSS, "button.main").click()
+    until(driver, "Writing")
+    driver.find_element(CSS, "#stop").click()
+    until(driver, "Stopped")
+    write(driver, steps=3)
+    assert not driver.find_element(CSS, "#stop").is_enabled()
+
+
+def test_a_key_is_asked_for_and_stays_in_the_tab(folder, tmp_path, chromium):
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(json.dumps([{"name": "me", "sha256": hashlib.sha256(b"secret").hexdigest()}]))
+    with served(folder, keys=keys) as url:
+        driver = look(chromium, f"{url}/", PHONE)
+        until(driver, "key")
+        fill(driver, "#key", "secret")
+        driver.find_element(CSS, "#access-form button").click()
+        ready(driver)
+        write(driver, prompt="12", steps=3)
+        kept = driver.execute_script("return [sessionStorage.getItem('key'), localStorage.length, document.cookie]")
+        assert kept == ["secret", 0, ""]
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK])
