@@ -14,7 +14,6 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -29,7 +28,7 @@ from components.errors import ConfigError, DataError, Problem
 from components.options import Count, Seed, options, parse
 from components.samplers import preset
 from components.scorers.conditional import Asked, bound, is_greedy
-from components.store.files import append_text
+from components.store.files import append_text, at, exists
 
 
 @options
@@ -85,7 +84,7 @@ class ProsecoLM(LM):
         known = {f.name for f in dataclasses.fields(LmEvalOptions)}
         self.config = parse(LmEvalOptions, {k: plain(v) for k, v in given.items() if k in known}, "model_args")
         self.sampler = preset(self.config.sampler, **nested({k: v for k, v in given.items() if k not in known}))
-        if self.config.errors and Path(self.config.errors).exists():
+        if self.config.errors and exists(at(self.config.errors)):
             rule = "a file that does not exist yet"
             raise ConfigError([Problem("model_args.errors", self.config.errors, rule, "name another one")])
         # lm-eval says cuda:0 where nobody said anything, also on a machine without a GPU.
@@ -190,7 +189,7 @@ class ProsecoLM(LM):
         if self.config.errors:
             of = {"task": request.task_name, "doc_id": request.doc_id, "idx": request.idx, "type": request.request_type}
             line = {**of, **dataclasses.asdict(told), "draws": self.config.draws}
-            append_text(Path(self.config.errors), json.dumps(line) + "\n")
+            append_text(at(self.config.errors), json.dumps(line) + "\n")
 
 
 def generation(asked: Mapping[str, Any]) -> GenerationOptions:
