@@ -169,7 +169,7 @@ def build_app(
     app.add_exception_handler(Exception, said)
     add_texts(app, service)
     add_samplers(app)
-    add_tables(app, tables)
+    add_tables(app, tables, ERRORS)
     add_numbers(app, service)
     describe(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True))

@@ -203,16 +203,20 @@ def read_page(query: Mapping[str, str]) -> Page:
 QUERY = [{"name": name, "in": "query", "schema": shape} for name, shape in json_schema(Page)["properties"].items()]
 
 
-def add_tables(app: FastAPI, root: Path | None) -> None:
-    """The routes. Without a root there are no tables."""
+def add_tables(app: FastAPI, root: Path | None, errors: dict[int | str, dict[str, Any]]) -> None:
+    """The routes. Without a root there are no tables.
 
-    @app.get("/v1/tables")
+    Args:
+        errors: descriptions of answers that are errors.
+    """
+
+    @app.get("/v1/tables", responses=errors)
     async def tables() -> dict[str, Any]:
         """The finished tables, newest first."""
         found = [] if root is None else await asyncio.to_thread(all_tables, root)
         return {"object": "list", "data": found}
 
-    @app.get("/v1/tables/{name}/rows", openapi_extra={"parameters": QUERY})
+    @app.get("/v1/tables/{name}/rows", openapi_extra={"parameters": QUERY}, responses=errors)
     async def page(name: str, request: Request) -> dict[str, Any]:
         """Rows of a table, in its order."""
         asked = read_page(request.query_params)
@@ -223,7 +227,7 @@ def add_tables(app: FastAPI, root: Path | None) -> None:
 
         return {"object": "list", "offset": asked.offset, **await told(read)}
 
-    @app.get("/v1/tables/{name}/rows/{number}")
+    @app.get("/v1/tables/{name}/rows/{number}", responses=errors)
     async def row(name: str, number: str) -> dict[str, Any]:
         """One row, as the events of the stream that would have written it, and what of its edits was kept."""
 

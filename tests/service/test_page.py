@@ -161,6 +161,34 @@ def test_two_samplers_are_compared_at_equal_calls(folder, url, chromium):
         assert f"2 calls, {corrections} corrections, {masked} still masked" in panel.text
 
 
+FOLLOWED = """
+const [done] = arguments;
+import("./view.js").then(view => {
+  const row = {tokens: [0, 0, 0, 0, 0], pieces: [null, null, null, null, null], mask_id: 0};
+  const edit = (call, position) => ({object: "text_completion.edit", call, edits: [
+    {position, old: 0, new: 4, text: "1", confidence: 0.5, reason: "reveal"}]});
+  const end = calls => ({object: "text_completion", choices: [{text: "11111", proseco: {calls, edits: 0}}]});
+  const told = [];
+  view.open(["first", "second"]);
+  for (const number of [0, 1]) view.tell(number, {object: "text_completion.start", ...row});
+  for (const [number, event] of [[0, edit(1, 0)], [0, edit(3, 1)], [1, edit(2, 0)], [1, edit(5, 1)], [0, edit(6, 2)],
+                                 [0, end(6)], [1, edit(8, 2)], [1, end(9)]]) {
+    view.tell(number, event);
+    told.push([Number(document.getElementById("clock").value),
+               [...document.querySelectorAll(".summary-line")].map(e => parseInt(e.textContent))]);
+  }
+  done(told);
+});
+"""
+
+
+def test_while_two_samplers_write_both_are_shown_after_equally_many_calls(url, chromium):
+    """The first is ahead with calls 1 and 3, then the second with 5; the first ends after 6, the second after 9."""
+    told = opened(chromium, url).execute_async_script(FOLLOWED)
+    assert [clock for clock, _ in told] == [0, 0, 2, 3, 5, 5, 8, 9]
+    assert [calls for _, calls in told] == [[0, 0], [0, 0], [2, 2], [3, 3], [5, 5], [5, 5], [6, 8], [6, 9]]
+
+
 def test_errors_of_the_server_are_shown_as_they_are(url, chromium):
     driver = opened(chromium, url)
     fill(driver, "#prompt", "x")
