@@ -75,6 +75,11 @@ class Wanted:
     """Below 0 until the engine has it."""
 
 
+def num_written(row: Row, sample: Sample) -> int:
+    """Positions of a row that were to be written."""
+    return row.fixed.count(False)
+
+
 class SharedEngine:
     """Steps an engine as long as there are rows. ``close`` ends its thread."""
 
@@ -83,7 +88,7 @@ class SharedEngine:
         engine: Engine,
         in_thread: Callable[[], None] = lambda: None,
         max_rows: int = 4096,
-        useful: Callable[[Row, Sample], int] = lambda row, sample: sum(not fixed for fixed in row.fixed),
+        useful: Callable[[Row, Sample], int] = num_written,
     ):
         """
         Args:

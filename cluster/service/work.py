@@ -34,12 +34,12 @@ async def news_of(backend: Backend, job: Job, heartbeat_s: float) -> AsyncGenera
     following: asyncio.Task[list[News]] | None = None
     try:
         while True:
-            following = following or asyncio.ensure_future(anext(source))
-            await asyncio.wait({following}, timeout=min(heartbeat_s, max(0.0, end - loop.time())))
-            if following.done():
-                following, done = None, following
+            following = task = following or asyncio.ensure_future(anext(source))
+            await asyncio.wait({task}, timeout=min(heartbeat_s, max(0.0, end - loop.time())))
+            if task.done():
+                following = None
                 try:
-                    yield done.result()
+                    yield task.result()
                 except StopAsyncIteration:
                     return
             elif loop.time() >= end:

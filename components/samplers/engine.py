@@ -132,6 +132,9 @@ class Engine:
         """Open sessions and fill their lanes, first come, first served."""
         waiting = [key for key, rows in self.waiting.items() if key.priority == priority and rows]
         waiting.sort(key=lambda key: self.waiting[key][0].ticket)
+        if len({k for k in self.sessions if k.priority == priority}.union(waiting)) > self.max_sessions:
+            # One whose rows have all ended makes room, also where more of its kind wait: they come later.
+            self.sessions = {k: s for k, s in self.sessions.items() if not s.idle or k.priority != priority}
         room = self.max_sessions - sum(key.priority == priority for key in self.sessions)
         for key in [key for key in waiting if key not in self.sessions][: max(0, room)]:
             try:
@@ -154,9 +157,10 @@ class Engine:
                 query, batching = self.sessions[key].ask(), self.sessions[key].batching
                 asked.setdefault(key if key.alone is not None else manner(query, batching), []).append((key, query))
         for pairs in asked.values():
-            keys, queries = zip(*pairs, strict=True)
-            with self._isolating(keys, ended):
-                for key, query, said in zip(keys, queries, self._answers(keys, queries), strict=True):
+            group = [key for key, _ in pairs]
+            with self._isolating(group, ended):
+                answers = self._answers(group, [query for _, query in pairs])
+                for (key, query), said in zip(pairs, answers, strict=True):
                     with self._isolating([key], ended):
                         ended |= self.sessions[key].tell(query, said)
 

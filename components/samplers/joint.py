@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -71,7 +71,7 @@ def parted(said: Answer, extent: Extent, queries: Sequence[Query]) -> Iterator[A
     num_inputs = [len(q.row) for q in queries]
     length = queries[0].tokens.shape[1]
     at = list(accumulate(num_inputs, initial=0))
-    wanted, drawn = ([sum(counts[a:b]) for a, b in zip(at, at[1:], strict=False)] for counts in (extent.wanted, extent.drawn))
+    wanted, drawn = ([sum(counts[a:b]) for a, b in pairwise(at)] for counts in (extent.wanted, extent.drawn))
     first_wanted, first_drawn = (list(accumulate(counts, initial=0)) for counts in (wanted, drawn))
     for number, count in enumerate(num_inputs):
         a, b = first_wanted[number], first_drawn[number]
