@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +29,16 @@ class Replicas:
         """What Ray is asked for."""
         return {"num_replicas": self.count, "ray_actor_options": {"num_cpus": 1, "num_gpus": self.gpus}}
 
-    def runtime(self) -> RuntimeConfig:
-        """A cluster on this machine that has room for them."""
-        plain = {
-            "replicas": self.count,
-            "threads": self.threads,
-            "gpus": math.ceil(self.count * self.gpus),
-            "device": self.placement.device,
-        }
-        return parse(RuntimeConfig, plain, "runtime")
+
+def runtime_of(models: Sequence[Replicas]) -> RuntimeConfig:
+    """A cluster on this machine that has room for the replicas of all models."""
+    plain = {
+        "replicas": sum(r.count for r in models),
+        "threads": max(r.threads for r in models),
+        "gpus": math.ceil(sum(r.count * r.gpus for r in models)),
+        "device": "cuda" if any(r.placement.device == "cuda" for r in models) else "cpu",
+    }
+    return parse(RuntimeConfig, plain, "runtime")
 
 
 def replicas_of(

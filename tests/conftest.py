@@ -23,6 +23,7 @@ from cluster.environment import prepare
 from components.models.device import device_problems, resolve
 from components.store import content
 from components.store.files import digest_file
+from tests.browser import chromium  # noqa: F401  (a fixture)
 
 prepare()
 

@@ -172,7 +172,9 @@ def covering_array(valid: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return chosen
 
 
-def drive(denoiser: Any, sampler: Sampler, rows: list[Row], seed: int = 0, device: str = "cpu") -> Iterator[tuple[State, State, Record]]:
+def drive(
+    denoiser: Any, sampler: Sampler, rows: list[Row], seed: int = 0, device: str = "cpu"
+) -> Iterator[tuple[State, State, Record]]:
     """Every step of all rows at once: the state before, the state after, the record."""
     canvas, fixed, ids = (torch.tensor(x, device=device) for x in zip(*((r.canvas, r.fixed, r.id) for r in rows)))
     yield from play(denoiser, sampler, sampler.start(canvas, fixed, ids, torch.full_like(ids, seed)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from components.evaluation.frontier import Z95
 
@@ -13,6 +13,7 @@ TOLERANCE = 0.03
 """Calls are nearly equal when they differ by at most this share of one of them."""
 
 Row = Mapping[str, Any]
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ def best_pairs(results: Sequence[Row]) -> list[Pair]:
                 pair = Pair(best[model], best[first])
                 found.setdefault((id(pair.row), id(pair.reference)), pair)
     return list(found.values())
+
+
+def best_of_budgets(results: Sequence[R]) -> list[R]:
+    """The best row of each budget, by calls. A budget is what costs nearly as much as its cheapest row."""
+    budgets: list[list[R]] = []
+    for row in sorted(results, key=lambda r: r["calls"]):
+        if budgets and row["calls"] <= budgets[-1][0]["calls"] * (1 + TOLERANCE):
+            budgets[-1].append(row)
+        else:
+            budgets.append([row])
+    return [max(rows, key=lambda r: r["quality"]) for rows in budgets]
 
 
 def of_model(rows: Sequence[Row], model: str) -> list[Row]:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 48
+LEFT, RIGHT, TOP, BOTTOM = 84, 30, 16, 52
 # Okabe and Ito's palette: told apart by people who do not see all colours, and on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 
@@ -54,17 +54,17 @@ def line_chart(series: list[Series], x_label: str, y_label: str, marks: bool = T
     for x in x_ticks:
         px, py = at(x, y_low)
         parts.append(f'<line class="grid" x1="{px}" y1="{TOP}" x2="{px}" y2="{py}"/>')
-        parts.append(f'<text x="{px}" y="{py + 16}" text-anchor="middle">{x:g}</text>')
+        parts.append(f'<text x="{px}" y="{py + 18}" text-anchor="middle">{x:g}</text>')
     for y in y_ticks:
         px, py = at(x_low, y)
         parts.append(f'<line class="grid" x1="{px}" y1="{py}" x2="{WIDTH - RIGHT}" y2="{py}"/>')
         parts.append(f'<text x="{px - 6}" y="{py + 4}" text-anchor="end">{y:g}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>'
     )
     parts.append(
-        f'<text class="axis" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>'
+        f'<text class="axis" transform="translate(18 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>'
     )
     for number, s in enumerate(series):
         parts += draw(s, COLOURS[number % len(COLOURS)], at, marks)

@@ -13,25 +13,30 @@ from components.evaluation.best import TOLERANCE, Pair, difference, in_words, ra
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #667; --line: #d5d9e0; --paper: #fff; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --quiet: #99a; --line: #3a4048; --paper: #15181c; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1000px;
-       margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1060px;
+       margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere }
+h1 { font-size: 1.6rem; line-height: 1.25; margin-bottom: 0 } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
 h3 { font-size: 1rem; margin-bottom: .3rem }
+.scroll { overflow-x: auto; margin: .6rem 0 } .scroll:focus-visible { outline: 2px solid #56b4e9 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line) }
+th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); overflow-wrap: normal }
+th { vertical-align: bottom; line-height: 1.25 } th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper) }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left }
 tr.best td { font-weight: 600 } .quiet, small { color: var(--quiet) }
 figure { margin: 0 } svg { width: 100%; max-width: 760px } td { white-space: nowrap } svg text { font-size: 11px; fill: var(--quiet) }
 svg .axis { font-size: 12px; fill: var(--ink) } svg .grid { stroke: var(--line); stroke-width: .6 }
 .legend span { margin-right: 1.2rem; white-space: nowrap }
 .legend i { display: inline-block; width: 22px; border-top: 3px solid; vertical-align: middle; margin-right: .4rem }
-.frames { display: flex; flex-wrap: wrap; gap: .8rem } .cells { display: grid; grid-template-columns: repeat(var(--columns), auto); gap: 1px; width: max-content }
+.frames { display: flex; flex-wrap: wrap; gap: .8rem } .frame { max-width: 100%; overflow-x: auto } .cells { display: grid; grid-template-columns: repeat(var(--columns), auto); gap: 1px; width: max-content }
 .cells b { min-width: 1.15em; height: 1.35em; line-height: 1.35em; text-align: center; font: 13px/1.4 ui-monospace, monospace; background: color-mix(in srgb, var(--line) 45%, transparent) }
 b.revealed { background: #56b4e9 !important; color: #000 } b.replaced { background: #e69f00 !important; color: #000 }
 b.remasked { background: #cc79a7 !important; color: #000 }
 b.prompt { color: var(--quiet) } .running pre { white-space: pre-wrap; font-size: 12px; border-left: 3px solid var(--line); padding-left: .6rem; margin: .2rem 0 }
 .running b { font-weight: 400 } .key b { padding: 0 .4em; font-weight: 400 }
 details pre { font-size: 12px; overflow: auto }
+/* A chart is drawn 640 wide: what is set in a telephone's 360 pixels needs letters that are almost twice as large. */
+@media (max-width: 640px) { body { margin: 1rem auto; padding: 0 .8rem } svg text { font-size: 20px } svg .axis { font-size: 21px }
+  th, td { padding: .2rem .45rem } .legend span { margin-right: .8rem } }
 """
 
 
@@ -46,7 +51,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The whole file."""
     body = "".join(f"<h2>{html.escape(s.title)}</h2>{s.body}" for s in sections)
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
         f"<h1>{html.escape(title)}</h1><p class='quiet'>{html.escape(subtitle)}</p>{body}</html>"
     )
@@ -129,13 +134,15 @@ def number_or_dash(value: float | None) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], bold: Collection[int] = ()) -> str:
-    """Cells as they are written; the rows of the given numbers are set in bold."""
+    """Cells as they are written; the rows of the given numbers are set in bold. Where the page is narrower, the table
+    scrolls in a box of its own, also by the keyboard."""
 
     def line(tag: str, cells: Sequence[Any]) -> str:
         return "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
 
     body = (f"<tr{' class=best' if i in bold else ''}>{line('td', row)}</tr>" for i, row in enumerate(rows))
-    return f"<table><tr>{line('th', heads)}</tr>{''.join(body)}</table>"
+    lines = f"<tr>{line('th', heads)}</tr>{''.join(body)}"
+    return f"<div class='scroll' tabindex='0'><table>{lines}</table></div>"
 
 
 def folded(title: str, value: Any) -> str:

@@ -15,6 +15,9 @@ from typing import Any
 MAX_CELLS = 100
 """Longer rows are drawn as running text instead of as cells."""
 
+REASONS = (("reveal", "fill", "choose"), ("replace",), ("remask",))
+"""Why tokens change (``components.samplers.contract.Edit``), by how they are drawn."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -37,7 +40,7 @@ def frames(final: Sequence[int], trace: Sequence[Mapping[str, Any]]) -> list[Fra
         edits = [e for e in trace if e["call"] == call]
         for e in edits:
             tokens[e["position"]] = e["new"]
-        did = [frozenset(e["position"] for e in edits if e["reason"] == r) for r in ("reveal", "replace", "remask")]
+        did = [frozenset(e["position"] for e in edits if e["reason"] in reasons) for reasons in REASONS]
         found.append(Frame(call, tuple(tokens), *did))
     return found
 

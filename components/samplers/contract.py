@@ -35,16 +35,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Edit:
-    """One written token, for the viewer."""
+    """One written token, for viewers. A row's edits, replayed on its canvas, give its tokens."""
 
     call: int
     tick: int
     position: int
     old: int
     new: int
-    confidence: float
+    confidence: float | None
+    """Probability of the token when it was written; None where ``reason`` is one of the last two."""
     reason: str
-    """``reveal``, ``replace`` or ``remask``."""
+    """``reveal``, ``replace`` or ``remask``; ``fill`` for what only the end of a row wrote, and ``choose`` for all
+    that the chain wrote which a search kept."""
 
 
 @dataclass(frozen=True)

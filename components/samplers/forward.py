@@ -43,15 +43,15 @@ class Extent:
     """[Q]: is the input live?"""
     wanted: list[int]
     """[Q]: positions wanted of each input."""
-    drawn: int
-    """Positions at which tokens are drawn, of all inputs."""
+    drawn: list[int]
+    """[Q]: positions of them at which tokens are drawn."""
 
 
 def measure(query: Query) -> Extent:
     """The extent of a query. The host waits for the device, once."""
     counts = torch.stack([query.active.long(), query.wanted.sum(-1), (query.drawn & query.wanted).sum(-1)]).tolist()
     active, wanted, drawn = counts
-    return Extent([bool(a) for a in active], wanted, sum(drawn))
+    return Extent([bool(a) for a in active], wanted, drawn)
 
 
 def answer(
@@ -71,7 +71,7 @@ def answer(
     num_inputs, length = query.tokens.shape
     num_wanted, device = sum(extent.wanted), query.tokens.device
     select = torch.nonzero_static(query.wanted.flatten(), size=num_wanted)[:, 0]
-    draw = torch.nonzero_static(query.drawn.flatten()[select], size=extent.drawn)[:, 0]
+    draw = torch.nonzero_static(query.drawn.flatten()[select], size=sum(extent.drawn))[:, 0]
     whole = batching.deterministic and num_inputs == batching.num_lanes and (num_wanted > 0 or batching.always)
     live = torch.arange(num_inputs, device=device)
     wanted = extent.wanted

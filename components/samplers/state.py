@@ -109,6 +109,10 @@ class State:
         follows = {name: field.value for name, field in self.declared().items() if field.follows}
         return self.having({name: value.index_select(0, ancestors) for name, value in follows.items()})
 
+    def num_bytes(self) -> int:
+        """Memory of all fields."""
+        return sum(value.numel() * value.element_size() for value in self.tensors().values())
+
     def recorded(self) -> dict[str, Tensor]:
         """The fields that make up a chain's trajectory, by name."""
         return {name: field.value for name, field in self.declared().items() if field.recorded}

@@ -1,33 +1,40 @@
-"""Edits of rows, for the viewer of trajectories."""
+"""Edits of rows, for viewers of trajectories and for streams."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from components.samplers.contract import Edit
 from components.samplers.state import Record
 
 Trace = list[Edit]
+Watch = Callable[[Trace], None]
+"""Is told the edits of a row, those of one step at a time."""
+
+REASONS = ("reveal", "replace", "remask")
 
 
-def read_edits(record: Record, calls: Int[Tensor, "R"], traces: list[Trace | None]) -> None:
-    """Add the edits of a step to the traces of the rows that have one. The host waits for the device, twice."""
-    rows = [row for row, trace in enumerate(traces) if trace is not None]
-    if not rows:
-        return
-    kept = torch.tensor(rows, device=calls.device)
-    sets = {"reveal": record.revealed, "replace": record.replaced, "remask": record.remasked}
-    canvases = torch.stack([record.before, record.after, *(where.long() for where in sets.values())], 1)[kept].tolist()
-    counters = torch.stack([calls.double(), record.tick.double()], 1)
-    numbers = torch.cat([counters, record.confidence.double()], 1)[kept].tolist()
-    for row, (before, after, *places), (call, tick, *confidence) in zip(rows, canvases, numbers, strict=True):
-        trace = traces[row]
-        assert trace is not None
-        for reason, where in zip(sets, places, strict=True):
-            trace += [
-                Edit(int(call), int(tick), i, before[i], after[i], confidence[i], reason)
-                for i, written in enumerate(where)
-                if written
-            ]
+def read_edits(
+    shown: Int[Tensor, "R L"], record: Record, calls: Int[Tensor, "R"], observed: Bool[Tensor, "R"]
+) -> dict[int, Trace]:
+    """The edits of a step by row, of rows that are observed: what leads from ``shown``, the canvas that their
+    observers know, to the one after the step. The host waits for the device, twice."""
+    row, position = ((shown != record.after) & observed[:, None]).nonzero().unbind(-1)
+    reason = torch.where(record.revealed, 0, torch.where(record.remasked, 2, 1))
+    whole = [row, position, shown[row, position], record.after[row, position], reason[row, position], calls[row]]
+    numbers = torch.stack([x.double() for x in (*whole, record.tick[row], record.confidence[row, position])], 1)
+    edits: dict[int, Trace] = {}
+    for *ids, confidence in numbers.tolist():
+        where, at, old, new, why, call, tick = map(int, ids)
+        edits.setdefault(where, []).append(Edit(call, tick, at, old, new, confidence, REASONS[why]))
+    return edits
+
+
+def last_edits(shown: Sequence[int], tokens: Sequence[int], call: int, tick: int, reason: str) -> Trace:
+    """What leads from the canvas that an observer knows to the tokens that a row ended with."""
+    pairs = enumerate(zip(shown, tokens, strict=True))
+    return [Edit(call, tick, i, old, new, None, reason) for i, (old, new) in pairs if old != new]

@@ -131,37 +131,35 @@ def replay(row_id: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("model", type=at)
-@click.option("--port", default=8000, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to; loopback by default.")
-@click.option("--replicas", default=1, show_default=True)
+@click.argument("given", nargs=-1, required=True, metavar="[NAME=]EXPORT... [limits.KEY=VALUE]...")
+@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to; any but loopback needs --keys.")
+@click.option("--keys", type=click.Path(path_type=Path), help="YAML list or JSON lines of keys, each with name and sha256.")
+@click.option("--tables", type=at, metavar="ROOT", help="Show the samples that runs and proseco generate left in this root.")
+@click.option("--replicas", default=1, show_default=True, help="Of each model.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--device", type=KINDS, default="auto", show_default=True, help="auto: a GPU where torch sees one.")
 @in_dtype
 @click.option("--gpus", default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")
 @in_words
-def serve(model: Path, host: str, port: int, **options: Any) -> None:
-    """Answer sampling and scoring requests over HTTP, until interrupted.
+def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, tables: Path | None, **options: Any) -> None:
+    """Answer requests for texts and scores over HTTP, until interrupted.
 
-    [b]POST /v1/sample[/b] {"prompts": [""], "num_samples": 2, "sampler": "proseco", "options": {"steps": 8}, "seed": 0}
-    [b]POST /v1/score[/b] {"texts": ["..."], "scorers": ["nelbo"]}
-    [b]GET /healthz[/b]
+    EXPORT is an exported folder; several are several models. [b]limits.max_samples=16[/b] and its like change what is
+    taken on; see docs/service.md.
+
+    [b]POST /v1/completions[/b] {"prompt": "", "n": 2, "sampler": "proseco", "options": {"steps": 8}, "stream": true}
+    [b]POST /v1/chat/completions[/b], [b]POST /v1/score[/b], [b]GET /v1/models[/b], [b]/metrics[/b], [b]/docs[/b]
     """
-    from cluster.open import open_cluster
-    from cluster.replicas import replicas_of
-    from components.models.weights import load_model, read_info
-    from components.store.artifact import require_unchanged
+    from cluster.service.limits import ServiceLimits
+    from cluster.service.serving import Address
+    from cluster.service.serving import serve as command
+    from components.options import parse
+    from pipelines.config.load import dotted
 
-    require_unchanged(model)
-    load_model(model)  # a wrong folder is reported before a cluster is started
-    replicas = replicas_of(read_info(model), **options)
-    cluster = open_cluster(replicas.runtime())
-    try:
-        from cluster.http import serve_forever
-
-        serve_forever(model.absolute(), host, port, replicas, click.echo)
-    finally:
-        cluster.close()
+    limits = dotted([text for text in given if text.startswith("limits.")]).get("limits", {})
+    models = [text for text in given if not text.startswith("limits.")]
+    command(models, Address(host, port, keys, tables), parse(ServiceLimits, limits, "limits"), click.echo, **options)
 
 
 @click.command()

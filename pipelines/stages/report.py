@@ -8,16 +8,17 @@ from typing import Any
 
 from components.data.tokenizer import load_tokenizer
 from components.evaluation import trajectory
-from components.evaluation.best import best_pairs
+from components.evaluation.best import best_of_budgets, best_pairs
 from components.evaluation.chart import COLOURS, Point, Series, line_chart
-from components.evaluation.page import Section, best_table, edits_table, folded, page, results_table
+from components.evaluation.page import Section, best_table, edits_table, folded, page, results_table, table
 from components.store.files import publish_text
 from components.store.samples import read_shard, shard_file
 from components.tracking import JOURNAL, read_metrics
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import ReportSpec
 
-NUM_TRAJECTORIES = 2
+MAX_TRACED = 64
+"""Rows that are looked at for a picture."""
 
 
 def run(config: ReportSpec, context: Context) -> Mapping[str, Any]:
@@ -72,7 +73,7 @@ def learning_curves(context: Context) -> str:
         series.append(curve(f"{name}, validation", rows, "validation/nll_bound", dashed=True))
         correcting.append(curve(f"{name}: fixed", rows, "fix_rate"))
         correcting.append(curve(f"{name}: broken", rows, "break_rate", dashed=True))
-    parts = [line_chart(series, "optimiser step", "likelihood bound, nats per token", marks=False)]
+    parts = [line_chart(series, "optimiser step", "bound, nats per token", marks=False)]
     if any(s.points for s in correcting):
         parts.append("<h3>Corrector: share of wrong draft tokens made right, and of right ones made wrong</h3>")
         parts.append(line_chart(correcting, "optimiser step", "share", marks=False))
@@ -85,26 +86,28 @@ def curve(name: str, rows: list[dict[str, float]], column: str, dashed: bool = F
 
 
 def trajectories(results: list[dict[str, Any]], context: Context) -> str:
-    """A few traced rows of each sampler, at the budget nearest to the median."""
+    """A sample of the best sampler of each budget: of those whose trace was kept, the one with most corrections."""
     tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
     parts = [
-        "<p class='key'>Each picture is the row after a call that changed it: <b class='revealed'>revealed</b> "
-        "by that call, <b class='replaced'>replaced</b> by the corrector.</p>"
+        "<p class='key'>The best sampler of each budget, and of its samples the one that was corrected most. Each picture "
+        "is the row after a call that changed it: <b class='revealed'>revealed</b> by that call, "
+        "<b class='replaced'>replaced</b> or <b class='remasked'>masked again</b> by the corrector.</p>"
     ]
-    for name in dict.fromkeys(r["sampler"] for r in results):
-        own = [(i, r) for i, r in enumerate(results) if r["sampler"] == name]
-        index, row = own[len(own) // 2]
-        role = f"samples_{index:03d}"
+    for row in best_of_budgets(results):
+        role = f"samples_{results.index(row):03d}"
         first = context.infos[role]["shards"][0]
-        table = read_shard(shard_file(context.inputs[role] / "shards", first))
-        traced = [r for r in table.slice(0, 64).to_pylist() if r["trace"] is not None]
-        # The rows with most corrections tell most.
-        traced.sort(key=lambda r: -r["edits"])
-        parts.append(f"<h3>{html.escape(name)}, {row['steps']} steps</h3>")
-        for r in traced[:NUM_TRAJECTORIES]:
-            found = trajectory.frames(r["tokens"], r["trace"])
-            parts.append(f"<p><small>sample {r['sample_index']}: {r['calls']} calls, {r['edits']} corrections</small></p>")
-            parts.append(trajectory.draw(found, tokenizer.show, r["num_prompt"]))
+        samples = read_shard(shard_file(context.inputs[role] / "shards", first))
+        traced = [r for r in samples.slice(0, MAX_TRACED).to_pylist() if r["trace"] is not None]
+        if not traced:
+            continue
+        shown = max(traced, key=lambda r: r["edits"])
+        title = f"{row['calls']:.1f} calls: {row['sampler']}, {row['metric']} {row['quality']:.3f}"
+        parts.append(f"<h3>{html.escape(title)}</h3>")
+        parts.append(
+            f"<p><small>sample {shown['sample_index']}: {shown['calls']} calls, {shown['edits']} corrections</small></p>"
+        )
+        found = trajectory.frames(shown["tokens"], shown["trace"])
+        parts.append(trajectory.draw(found, tokenizer.show, shown["num_prompt"]))
     return "".join(parts)
 
 
@@ -113,8 +116,5 @@ def what_was_run(config: ReportSpec, context: Context) -> str:
     for role, info in context.infos.items():
         if role.startswith("train_"):
             numbers = ", ".join(f"{k} {v:.4g}" for k, v in info.items() if isinstance(v, int | float))
-            rows.append(
-                f"<tr><td>{html.escape(role.removeprefix('train_'))}</td><td>{context.inputs[role].name}</td><td>{html.escape(numbers)}</td></tr>"
-            )
-    table = f"<table><tr><th>training</th><th>key</th><th>at its end</th></tr>{''.join(rows)}</table>"
-    return table + folded("configuration", config.run)
+            rows.append((role.removeprefix("train_"), context.inputs[role].name, numbers))
+    return table(("training", "key", "at its end"), rows) + folded("configuration", config.run)

@@ -53,7 +53,9 @@ def main() -> None:
     here = given.folder.absolute()
     roots = {"folder": f"{here}/plain", "file": f"file://{here}/file", "memory": f"memory://{here}/memory"}
     with ThreadPoolExecutor(2) as threads:
-        waiting = {n: threads.submit(results, given.run, r, here / f"cache-{n}", given.overrides) for n, r in roots.items()}
+        waiting = {
+            n: threads.submit(results, given.run, r, here / f"cache-{n}", given.overrides) for n, r in roots.items()
+        }
         found = {name: one.result() for name, one in waiting.items()}
     expected = found["folder"][0]
     for name, (table, seconds) in found.items():

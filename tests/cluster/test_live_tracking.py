@@ -26,9 +26,7 @@ def curves(root: Path, label: str, metric: str) -> list[tuple[str, set[int]]]:
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("proseco").experiment_id
     runs = client.search_runs([experiment], f"tags.`mlflow.runName` = '{label}'", order_by=["attributes.start_time"])
-    return [
-        (r.info.status, {m.step for m in client.get_metric_history(r.info.run_id, metric)}) for r in runs
-    ]
+    return [(r.info.status, {m.step for m in client.get_metric_history(r.info.run_id, metric)}) for r in runs]
 
 
 def journal_of(root: Path) -> Path:
@@ -39,7 +37,9 @@ def test_a_training_that_fails_leaves_its_whole_curve(tmp_path):
     run, root = tmp_path / "run.yaml", tmp_path / "root"
     # The rate becomes absurd after a while.
     training = "base: {objective: {name: mdlm}, steps: 90, log_every: 1, optimizer: {lr: 1.0e+38, warmup_steps: 60}, "
-    run.write_text(harness.RUN.replace("base: {objective: {name: mdlm}, steps: 6, ", training).replace(", log_every: 2", ""))
+    run.write_text(
+        harness.RUN.replace("base: {objective: {name: mdlm}, steps: 6, ", training).replace(", log_every: 2", "")
+    )
     result = CliRunner().invoke(main, ["run", str(run), *OPTIONS, f"runtime.root={root}"])
     assert result.exit_code == 1
     assert "The gradient norm of step" in result.output

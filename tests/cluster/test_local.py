@@ -98,7 +98,9 @@ def test_a_stopped_run_ends_its_items_soon_and_starts_nothing_more(cluster, tmp_
     assert time.monotonic() - begun < 20
     with pytest.raises(Stopped):
         cluster.map(square, [1], quiet)
-    launch = TrainLaunch(job=job(tmp_path, token_rows(tmp_path / "rows")), model=TINY, init=None, runtime=cluster.runtime)
+    launch = TrainLaunch(
+        job=job(tmp_path, token_rows(tmp_path / "rows")), model=TINY, init=None, runtime=cluster.runtime
+    )
     with pytest.raises(Stopped):
         cluster.train(launch)
 

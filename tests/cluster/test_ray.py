@@ -161,7 +161,9 @@ def kill_when_checkpointed(folder: Path, killed: list[int], which: str) -> None:
     pids = {
         "rank": [first["params"]["pid"]],
         "controller": [
-            int(p.name) for p in Path("/proc").glob("[0-9]*") if command(int(p.name)).startswith(b"ray::TrainController")
+            int(p.name)
+            for p in Path("/proc").glob("[0-9]*")
+            if command(int(p.name)).startswith(b"ray::TrainController")
         ],
     }[which]
     for pid in pids:
@@ -208,7 +210,9 @@ def test_what_finds_no_room_is_told_after_a_while(cluster, tmp_path):
     joined = open_cluster(runtime)
     try:
         launch = TrainLaunch(job=job(tmp_path, token_rows(tmp_path / "rows")), model=TINY, init=None, runtime=runtime)
-        with pytest.raises(ClusterError, match="runtime.workers = 5 asks for 5 CPUs, and the cluster, which has 4 CPUs"):
+        with pytest.raises(
+            ClusterError, match="runtime.workers = 5 asks for 5 CPUs, and the cluster, which has 4 CPUs"
+        ):
             joined.train(launch)
     finally:
         joined.close()

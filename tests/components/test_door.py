@@ -62,7 +62,9 @@ def touches(tree: ast.AST) -> list[tuple[int, str]]:
         module = next((m for m in MODULES if owner == m or owner.startswith(f"{m}.")), None)
         if module is not None:
             names = MODULES[module]
-            if ((names is None or called.attr in names) and not owner.startswith("os.path")) or (owner == "os.path" and called.attr in {"exists", "isfile", "isdir", "getsize", "getmtime", "islink"}):
+            if ((names is None or called.attr in names) and not owner.startswith("os.path")) or (
+                owner == "os.path" and called.attr in {"exists", "isfile", "isdir", "getsize", "getmtime", "islink"}
+            ):
                 found.append((node.lineno, f"{owner}.{called.attr}"))
         elif called.attr in METHODS and not owner.startswith(("pa.", "self.engine", "pc.")):
             found.append((node.lineno, f"{owner}.{called.attr}"))
@@ -98,6 +100,8 @@ def test_the_rule_sees_what_it_forbids(code):
     assert touches(ast.parse(code))
 
 
-@pytest.mark.parametrize("code", ["text.replace('a', 'b')", "os.environ.get('A')", "exists(path)", "os.path.join(a, b)"])
+@pytest.mark.parametrize(
+    "code", ["text.replace('a', 'b')", "os.environ.get('A')", "exists(path)", "os.path.join(a, b)"]
+)
 def test_the_rule_leaves_alone_what_touches_nothing(code):
     assert not touches(ast.parse(code))

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from components.evaluation.best import Pair, best_pairs, difference, due_to_edits, in_words, ratio
+from components.evaluation.best import Pair, best_of_budgets, best_pairs, difference, due_to_edits, in_words, ratio
 from components.evaluation.frontier import over_seeds, summarise, what_edits_did
 from components.evaluation.page import best_table, edits_table, results_table, table
+from components.evaluation.trajectory import frames
 from pipelines.cli import runs
 from pipelines.stages.report import best_against_best
 
@@ -107,6 +108,20 @@ def test_the_best_of_each_model_meet_at_nearly_equal_calls():
     assert best_against_best(results)[0].title == "Best against best"
 
 
+def test_a_picture_marks_what_each_call_did_whatever_the_reason():
+    trace = [event(0, 9, 5, "reveal"), event(1, 9, 4, "fill"), event(2, 9, 7, "choose"), event(3, 6, 9, "remask")]
+    start, end = frames([5, 4, 7, 9], trace)
+    assert start.tokens == (9, 9, 9, 6)
+    assert (end.revealed, end.replaced, end.remasked) == ({0, 1, 2}, set(), {3})
+
+
+def test_a_budget_is_what_costs_nearly_the_same():
+    rows = [
+        row("b", "mdlm", 6.15, 0.3), row("a", "mdlm", 6.0, 0.2), row("c", "mdlm", 6.2, 0.1), row("d", "mdlm", 12.0, 0.9)
+    ]  # fmt: skip
+    assert [r["sampler"] for r in best_of_budgets(rows)] == ["b", "c", "d"], "6.2 is 3.3% above 6"
+
+
 def test_the_interval_of_a_ratio_is_that_of_katz():
     found = ratio(Pair(row("b", "proseco", 12.0, 0.6), row("a", "mdlm", 12.0, 0.3)))
     # variance of the logarithm: 0.4 / 60 + 0.7 / 30 = 0.03; exp(1.959964 * 0.173205) = 1.40421
@@ -146,7 +161,7 @@ def test_tables_show_edits():
     assert "a&lt;b" not in found, "only samplers that edit are listed"
     assert edits_table([plain]) == ""
     assert "<td>a&lt;b</td>" in results_table([plain])
-    assert table(["x"], [["1"], ["2"]], {1}).endswith("<tr><td>1</td></tr><tr class=best><td>2</td></tr></table>")
+    assert table(["x"], [["1"], ["2"]], {1}).endswith("<tr><td>1</td></tr><tr class=best><td>2</td></tr></table></div>")
     console = Console(width=200, record=True)
     console.print(runs.results_table([edited]))
     head, line = console.export_text().splitlines()[:2]

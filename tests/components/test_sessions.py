@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.errors import SamplingError
 from components.samplers import PRESETS, SamplerConfig, preset
-from components.samplers.contract import Row, Sample
-from components.samplers.engine import Engine, Session
+from components.samplers.contract import Edit, Row, Sample
+from components.samplers.engine import BATCH, BATCH_EVERY, PEOPLE, Engine, Session
 from components.samplers.options.correctors import ProsecoCorrectorConfig, RemdmConfig
 from components.samplers.options.schedules import FirstHittingConfig
 from components.samplers.options.search import SelfRewardingConfig, SteeringConfig
@@ -251,3 +251,189 @@ def test_the_host_waits_twice_a_step_and_once_more_where_rows_end(name, monkeypa
             allowed = 2 + bool(ended) + 2 * traced
             spent = waits.count - before
             assert allowed <= spent <= allowed + 2 * steered
+
+
+def replayed(canvas: tuple[int, ...], edits: list[Edit]) -> tuple[int, ...]:
+    """What somebody sees who knows the canvas and follows the edits; each must say what it stands on."""
+    shown = list(canvas)
+    for edit in edits:
+        assert shown[edit.position] == edit.old != edit.new
+        shown[edit.position] = edit.new
+    return tuple(shown)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_edits_replayed_on_the_canvas_give_the_tokens_of_every_preset(name, together):
+    """As they are watched and as they are kept, alone and with other samplers in the same forwards."""
+    engine, config = engine_of(3), preset(name)
+    rows = [replace(row, trace=number == 0) for number, row in enumerate(rows_of(ORACLE, 4, prompt=1))]
+    watched: list[list[Edit]] = [[] for _ in rows]
+    tickets = [engine.submit(config, row, watch=seen.extend) for row, seen in zip(rows, watched, strict=True)]
+    others = [engine.submit(CONFIGS["proseco"], row, BATCH) for row in rows_of(ORACLE, 4)] if together else []
+    ended = {}
+    while not engine.idle:
+        ended |= engine.step()
+    assert set(ended) == {*tickets, *others}
+    for ticket, row, seen in zip(tickets, rows, watched, strict=True):
+        sample = ended[ticket]
+        assert replayed(row.canvas, seen) == sample.tokens
+        assert sample.trace == (tuple(seen) if row.trace else ())
+        assert replace(sample, trace=()) == replace(solo(config, row), trace=())
+        calls = [edit.call for edit in seen]
+        assert calls == sorted(calls)
+        assert calls[-1] <= sample.calls
+    reasons = {edit.reason for seen in watched for edit in seen}
+    assert (reasons == {"choose"}) == (config.search.num_chains > 1)
+    assert all((e.confidence is None) == (e.reason in ("choose", "fill")) for seen in watched for e in seen)
+
+
+def test_what_only_the_end_of_a_row_writes_is_told_as_a_fill():
+    """A sampler whose ``finish`` changes a token that no step told of."""
+    sampler = sampler_of(ORACLE, CONFIGS["plain"])
+    finish_row = sampler.finish
+
+    def finish_otherwise(state):
+        found = finish_row(state)
+        return replace(found, tokens=torch.cat([found.tokens[:, :-1], (found.tokens[:, -1:] + 1) % 3], 1))
+
+    sampler.finish = finish_otherwise
+    session = Session(ORACLE, sampler, ORACLE.length, 1)
+    seen: list[Edit] = []
+    row = rows_of(ORACLE, 1)[0]
+    session.admit(0, row, seen.extend)
+    sample = finish(session)[0]
+    assert replayed(row.canvas, seen) == sample.tokens
+    assert [(e.reason, e.position) for e in seen if e.reason == "fill"] == [("fill", 5)]
+
+
+def test_samplers_of_one_length_share_forwards_and_are_what_they_are_alone():
+    """Three budgets, mixtures, guidance and a search; as many forwards as the slowest alone needs, and not their sum."""
+    configs = [SamplerConfig(steps=n) for n in (2, 4, 6)] + [preset(n, steps=6) for n in ("cfg", "sr_smc", "proseco")]
+    oracle = Oracle(num_tokens=3, length=6, seed=3)
+    network = Counted(oracle)
+    engine = Engine(lambda config, length: Session(network, sampler_of(oracle, config), length, 8, forward_lanes=64))
+    rows = rows_of(ORACLE, 2, prompt=1)
+    tickets = {(i, row.id): engine.submit(config, row) for i, config in enumerate(configs) for row in rows}
+    ended, steps = {}, 0
+    while not engine.idle:
+        ended |= engine.step()
+        steps += 1
+    assert network.count <= steps
+    assert {key: ended[ticket] for key, ticket in tickets.items()} == {
+        (i, row.id): solo(config, row) for i, config in enumerate(configs) for row in rows
+    }
+
+
+class Counted:
+    """A network that counts its forwards and their inputs, and fails where it is told to."""
+
+    def __init__(self, oracle, fails=lambda tokens: False):
+        self.oracle, self.fails, self.count, self.inputs = oracle, fails, 0, 0
+
+    def __call__(self, tokens, **given):
+        self.count += 1
+        self.inputs += len(tokens)
+        if self.fails(tokens):
+            raise RuntimeError("the device is gone")
+        return self.oracle(tokens, **given)
+
+
+def test_lanes_of_a_forward_may_be_fewer_than_rows_and_nothing_else_changes():
+    """Five rows in forwards of two: three a step, the last of them padded."""
+    network = Counted(ORACLE)
+    sampler = sampler_of(ORACLE, SamplerConfig(steps=0, schedule=FirstHittingConfig()))
+    session = Session(network, sampler, ORACLE.length, 8, forward_lanes=2)
+    rows = rows_of(ORACLE, 5)
+    for row in rows:
+        session.admit(row.id, row)
+    session.step()
+    assert (network.count, network.inputs) == (3, 6)
+    ended = finish(session)
+    assert ended == {row.id: solo(SamplerConfig(steps=0, schedule=FirstHittingConfig()), row) for row in rows}
+
+
+def test_a_session_has_no_more_lanes_than_its_memory_allows():
+    config = CONFIGS["particle gibbs"]
+    sampler = sampler_of(ORACLE, config)
+    one = Session(ORACLE, sampler, ORACLE.length, sampler.width).state.num_bytes()
+    for memory, groups in ((3 * one, 3), (3 * one - 1, 2), (1, 1), (0, 4)):
+        session = Session(ORACLE, sampler, ORACLE.length, 4 * sampler.width, max_bytes=memory)
+        assert len(session.groups) == groups
+        assert session.state.num_bytes() == groups * one
+
+
+def test_people_are_admitted_before_batch_jobs_and_step_in_every_round():
+    """A batch job that came first does not keep a person waiting, and goes on every few rounds, also while new people
+    come without an end."""
+    engine = engine_of(2)
+    config = SamplerConfig(steps=0, schedule=FirstHittingConfig())
+    batch = [engine.submit(config, row, BATCH) for row in rows_of(ORACLE, 2)]
+    engine.step()
+    ended, rounds = {}, 0
+    while not all(ticket in ended for ticket in batch):
+        person = engine.submit(config, rows_of(ORACLE, 1)[0], PEOPLE)
+        for _ in range(ORACLE.length + 2):
+            ended |= engine.step()
+            rounds += 1
+            if person in ended:
+                break
+        assert person in ended, "a person waits for a batch job"
+    calls = max(ended[ticket].calls for ticket in batch)
+    assert (calls - 2) * BATCH_EVERY <= rounds <= (calls + 2) * BATCH_EVERY
+
+
+def test_whoever_comes_later_does_not_pass_one_who_waits_for_a_session():
+    """One session at a time, two lanes: a stream of rows for the open one would keep another sampler's row out."""
+    engine = engine_of(2)
+    engine.max_sessions = 1
+    first = [engine.submit(CONFIGS["plain"], row) for row in rows_of(ORACLE, 2)]
+    ended = engine.step()
+    other = engine.submit(CONFIGS["proseco"], rows_of(ORACLE, 1)[0])
+    later = [engine.submit(CONFIGS["plain"], row) for row in rows_of(ORACLE, 3)]
+    order = []
+    while not engine.idle:
+        found = engine.step()
+        order += list(found)
+        ended |= found
+    assert set(order[:2]) == set(first)
+    assert order[2] == other
+    assert set(order[3:]) == set(later)
+
+
+def test_an_error_ends_the_row_that_caused_it_alone():
+    """The network fails whenever it is shown a row with token 2 in front. Its mates, of its own sampler and of another,
+    are run again, and end as they would have; whoever watches them sees no lie."""
+    network = Counted(ORACLE, fails=lambda tokens: bool((tokens[:, 0] == 2).any()))
+    engine = Engine(lambda config, length: Session(network, sampler_of(ORACLE, config), length, 8))
+    good, bad = rows_of(ORACLE, 3, prompt=1), replace(rows_of(ORACLE, 1, prompt=2)[0], id=77)
+    watched: dict[int, list[Edit]] = {row.id: [] for row in good}
+    tickets = {
+        engine.submit(CONFIGS[name], row, watch=watched[row.id].extend): (name, row)
+        for name, row in zip(("plain", "plain", "proseco"), good, strict=True)
+    }
+    ended = engine.step() | engine.step()
+    wrong = engine.submit(CONFIGS["plain"], bad)
+    while not engine.idle:
+        ended |= engine.step()
+    assert isinstance(ended[wrong], SamplingError)
+    assert "the device is gone" in str(ended[wrong])
+    for ticket, (name, row) in tickets.items():
+        assert ended[ticket] == solo(CONFIGS[name], row)
+        assert replayed(row.canvas, watched[row.id]) == ended[ticket].tokens
+
+
+def test_a_sampler_that_the_network_can_not_run_is_an_error_of_its_rows():
+    def open_session(config: SamplerConfig, length: int) -> Session:
+        if config == CONFIGS["smc"]:
+            raise SamplingError("no such head")
+        return Session(ORACLE, sampler_of(ORACLE, config), length, 2)
+
+    engine = Engine(open_session)
+    wrong = [engine.submit(CONFIGS["smc"], row) for row in rows_of(ORACLE, 2)]
+    right = engine.submit(CONFIGS["plain"], rows_of(ORACLE, 1)[0])
+    ended = {}
+    while not engine.idle:
+        ended |= engine.step()
+    assert all("no such head" in str(ended[ticket]) for ticket in wrong)
+    assert isinstance(ended[right], Sample)

@@ -352,7 +352,9 @@ def test_what_lies_elsewhere_is_copied_once_and_again_when_it_changed(tmp_path, 
     here = at(f"memory://{tmp_path}") / "x"
     publish_text(here, "one")
     fetched = []
-    monkeypatch.setattr(cache, "fetch", lambda fs, path, copy, fetch=cache.fetch: [fetched.append(path), fetch(fs, path, copy)])
+    monkeypatch.setattr(
+        cache, "fetch", lambda fs, path, copy, fetch=cache.fetch: [fetched.append(path), fetch(fs, path, copy)]
+    )
     assert cache.local(here).read_text() == "one"
     assert cache.local(here).name == "x"
     assert len(fetched) == 1

@@ -96,7 +96,9 @@ def test_runs_at_once_on_one_root_share_what_both_need_and_make_nothing_twice(al
     assert [p.returncode for p in started] == [0, 0, 0], said
     made = [key for text in said for _, key in STARTED.findall(text)]
     assert len(made) == len(set(made))
-    stages = {s["key"] for o in (chosen, other) for s in json.loads(proseco("show", str(run), *o, "--json")[1])["stages"]}
+    stages = {
+        s["key"] for o in (chosen, other) for s in json.loads(proseco("show", str(run), *o, "--json")[1])["stages"]
+    }
     assert set(made) == stages
     assert "is being made by proseco run chaos" in "".join(said)
     assert results(run, chosen) == expected
@@ -108,8 +110,12 @@ def test_runs_at_once_on_one_root_share_what_both_need_and_make_nothing_twice(al
 @pytest.mark.parametrize("jobs", [1, 0])
 def test_a_branch_that_fails_lets_the_others_finish_and_is_named_at_the_end(jobs, alone, tmp_path):
     run, _, expected = alone
-    text = run.read_text().replace("samplers:", "samplers:\n  broken: {model: broken, sampler: {preset: mdlm}, steps: [2]}")
-    text = text.replace("train:", "train:\n  broken: {objective: {name: mdlm}, steps: 6, batch_rows: 8, optimizer: {lr: 1.0e+30}}")
+    text = run.read_text().replace(
+        "samplers:", "samplers:\n  broken: {model: broken, sampler: {preset: mdlm}, steps: [2]}"
+    )
+    text = text.replace(
+        "train:", "train:\n  broken: {objective: {name: mdlm}, steps: 6, batch_rows: 8, optimizer: {lr: 1.0e+30}}"
+    )
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text)
     chosen = [o for o in options(tmp_path / "root") if "jobs" not in o]
@@ -122,7 +128,10 @@ def test_a_branch_that_fails_lets_the_others_finish_and_is_named_at_the_end(jobs
     assert code == 1
     told = said[said.index("error:") :]
     assert "train/broken failed. The gradient norm of step" in told
-    assert "Not made, because they need what failed: export/broken, generate/broken@2, score/broken@2, evaluate, report" in told
+    assert (
+        "Not made, because they need what failed: export/broken, generate/broken@2, score/broken@2, evaluate, report"
+        in told
+    )
     assert "Traceback" not in said
     states = {s["stage"]: s["state"] for s in json.loads(proseco("show", str(wrong), *chosen, "--json")[1])["stages"]}
     assert {n for n, s in states.items() if s != "fresh"} == {

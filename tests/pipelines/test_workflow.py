@@ -323,7 +323,9 @@ def flip_a_weight(model: Path) -> None:
 
 def swap_two_tokens(model: Path) -> None:
     text = (model / "tokenizer.json").read_text()
-    (model / "tokenizer.json").write_text(text.replace('"1": 4', '"1": 9').replace('"2": 5', '"2": 4').replace('"1": 9', '"1": 5'))
+    (model / "tokenizer.json").write_text(
+        text.replace('"1": 4', '"1": 9').replace('"2": 5', '"2": 4').replace('"1": 9', '"1": 5')
+    )
 
 
 def change_the_heads(model: Path) -> None:

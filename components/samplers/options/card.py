@@ -181,6 +181,11 @@ class SearchOptions(Part):
         """How often the chains are run from the start."""
         return 1
 
+    @property
+    def num_guesses(self) -> int:
+        """Completions of a chain that are rewarded at a resampling point."""
+        return 1
+
     def fits(self, sampler: Whole) -> Iterator[Problem]:
         yield from super().fits(sampler)
         plain_order = sampler.unmask.random and sampler.unmask.as_is()

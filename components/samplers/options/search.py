@@ -119,6 +119,10 @@ class SteeringConfig(Resampled):
     def num_sweeps(self) -> int:
         return self.sweeps
 
+    @property
+    def num_guesses(self) -> int:
+        return self.guesses
+
 
 SEARCHES: Family[SearchOptions] = Family(
     "search", SearchOptions, SingleConfig, BestOfConfig, SelfRewardingConfig, SteeringConfig

@@ -1,0 +1,108 @@
+"""Replicas as deployments of Ray Serve, one deployment a model, reached by handles and not through Serve's proxy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from cluster.ray_tasks import cause_of
+from cluster.replicas import Replicas
+from cluster.service.backend import Job, ReplicaNumbers
+from cluster.service.limits import ServiceLimits
+from cluster.service.replica import Replica
+from cluster.shared_engine import Busy, News
+
+NUMBERS_S = 2.0
+
+
+class OnRay:
+    """The replicas of one model. See ``cluster.service.backend.Backend``."""
+
+    def __init__(self, num_replicas: int):
+        self.num_replicas = num_replicas
+        self.handle: DeploymentHandle | None = None
+        """None until they have started."""
+
+    @property
+    def started(self) -> DeploymentHandle:
+        if self.handle is None:
+            raise Busy("The model is still being loaded. Ask again in a moment.")
+        return self.handle
+
+    async def sample(self, job: Job) -> AsyncGenerator[list[News], None]:
+        response = self.started.options(stream=True).sample.remote(job)
+        try:
+            async for news in response:
+                yield news
+        except (RayError, RayServeException) as error:
+            raise told(error) from error
+        finally:
+            response.cancel()
+
+    async def score(self, texts: Sequence[str], scorers: Sequence[str]) -> dict[str, list[float]]:
+        response = self.started.score.remote(texts, scorers)
+        try:
+            columns: dict[str, list[float]] = await response
+        except (RayError, RayServeException) as error:
+            raise told(error) from error
+        finally:
+            response.cancel()
+        return columns
+
+    async def numbers(self) -> list[ReplicaNumbers]:
+        if self.handle is None:
+            return []
+        found = await self.handle.broadcast("numbers").results_async(timeout_s=NUMBERS_S, return_exceptions=True)
+        return [numbers for told in found if not isinstance(told, BaseException) for numbers in told]
+
+    async def ready(self) -> bool:
+        return self.handle is not None and bool(await self.handle.ready.remote())
+
+
+def told(error: Exception) -> Exception:
+    """What an error of Ray means to whoever asked."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return cause if isinstance(cause, TimeoutError) else cause_of(error)
+    return Busy("The replica was lost, or is overrun. The same request gives the same rows: ask again in a moment.")
+
+
+def deploy(name: str, folder: Path, replicas: Replicas, limits: ServiceLimits) -> DeploymentHandle:
+    """Start the replicas of one model; returns when they answer."""
+    deployment = serve.deployment(
+        name="replica",
+        # What is at work is bounded by the application; Serve's own bounds are behind it.
+        max_ongoing_requests=2 * limits.max_requests + 16,
+        max_queued_requests=2 * limits.max_requests,
+        graceful_shutdown_timeout_s=5,
+        health_check_period_s=10,
+        health_check_timeout_s=60,
+        **replicas.wanted(),
+    )(Replica)
+    bound = deployment.bind(str(folder), replicas.placement, replicas.threads, limits)
+    return serve.run(bound, name=f"model-{name}", route_prefix=None)
+
+
+def start() -> None:
+    """Serve without its proxy."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="Disabled")
+
+
+def connect(backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas: Mapping[str, Replicas], limits: ServiceLimits) -> None:
+    """Start the replicas of all models on the open cluster."""
+    start()
+    for number, (name, backend) in enumerate(backends.items()):
+        backend.handle = deploy(str(number), folders[name], replicas[name], limits)
+
+
+def shutdown() -> None:
+    serve.shutdown()
+
+

@@ -1,0 +1,127 @@
+"""``proseco serve``: everything that may be wrong is found before a cluster is started; then it serves until told to stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.open import open_cluster
+from cluster.replicas import Replicas, replicas_of, runtime_of
+from cluster.service.app import build_app
+from cluster.service.gate import Doors
+from cluster.service.http import Server, is_loopback, listen
+from cluster.service.keys import read_keys
+from cluster.service.limits import ServiceLimits
+from cluster.service.model import open_model
+from components.errors import ConfigError, Problem
+from components.models.weights import load_model, read_info
+from components.store.artifact import read_manifest, require_unchanged
+from components.store.files import at
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the service is reached, and by whom."""
+
+    host: str
+    port: int
+    keys: Path | None = None
+    """File of keys; None asks nobody for one."""
+    tables: Path | None = None
+    """Root of a run whose samples may be looked at."""
+
+    def doors(self) -> Doors:
+        """Raises ConfigError where anybody could come in."""
+        if self.keys is not None:
+            return Doors(read_keys(self.keys))
+        if not is_loopback(self.host):
+            rule = "an address of this machine alone where there are no keys: anybody on the network could use the service"
+            raise ConfigError([Problem("host", self.host, rule, "give --keys FILE, or use --host 127.0.0.1")])
+        return Doors()
+
+
+def named_folders(given: Sequence[str]) -> dict[str, Path]:
+    """Folders of exports by name, from FOLDER or NAME=FOLDER; without a name the label of the export, or the folder's.
+
+    Raises:
+        ConfigError: a name is none, or is given twice.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        name, separator, folder = text.partition("=")
+        path = at(folder if separator else text).absolute()
+        name = name if separator else label_of(path)
+        if not NAME.fullmatch(name):
+            rule = "letters, digits, and - _ . behind the first"
+            raise ConfigError([Problem("model", name, rule, f"name it, e.g. mine={path}")])
+        if name in found:
+            rule = f"one folder; it is {found[name]} already"
+            raise ConfigError([Problem(f"model {name}", str(path), rule, f"name one of them, e.g. {name}-2={path}")])
+        found[name] = path
+    return found
+
+
+def label_of(folder: Path) -> str:
+    """What an export is called: the last part of its stage's label, or its folder."""
+    manifest = read_manifest(folder)
+    return (manifest.label.rpartition("/")[2] if manifest is not None else "") or folder.name
+
+
+def serve(
+    given: Sequence[str], address: Address, limits: ServiceLimits, say: Callable[[str], None], **options: Any
+) -> None:
+    """Serve models until SIGINT or SIGTERM; what is at work then may end.
+
+    Args:
+        given: FOLDER or NAME=FOLDER.
+        options: of ``cluster.replicas.replicas_of``, for every model.
+    Raises:
+        ProsecoError: something is wrong; found before a cluster is started.
+    """
+    doors = address.doors()
+    folders = named_folders(given)
+    with listen(address.host, address.port) as bound:
+        replicas: dict[str, Replicas] = {}
+        for name, folder in folders.items():
+            require_unchanged(folder)
+            load_model(folder)
+            replicas[name] = replicas_of(read_info(folder), **options)
+        cluster = open_cluster(runtime_of(list(replicas.values())))
+        try:
+            until_stopped(folders, replicas, doors, limits, bound, address, say)
+        finally:
+            cluster.close()
+
+
+def until_stopped(
+    folders: Mapping[str, Path], replicas: Mapping[str, Replicas], doors: Doors, limits: ServiceLimits, bound: Any, address: Address, say: Callable[[str], None]
+) -> None:
+    from cluster.service import on_ray  # Ray is imported when its environment is set
+
+    backends = {name: on_ray.OnRay(replicas[name].count) for name in folders}
+    models = [open_model(name, folder, backends[name], int(time.time())) for name, folder in folders.items()]
+    server = Server(build_app(models, limits, doors, address.tables), bound, limits)
+    stop = threading.Event()
+    server.start()
+    try:
+        on_ray.connect(backends, folders, replicas, limits)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        where = ", ".join(f"{name} from {r.count} x {r.placement.device} in {r.placement.dtype}" for name, r in replicas.items())
+        say(f"serving {where} on http://{address.host}:{server.port} (process {os.getpid()}); stop with Ctrl-C")
+        stop.wait()
+        say("stopping; what is at work may end")
+    finally:
+        server.stop()
+        on_ray.shutdown()
+
+
