@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo text test gpu chaos setup
+.PHONY: demo text test gpu chaos soak setup
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.ready
@@ -41,3 +41,7 @@ gpu: setup
 chaos: setup
 	rm -rf runs/chaos
 	$(BIN)/python -m tests.chaos.harness --executor ray --folder runs/chaos
+
+# 200,000 rows on Ray while replicas, driver, controller and head are killed at random; a few minutes on two cores.
+soak: setup
+	$(BIN)/python -m tests.chaos.soak --folder runs/soak

@@ -7,13 +7,14 @@ twice, so what it does must be the same each time and count once; a shard is, by
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import random
 import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +45,12 @@ class Flight:
     number: int
     item: Any
     since: float
-    attempts: set[Future[Any]] = field(default_factory=set)
+    attempts: int = 0
+    """That have not come back."""
+
+
+Landed = tuple[Flight, Any, BaseException | None]
+"""An attempt that came back: with a result, or with an error."""
 
 
 @dataclass
@@ -57,8 +63,11 @@ class Dispatch:
     """Items in flight at a time."""
     stopped: threading.Event
     straggling: Straggling = field(default_factory=Straggling)
-    flights: dict[int, Flight] = field(default_factory=dict)
-    durations: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def __post_init__(self) -> None:
+        self.flights: dict[int, Flight] = {}
+        self.landed: queue.Queue[Landed] = queue.Queue()
+        self.durations: deque[float] = deque(maxlen=REMEMBERED)
 
     def run(self, items: Iterable[Any]) -> None:
         """Have all items done.
@@ -68,31 +77,24 @@ class Dispatch:
         Raises:
             Stopped: ``stopped`` was set.
         """
-        queue = enumerate(items)
-        self.threads = ThreadPoolExecutor(self.width, thread_name_prefix="dispatch")
-        try:
-            self.fill(queue)
-            while self.flights:
-                running = {future for flight in self.flights.values() for future in flight.attempts}
-                finished, _ = wait(running, POLL_S, FIRST_COMPLETED)
-                if self.stopped.is_set():
-                    raise Stopped
-                for future in finished:
-                    self.land(future)
-                if not self.fill(queue):
-                    self.reissue()
-                ages = [time.monotonic() - flight.since for flight in self.flights.values()]
-                self.watcher.waits(len(ages), max(ages, default=0.0))
-        finally:
-            self.threads.shutdown(wait=False, cancel_futures=True)
+        waiting = enumerate(items)
+        self.fill(waiting)
+        while self.flights:
+            with contextlib.suppress(queue.Empty):
+                self.land(*self.landed.get(timeout=POLL_S))
+            if self.stopped.is_set():
+                raise Stopped
+            if not self.fill(waiting):
+                self.reissue()
+            self.tell()
 
     def num_running(self) -> int:
-        return sum(len(flight.attempts) for flight in self.flights.values())
+        return sum(flight.attempts for flight in self.flights.values())
 
-    def fill(self, queue: Iterator[tuple[int, Any]]) -> bool:
+    def fill(self, waiting: Iterator[tuple[int, Any]]) -> bool:
         """Send items off while there is room. Is there perhaps another?"""
         while self.num_running() < self.width:
-            found = next(queue, None)
+            found = next(waiting, None)
             if found is None:
                 return False
             number, item = found
@@ -101,20 +103,29 @@ class Dispatch:
         return True
 
     def send(self, flight: Flight) -> None:
-        number = flight.number
-        again = lambda why: self.watcher.retried(number, why)  # noqa: E731
-        flight.attempts.add(self.threads.submit(self.work, flight.item, again))
+        """Begin an attempt, in a thread that nobody waits for where the run ends before it."""
+        flight.attempts += 1
 
-    def land(self, future: Future[Any]) -> None:
+        def attempt() -> None:
+            try:
+                result = self.work(flight.item, lambda why: self.watcher.retried(flight.number, why))
+            except BaseException as error:
+                self.landed.put((flight, None, error))
+            else:
+                self.landed.put((flight, result, None))
+
+        threading.Thread(target=attempt, daemon=True, name=f"dispatch-{flight.number}").start()
+
+    def land(self, flight: Flight, result: Any, error: BaseException | None) -> None:
         """Take in what an attempt came to. The first that ends well counts; an error, where no other attempt is left."""
-        flight = next((f for f in self.flights.values() if future in f.attempts), None)
-        if flight is None:  # the other attempt was faster
+        if flight.number not in self.flights:  # the other attempt was faster
             return
-        flight.attempts.discard(future)
-        if future.exception() is not None and flight.attempts:
+        flight.attempts -= 1
+        if error is not None and flight.attempts:
             return
         del self.flights[flight.number]
-        result = future.result()
+        if error is not None:
+            raise error
         self.durations.append(time.monotonic() - flight.since)
         self.watcher.done(flight.number, result)
 
@@ -123,11 +134,16 @@ class Dispatch:
         if not self.durations:
             return
         patience_s = max(self.straggling.at_least_s, self.straggling.times * statistics.median(self.durations))
-        for flight in sorted(self.flights.values(), key=lambda f: f.since):
-            late = len(flight.attempts) == 1 and time.monotonic() - flight.since > patience_s
+        for flight in self.flights.values():  # the oldest first
+            late = flight.attempts == 1 and time.monotonic() - flight.since > patience_s
             if late and self.num_running() < self.width:
                 self.watcher.reissued(flight.number)
                 self.send(flight)
+
+    def tell(self) -> None:
+        """Say how many are in flight, and since when the oldest is."""
+        oldest = min((flight.since for flight in self.flights.values()), default=time.monotonic())
+        self.watcher.waits(len(self.flights), time.monotonic() - oldest)
 
 
 def pause_s(attempt: int) -> float:

@@ -9,12 +9,14 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster import processes, ray_tasks, ray_train, serving
@@ -43,6 +45,15 @@ def tell(data: dict[str, Any], ignore_prefix: bool = True, write: Callable[..., 
 ray_worker.print_to_stdstream = tell
 
 
+HEADS = {b"gcs_server": "The GCS", b"raylet": "The raylet"}
+"""Programs that a cluster cannot be without."""
+
+
+def head_of(command: bytes) -> str:
+    """What such a program is called; empty for any other process."""
+    return HEADS.get(command.partition(b"\0")[0].rpartition(b"/")[2], "")
+
+
 def cpus_of(runtime: RuntimeConfig) -> int:
     """CPUs that an embedded cluster says that it has: on a small machine as many as workers and replicas need to start."""
     return runtime.cpus or max(os.cpu_count() or 1, runtime.workers, runtime.replicas)
@@ -59,8 +70,11 @@ class RayCluster:
         """Stages that use the pool now."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._closing = threading.Event()
         self._started: set[processes.Process] = set()
         """The processes of a cluster of our own."""
+        self._lost = ""
+        """The process of our own cluster without which it is none, where it died."""
         # Ray keeps what an earlier cluster of this process was told, and replaces the handler of SIGTERM
         # by one that aborts, so that nothing would be closed.
         Config.initialize("")
@@ -72,6 +86,7 @@ class RayCluster:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_sigterm)
             self._see(processes.children() - before)
+            threading.Thread(target=self._watch, daemon=True, name="watch").start()
         except BaseException:
             self._see(processes.children() - before)
             self.close()
@@ -103,25 +118,52 @@ class RayCluster:
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
         self._make_room()
-        return ray_tasks.map_items(work, items, done, self.runtime.max_attempts, self._stopped)
+        with self._while_it_lives():
+            return ray_tasks.map_items(work, items, done, self.runtime.max_attempts, self._stopped)
 
     def train(self, launch: TrainLaunch) -> None:
         self._make_room()
-        self._wait_for_room("workers", self.runtime.workers)
-        ray_train.train(launch, self._stopped)
+        with self._while_it_lives():
+            self._wait_for_room("workers", self.runtime.workers)
+            ray_train.train(launch, self._stopped)
 
     def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
-        with self._lock:
+        with self._lock, self._while_it_lives():
             if self._pool is None:
                 self._wait_for_room("replicas", self.runtime.replicas)
                 self._pool = serving.Pool(self.runtime)
             pool = self._pool
             self._serving += 1
         try:
-            pool.run(shards, watcher)
+            with self._while_it_lives():
+                pool.run(shards, watcher)
         finally:
             with self._lock:
                 self._serving -= 1
+
+    @contextlib.contextmanager
+    def _while_it_lives(self) -> Iterator[None]:
+        """Raises ClusterError in place of whatever the death of our own cluster raises in what uses it."""
+        try:
+            yield
+        except (Stopped, RayError, RayServeException, ConnectionError) as error:
+            if not self._lost:
+                raise
+            raise ClusterError(
+                f"{self._lost}, a process of the cluster that was started for this run, died, and the cluster with it. "
+                f"What was finished stays; run the same command again, and it goes on from there. Where it happens again, "
+                f"see whether the machine has memory left (`proseco doctor`)."
+            ) from error
+
+    def _watch(self) -> None:
+        """Notice when the head of our own cluster dies: what waits for it would wait for ever."""
+        heads = {p: name for p in self._started if (name := head_of(processes.command(p.pid)))}
+        while heads and not self._closing.wait(POLL_S):
+            for process, name in heads.items():
+                if not process.lives():
+                    self._lost = name
+                    self.stop()
+                    return
 
     def _make_room(self) -> None:
         """End replicas that idle: they hold their CPUs all the time."""
@@ -170,7 +212,12 @@ class RayCluster:
 
     def close(self) -> None:
         """Leave the cluster; one that was started here is gone afterwards, with every process of it."""
+        self._closing.set()
         self._see(self._started)
+        if self._lost:  # nobody answers any more, and Ray's own complaints of that help nobody
+            logging.getLogger("ray").setLevel(logging.CRITICAL)
+            processes.end(self._started, 0.0)
+            self._pool = None
         try:
             self._close_pool()
         finally:
