@@ -3,8 +3,8 @@
     proseco-lm-eval --model proseco --model_args folder=EXPORT,sampler=proseco,steps=8 --tasks TASK
 
 ``proseco-lm-eval`` is ``lm_eval`` with this module imported, because 0.4.13 finds no model outside itself; later
-versions find it by the entry point and need their own command only. ``--batch_size`` is how many rows share a
-forward, and changes no number.
+versions find it by the entry point and need their own command only. ``--batch_size`` is how many rows are generated
+together, and changes no number.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LmEvalOptions:
     device: str = "auto"
     dtype: str = "auto"
     batch_size: Count = 64
-    """Rows of a forward; ``--batch_size``."""
+    """Rows that are generated together; ``--batch_size``. The draws of a likelihood are 64 a forward whatever it is."""
     allow_untrained: bool = False
     """Let a corrector work on a network that was not trained for it."""
 
