@@ -18,23 +18,26 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from cluster.benches import Benches
 from cluster.cluster import Watcher
 from cluster.config import RuntimeConfig
 from cluster.dispatch import Dispatch, pause_s
 from cluster.ray_tasks import cause_of
-from cluster.worker import do_shard
 
 APP = "proseco"
+AT_WORK = 2
+"""Shards of a replica at a time."""
 
 
 class Replica:
-    """Does shards one at a time, off the event loop so that health checks are answered."""
+    """Does shards in threads, off the event loop so that health checks are answered. Several are at work at a time: their
+    rows share forwards, so that no lane is idle while the last rows of one end and its table is written."""
 
     def __init__(self, threads: int):
-        self.threads = threads
+        self.benches = Benches(threads)
 
     async def shard(self, shard: Any) -> dict[str, Any]:
-        return await asyncio.to_thread(do_shard, shard, self.threads)
+        return await asyncio.to_thread(self.benches.do, shard)
 
 
 def scale(runtime: RuntimeConfig) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def scale(runtime: RuntimeConfig) -> dict[str, Any]:
     while shards remain, and fewer at the end."""
     if not runtime.max_replicas:
         return {"num_replicas": runtime.replicas}
-    limits = {"min_replicas": runtime.replicas, "max_replicas": runtime.most_replicas, "target_ongoing_requests": 1}
+    limits = {"min_replicas": runtime.replicas, "max_replicas": runtime.most_replicas, "target_ongoing_requests": AT_WORK}
     return {"autoscaling_config": limits | {"upscale_delay_s": 5, "downscale_delay_s": 60}}
 
 
@@ -58,7 +61,7 @@ class Pool:
         deployment = serve.deployment(
             name="replica",
             **scale(runtime),
-            max_ongoing_requests=1,
+            max_ongoing_requests=AT_WORK,
             # Shards take minutes on a GPU: the defaults of 20 and 30 s would end replicas at work.
             graceful_shutdown_timeout_s=5,
             health_check_period_s=10,
@@ -68,8 +71,8 @@ class Pool:
         self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads), name=APP, route_prefix=None)
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
-        """Have all shards done. One more than there are replicas is in flight, so that none of them waits."""
-        Dispatch(self._attempt, watcher, self.runtime.most_replicas + 1, self.closing).run(shards)
+        """Have all shards done. One more than replicas take on is in flight, so that none of them waits."""
+        Dispatch(self._attempt, watcher, AT_WORK * self.runtime.most_replicas + 1, self.closing).run(shards)
 
     def _attempt(self, shard: Any, again: Callable[[str], None]) -> Any:
         """One shard, tried again with growing, jittered pauses when its replica was lost."""

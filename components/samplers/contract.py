@@ -31,6 +31,12 @@ class Row:
     """Its edits are kept."""
     seed: int = 0
     """Of all its draws, together with its id; at least 0 and below 2^63."""
+    corrections: bool = False
+    """Those of its edits that change visible tokens are kept; cheaper, and nothing of a search."""
+
+
+CHANGES = ("replace", "remask")
+"""Reasons of edits that change a visible token."""
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ class Engine:
             ended[failed[0][2].ticket] = failure
             return
         for key, session, held in failed:
-            held.seen = session.seen_by(held)
+            held.begin_again(session.seen_by(held))
             self._queue(replace(key, alone=held.ticket), held)
 
     def _close(self) -> None:

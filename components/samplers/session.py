@@ -24,7 +24,7 @@ from torch import Tensor
 
 from components.errors import SamplingError
 from components.models.denoiser import Denoiser
-from components.samplers.contract import Answer, Query, Reward, Row, Sample, Sampler
+from components.samplers.contract import CHANGES, Answer, Query, Reward, Row, Sample, Sampler
 from components.samplers.forward import Batching, answer, measure
 from components.samplers.state import State
 from components.samplers.trace import Trace, Watch, last_edits, read_edits
@@ -46,10 +46,19 @@ class Held:
     def observed(self) -> bool:
         return self.row.trace or self.watch is not None
 
+    def begin_again(self, seen: tuple[int, ...]) -> None:
+        """It is run from its start once more, and whoever follows its edits has ``seen`` before them."""
+        if self.observed:
+            self.seen = seen
+        else:
+            self.trace.clear()
+
     def tell(self, edits: Trace) -> None:
         """Pass edits on to whoever wants them."""
         if self.row.trace:
             self.trace += edits
+        elif self.row.corrections:
+            self.trace += [edit for edit in edits if edit.reason in CHANGES]
         if self.watch is not None and edits:
             self.watch(edits)
 
@@ -99,7 +108,7 @@ class Session:
         self.labels = torch.full((num_groups * self.width,), -1, device=self.device)
         self.shown = torch.zeros(num_groups, length, dtype=torch.int64, device=self.device)
         """What whoever follows the edits of a row has before them."""
-        self.observed = torch.zeros(num_groups, dtype=torch.bool, device=self.device)
+        self.observed, self.corrected = torch.zeros(2, num_groups, dtype=torch.bool, device=self.device)
 
     @property
     def num_free(self) -> int:
@@ -185,12 +194,13 @@ class Session:
             self.reward_calls = self.reward_calls + query.rewarded.view(len(self.groups), -1).sum(-1)
             said = replace(said, rewards=self._rewards(query))
         self.state, record = self.sampler.advance(self.state, said)
-        if self.width == 1 and any(h is not None and h.observed for h in self.groups):  # chains die and split
-            for group, edits in read_edits(self.shown, record, self.calls, self.observed).items():
+        followed = (h is not None and (h.observed or h.row.corrections) for h in self.groups)
+        if self.width == 1 and any(followed):  # chains of a search die and split
+            for group, edits in read_edits(self.shown, record, self.calls, self.observed, self.corrected).items():
                 held = self.groups[group]
                 if held is not None:
                     held.tell(edits)
-            self.shown = torch.where(self.observed[:, None], record.after, self.shown)
+            self.shown = torch.where((self.observed | self.corrected)[:, None], record.after, self.shown)
         return self._unload()
 
     def _lanes_of(self, groups: list[int]) -> Int[Tensor, "N"]:
@@ -212,7 +222,7 @@ class Session:
         if not new:
             return
         lanes, rows = self._lanes_of(groups), [held.row for held in new]
-        canvas, fixed, ids, seeds, labels, seen, observed = (
+        canvas, fixed, ids, seeds, labels, seen, observed, corrected = (
             torch.tensor(x, device=self.device)
             for x in (
                 [row.canvas for row in rows],
@@ -222,12 +232,13 @@ class Session:
                 [-1 if row.label is None else row.label for row in rows],
                 [held.seen or held.row.canvas for held in new],
                 [held.observed for held in new],
+                [row.corrections for row in rows],
             )
         )
         self.state = self.state.loaded(lanes, self.sampler.start(canvas, fixed, ids, seeds))
         self.labels[lanes] = labels.repeat_interleave(self.width)
         self.calls[groups], self.reward_calls[groups] = 0, 0
-        self.shown[groups], self.observed[groups] = seen, observed
+        self.shown[groups], self.observed[groups], self.corrected[groups] = seen, observed, corrected
 
     def _unload(self) -> dict[int, Sample | SamplingError]:
         """The rows that have ended, or should have, taken out of their lanes."""

@@ -19,11 +19,17 @@ REASONS = ("reveal", "replace", "remask")
 
 
 def read_edits(
-    shown: Int[Tensor, "R L"], record: Record, calls: Int[Tensor, "R"], observed: Bool[Tensor, "R"]
+    shown: Int[Tensor, "R L"],
+    record: Record,
+    calls: Int[Tensor, "R"],
+    observed: Bool[Tensor, "R"],
+    corrected: Bool[Tensor, "R"],
 ) -> dict[int, Trace]:
     """The edits of a step by row, of rows that are observed: what leads from ``shown``, the canvas that their
-    observers know, to the one after the step. The host waits for the device, twice."""
-    row, position = ((shown != record.after) & observed[:, None]).nonzero().unbind(-1)
+    observers know, to the one after the step; and of rows that are ``corrected`` those of visible tokens. The host waits
+    for the device, twice."""
+    visible = (record.replaced | record.remasked) & corrected[:, None]
+    row, position = ((shown != record.after) & (observed[:, None] | visible)).nonzero().unbind(-1)
     reason = torch.where(record.revealed, 0, torch.where(record.remasked, 2, 1))
     whole = [row, position, shown[row, position], record.after[row, position], reason[row, position], calls[row]]
     numbers = torch.stack([x.double() for x in (*whole, record.tick[row], record.confidence[row, position])], 1)

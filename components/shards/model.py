@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import ConfigError, SamplingError
+from components.models.denoiser import Denoiser, Prediction
 from components.models.device import Placement, device_problems
 from components.models.transformer import Transformer
 from components.models.weights import load_model
@@ -68,15 +72,31 @@ loaded = lru_cache(maxsize=4)(load)
 """A replica keeps the last few."""
 
 
-def engine_of(model: Loaded, sampling: Sampling) -> Engine:
-    """An engine around a model, for rows of any sampler; ``sampling`` says how forwards are made and rewards known."""
+class Metered:
+    """A network that counts the inputs of its forwards, padding included."""
+
+    def __init__(self, network: Denoiser):
+        self.network, self.forwards, self.lanes = network, 0, 0
+
+    def __call__(self, tokens: Tensor, **given: Any) -> Prediction:
+        self.forwards += 1
+        self.lanes += len(tokens)
+        return self.network(tokens, **given)
+
+
+def engine_of(model: Loaded, sampling: Sampling, network: Denoiser | None = None) -> Engine:
+    """An engine around a model, for rows of any sampler; ``sampling`` says how forwards are made and rewards known.
+
+    Args:
+        network: runs in place of the model's own, e.g. metered.
+    """
     tokenizer = model.tokenizer
     vocabulary = Vocabulary(tokenizer.mask_id, (tokenizer.unknown_id,), tokenizer.end_id)
     setting = ScorerSetting(tokenizer, sampling.source, model.network, sampling.trained, device=model.device)
 
     def open_session(config: SamplerConfig, length: int) -> Session:
         return Session(
-            model.network,
+            network or model.network,
             build_sampler(config, vocabulary, model.extras),
             length,
             num_lanes=sampling.num_lanes,
@@ -90,19 +110,19 @@ def engine_of(model: Loaded, sampling: Sampling) -> Engine:
 
 Outcome = Sample | SamplingError
 """What became of a row: an error where it needed more calls than its sampler promised."""
-Run = Callable[[SamplerConfig, Sequence[Row]], list[Outcome]]
-"""Has rows sampled, and gives what became of each in their order."""
+Run = Callable[[SamplerConfig, Sequence[Row]], Mapping[int, Outcome]]
+"""Has rows of different ids sampled, and gives what became of each by its id."""
 
 
 def running(engine: Engine) -> Run:
     """Rows through an engine that nobody else uses meanwhile."""
 
-    def run(sampler: SamplerConfig, rows: Sequence[Row]) -> list[Outcome]:
-        places = {engine.submit(sampler, row): place for place, row in enumerate(rows)}
+    def run(sampler: SamplerConfig, rows: Sequence[Row]) -> dict[int, Outcome]:
+        ids = {engine.submit(sampler, row): row.id for row in rows}
         found: dict[int, Outcome] = {}
         while not engine.idle:
-            found |= {places[ticket]: outcome for ticket, outcome in engine.step().items()}
-        return [found[place] for place in range(len(rows))]
+            found |= {ids[ticket]: outcome for ticket, outcome in engine.step().items()}
+        return found
 
     return run
 
@@ -113,9 +133,5 @@ def sample_rows(model: Loaded, sampling: Sampling, rows: Sequence[Row]) -> list[
     Raises:
         SamplingError: a row needed more calls than its sampler promised.
     """
-    samples = []
-    for outcome in running(engine_of(model, sampling))(sampling.sampler, rows):
-        if isinstance(outcome, SamplingError):
-            raise outcome
-        samples.append(outcome)
-    return samples
+    samples = {s.id: s for s in engine_of(model, sampling).run(sampling.sampler, rows)}
+    return [samples[row.id] for row in rows]

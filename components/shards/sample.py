@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,12 @@ from components.errors import SamplingError
 from components.models.device import Placement
 from components.models.weights import HOME
 from components.options import plain_of
-from components.samplers.contract import Row, Sample
+from components.samplers.contract import CHANGES, Row, Sample
 from components.scorers.base import ScorerSetting
 from components.scorers.config import ScorerOptions
 from components.shards.account import Account, useful
 from components.shards.canvas import canvas, num_leading
-from components.shards.model import Loaded, Run, Sampling, engine_of, loaded, running
+from components.shards.model import Loaded, Metered, Run, Sampling, engine_of, loaded, running
 from components.shards.prompt import NoPrompts, Prompt, PromptSource
 from components.shards.score import rows_of, score_rows
 from components.store.samples import (
@@ -63,28 +63,44 @@ class SampleShard:
     placement: Placement = HOME
     """Where the network computes, and in what precision."""
 
-    def work(self, run: Run | None = None) -> dict[str, Any]:
+    def work(self, run: Run | None = None, lanes: Callable[[], int] | None = None) -> dict[str, Any]:
         """Make and publish the shard. Returns its receipt.
 
         Args:
             run: samples the rows; an engine of its own where not given.
+            lanes: inputs of the forwards since it was asked last, padding included; those of its own engine where not
+                given.
+        Raises:
+            SamplingError: none of its rows could be made.
         """
         begun = time.monotonic()
         model = loaded(self.model, self.placement)
-        run = run or running(engine_of(model, self.sampling))
+        if run is None:
+            network = Metered(model.network)
+            run, lanes = running(engine_of(model, self.sampling, network)), lambda: network.lanes
         prompts = self.prompts.take(self.start, self.stop)
-        mask_id, seed = model.tokenizer.mask_id, self.seed
-        rows = [canvas(p, self.length, mask_id, i < self.num_traced, seed) for i, p in enumerate(prompts)]
+        mask_id = model.tokenizer.mask_id
+        rows = [self.row(p, i < self.num_traced, mask_id) for i, p in enumerate(prompts)]
         outcomes = run(self.sampling.sampler, rows)
         faults.point("generate.mid_shard")
-        good = [(o, r, p) for o, r, p in zip(outcomes, rows, prompts, strict=True) if isinstance(o, Sample)]
-        bad = [(o, r, p) for o, r, p in zip(outcomes, rows, prompts, strict=True) if isinstance(o, SamplingError)]
+        found = [(outcomes[row.id], row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
+        good = [(o, row, prompt) for o, row, prompt in found if isinstance(o, Sample)]
+        bad = [(o, row, prompt) for o, row, prompt in found if isinstance(o, SamplingError)]
+        if bad and not good:
+            raise bad[0][0]
         if bad:
             records = [keys_of(row, p) | {"reason": str(error)} for error, row, p in bad]
             publish_table(shard_file(self.folder / "quarantine", self.name), pa.Table.from_pylist(records, QUARANTINE))
         table, account = sample_table(good, self, model)
-        account += Account(quarantined=len(bad), busy_s=time.monotonic() - begun)
+        forwards = lanes() if lanes is not None else 0
+        account += Account(quarantined=len(bad), busy_s=time.monotonic() - begun, forwards=forwards)
         return publish_shard(self.folder / "shards", self.name, table, "generate", account.plain())
+
+
+    def row(self, prompt: Prompt, traced: bool, mask_id: int) -> Row:
+        """The canvas of a sample, and what is kept of how it was made."""
+        row = canvas(prompt, self.length, mask_id, traced, self.seed)
+        return replace(row, corrections=self.corrections == "changed")
 
 
 def keys_of(row: Row, prompt: Prompt) -> dict[str, Any]:
@@ -106,6 +122,7 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
     prefixes = [s.tokens[:n] for (s, _, _), n in zip(made, leading, strict=True)]
     written = [s.tokens[n:] for (s, _, _), n in zip(made, leading, strict=True)]
     keys = [keys_of(row, prompt) for _, row, prompt in made]
+    searched = shard.sampling.sampler.search.num_chains > 1  # whose chains die and split
     columns: dict[str, Any] = {name: [k[name] for k in keys] for name in KEYS}
     columns |= {
         "prompt": tokenizer.decode_batch(prefixes, stop_at_end=False),
@@ -119,7 +136,7 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
         "reward_calls": [s.reward_calls for s, _, _ in made],
         "stop_reason": np.where(stopped, "stop", "length").tolist(),
         "edits": [s.edits for s, _, _ in made],
-        "corrections": [None] * len(made),
+        "corrections": [corrections_of(s, r, searched) for s, r, _ in made],
         "trace": [[asdict(e) for e in s.trace] if r.trace else None for s, r, _ in made],
         "model": [shard.model_key] * len(made),
         "sampler": [shard.sampling.sampler.preset] * len(made),
@@ -138,8 +155,24 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
         edits=sum(columns["edits"]),
         corrected=sum(e > 0 for e in columns["edits"]),
         useful_tokens=int(number.sum()),
+        corrections_by_position=by_position(columns["corrections"], shard.length),
     )
     return table, account
+
+
+def corrections_of(sample: Sample, row: Row, searched: bool) -> list[dict[str, Any]] | None:
+    """The changes of visible tokens; None where nobody followed them."""
+    if not row.corrections or searched:
+        return None
+    changes = (e for e in sample.trace if e.reason in CHANGES)
+    return [{"call": e.call, "position": e.position, "old": e.old, "new": e.new, "confidence": e.confidence} for e in changes]
+
+
+def by_position(corrections: Sequence[list[dict[str, Any]] | None], length: int) -> tuple[int, ...]:
+    """How often a visible token was changed at each position; empty where nobody followed them."""
+    places = [c["position"] for row in corrections if row is not None for c in row]
+    followed = any(row is not None for row in corrections)
+    return tuple(np.bincount(np.array(places, dtype=np.int64), minlength=length).tolist()) if followed else ()
 
 
 def given_by(row: Row, num_prompt: int) -> list[int] | None:

@@ -437,3 +437,39 @@ def test_a_sampler_that_the_network_can_not_run_is_an_error_of_its_rows():
         ended |= engine.step()
     assert all("no such head" in str(ended[ticket]) for ticket in wrong)
     assert isinstance(ended[right], Sample)
+
+
+@pytest.mark.parametrize("name", sorted(n for n in PRESETS if preset(n).search.num_chains == 1))
+def test_a_row_whose_corrections_are_kept_has_the_edits_of_visible_tokens_and_no_other(name):
+    config = preset(name)
+    for row in rows_of(ORACLE, 6, prompt=1):
+        whole = solo(config, replace(row, trace=True))
+        kept = solo(config, replace(row, corrections=True))
+        assert kept.trace == tuple(e for e in whole.trace if e.reason in ("replace", "remask"))
+        assert replace(kept, trace=()) == replace(whole, trace=())
+        assert len(kept.trace) == kept.edits
+
+
+def test_corrections_of_a_row_that_is_run_again_are_told_once():
+    """The step of a neighbour fails, so that both are run again, each alone."""
+    config = preset("proseco", steps=4, corrector={"passes": 2})
+    row = next(r for r in rows_of(ORACLE, 40, prompt=1) if solo(config, replace(r, trace=True)).edits > 2)
+    expected = solo(config, replace(row, corrections=True))
+    session = session_of(config, 2)
+    told, rounds = session.tell, iter(range(100))
+
+    def failing(query, said):
+        found = told(query, said)
+        if next(rounds) == 5:
+            raise RuntimeError("once")
+        return found
+
+    session.tell = failing
+    fresh = iter([session])
+    engine = Engine(lambda sampler, length: next(fresh, None) or session_of(config, 2))
+    ticket = engine.submit(config, replace(row, corrections=True))
+    engine.submit(config, replace(row, id=row.id + 1))
+    ended = {}
+    while not engine.idle:
+        ended |= engine.step()
+    assert ended[ticket] == expected

@@ -193,9 +193,7 @@ def test_a_row_that_cannot_be_made_is_quarantined_and_its_neighbours_are_kept(mo
     alone = running(engine_around(loaded(model, HOME), sampling))
 
     def failing(sampler, given):
-        outcomes = alone(sampler, given)
-        outcomes[1] = SamplingError("it never ends")
-        return outcomes
+        return alone(sampler, given) | {given[1].id: SamplingError("it never ends")}
 
     shard = SampleShard("s", tmp_path, model, sampling, 0, 4, 9)
     receipt = shard.work(failing)
@@ -205,6 +203,8 @@ def test_a_row_that_cannot_be_made_is_quarantined_and_its_neighbours_are_kept(mo
     (lost,) = pq.read_table(tmp_path / "quarantine" / "s.parquet").to_pylist()
     assert (lost["sample_index"], lost["reason"]) == (1, "it never ends")
     assert lost["row_id"] not in {r["row_id"] for r in kept}
+    with pytest.raises(SamplingError, match="it never ends"):
+        shard.work(lambda sampler, given: {row.id: SamplingError("it never ends") for row in given})
 
 
 def test_the_table_opens_as_it_is_everywhere(model, tmp_path):
@@ -311,6 +311,31 @@ def test_the_account_of_a_job_is_that_of_its_table(model, tmp_path):
     assert info["useful_tokens"] == sum(map(len, written)), "the end is token 2, the padding 1"
     said = job.describe(folder)
     assert (said["state"], said["samples"], said["shards_done"]) == ("made", 12, 3)
+
+
+def test_corrections_say_what_was_there_before_and_where_they_fell(model, tmp_path):
+    folder = made(model, tmp_path / "r", "corrector.passes=3", num_samples=20)
+    found, info = table(folder).to_pylist(), read_manifest(folder).info
+    assert info["edits"] > 0
+    places = [c["position"] for row in found for c in row["corrections"]]
+    assert info["corrections_by_position"] == np.bincount(places, minlength=9).tolist()
+    for row in found:
+        again = replay(row["row_id"], folder, tmp_path / "r", model, "cpu").sample
+        changes = [e for e in again.trace if e.reason != "reveal"]
+        assert [(e.call, e.position, e.old, e.new) for e in changes] == [
+            (c["call"], c["position"], c["old"], c["new"]) for c in row["corrections"]
+        ]
+        assert len(row["corrections"]) == row["edits"]
+    without = table(made(model, tmp_path / "r", "corrector.passes=3", "generate.corrections=none", num_samples=20))
+    assert without["corrections"].null_count == 20
+    assert without["tokens"].to_pylist() == [row["tokens"] for row in found]
+
+
+def test_lanes_that_no_row_was_in_are_told_as_waste(model, tmp_path):
+    folder = made(model, tmp_path / "r", "generate.lanes=8", "generate.shard_rows=6", num_samples=6, sampler="mdlm")
+    info = read_manifest(folder).info
+    assert info["padding_waste"] == pytest.approx(1 - info["calls"] * 6 / info["forwards"])
+    assert info["padding_waste"] >= 0.25 - 1e-9, "two of eight lanes are never taken"
 
 
 def test_a_job_that_was_killed_is_told_as_silent(model, tmp_path, monkeypatch):
