@@ -22,6 +22,7 @@ from pipelines.config.schema import GenerateConfig
 from pipelines.graph.progress import Screen
 from pipelines.graph.runner import execute
 from pipelines.graph.stage import Stage
+from pipelines.stages.spec import PAGE
 from pipelines.workflows import one_stage
 
 BATCH_ROWS = 1024
@@ -97,6 +98,7 @@ def generate(
     info = manifest.info
     lost = f", {info['quarantined']} quarantined" if info["quarantined"] else ""
     yield f"{info['samples']} samples{lost} in {folder}, {info['calls']:.2f} network calls each on average"
+    yield f"page: {folder / PAGE}"
     first = shard_file(folder / "shards", info["shards"][0])
     for row in read_shard(first, ["row_id", "prompt", "text"]).slice(0, num_shown).to_pylist():
         yield f"[{row['row_id']}] {row['prompt']}{row['text']}"

@@ -112,7 +112,7 @@ def read_keys(path: Path) -> Keys:
         ConfigError: the file can not be read, holds no key, or a key breaks a rule.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         plain = [json.loads(line) for line in text.splitlines() if line.strip()] if is_lines(text) else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"The file of keys {path} can not be read: {error}") from None

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.data.rows import TokenRows
+from components.data.tokenizer import load_tokenizer
 from components.errors import DataError
+from components.evaluation.batch_page import Example, batch_page, example_of
 from components.models.device import Placement
 from components.shards.model import Sampling
 from components.shards.prompt import CorpusPrompts, FilePrompts, NoPrompts, PromptSource
 from components.shards.sample import SampleShard
+from components.store.files import publish_text
+from components.store.samples import read_shard, shard_file
 from pipelines.graph.stage import Context
 from pipelines.stages.shards import key_of, make_shards, trained_scorers
-from pipelines.stages.spec import GenerateSpec
+from pipelines.stages.spec import PAGE, GenerateSpec
+
+NUM_EXAMPLES = 3
 
 
 def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
+    begun = time.monotonic()
     source, number = prompts_of(config, context)
     names = [name for name, _, _ in cuts(config, number)]
     made = make_shards(cut_shards(config, context, source, number), names, context)
@@ -34,7 +42,18 @@ def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
         )
     sums = account.plain() | {"samples": account.rows} | account.rates()
     del sums["rows"]
-    return sums | {"retries": made.retries, "reissued": made.reissues, "shards": names}
+    info = sums | {"rows_per_s": made.rows_per_s, "retries": made.retries, "reissued": made.reissues}
+    page = batch_page(info | {"seconds": time.monotonic() - begun}, examples(context, names[0]), context.folder.name)
+    publish_text(context.folder / PAGE, page)
+    return info | {"artifacts": [PAGE], "shards": names}
+
+
+def examples(context: Context, name: str) -> list[Example]:
+    """The rows of a shard with most corrections."""
+    table = read_shard(shard_file(context.folder / "shards", name), ["row_id", "tokens", "edits", "corrections"])
+    rows = [row for row in table.sort_by([("edits", "descending")]).slice(0, NUM_EXAMPLES).to_pylist() if row["corrections"]]
+    tokenizer = load_tokenizer(context.inputs["model"] / "tokenizer.json")
+    return [example_of(row, tokenizer.show) for row in rows]
 
 
 def prompts_of(config: GenerateSpec, context: Context) -> tuple[PromptSource, int]:

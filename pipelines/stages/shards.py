@@ -45,6 +45,11 @@ class Made:
         self.tracker = JsonlTracker(self.context.folder / JOURNAL)
         self.context.progress.total(self.number, "shards")
 
+    @property
+    def rows_per_s(self) -> float:
+        """Of this execution."""
+        return self.here.rows / max(1e-9, time.monotonic() - self.begun)
+
     def found(self, receipt: dict[str, Any]) -> None:
         """A shard that was made before."""
         self.account += Account.read(receipt["account"])
@@ -74,7 +79,7 @@ class Made:
                 "shards": self.number,
                 "rows": self.account.rows,
                 "quarantined": self.account.quarantined,
-                "rows_per_s": self.here.rows / passed_s,
+                "rows_per_s": self.rows_per_s,
                 "corrections_per_s": self.here.edits / passed_s,
                 "left_s": (self.number - self.finished) * passed_s / max(1, self.finished_here),
                 "in_flight": in_flight,

@@ -22,6 +22,10 @@ WORK: Mapping[str, Work] = {"tokenize": "tasks", "prompts": "tasks", "train": "t
 """Where stages do their work, by name; the others do it in the driver."""
 
 
+PAGE = "batch.html"
+"""The page of a batch job, in the folder of its stage."""
+
+
 @dataclass(frozen=True)
 class TokenizerSpec:
     tokenizer: TokenizerConfig
