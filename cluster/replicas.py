@@ -31,11 +31,19 @@ class Replicas:
 
 
 def runtime_of(models: Sequence[Replicas]) -> RuntimeConfig:
-    """A cluster on this machine that has room for the replicas of all models."""
+    """A cluster on this machine that has room for the replicas of all models.
+
+    Raises:
+        ConfigError: they need more GPUs than there are.
+    """
+    gpus = sum(r.count * r.gpus for r in models)
+    if gpus > num_gpus():
+        rule = f"of all models' replicas together at most the {num_gpus()} GPUs that torch sees"
+        raise ConfigError([Problem("gpus", gpus, rule, "use fewer replicas, or fewer gpus for each")])
     plain = {
         "replicas": sum(r.count for r in models),
         "threads": max(r.threads for r in models),
-        "gpus": math.ceil(sum(r.count * r.gpus for r in models)),
+        "gpus": math.ceil(gpus),
         "device": "cuda" if any(r.placement.device == "cuda" for r in models) else "cpu",
     }
     return parse(RuntimeConfig, plain, "runtime")

@@ -232,12 +232,13 @@ class SharedEngine:
                 note()
             if self._closing:
                 break
-            for ticket, outcome in self.engine.step().items():
+            ended = self.engine.step()
+            for ticket, outcome in ended.items():
                 self._end(self._running.pop(ticket), outcome)
-            self._deliver()
-            if self.engine.idle or time.monotonic() - counted > COUNT_EVERY_S:
+            if ended or notes or time.monotonic() - counted > COUNT_EVERY_S:
                 counted = time.monotonic()
                 self._count()
+            self._deliver()
         for row in self._running.values():
             self._end(row, SamplingError("The replica was stopped before this row ended. Ask again."))
         self._deliver()

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
@@ -256,10 +257,16 @@ def describe(app: FastAPI) -> None:
 
 async def said(request: Request, error: Exception) -> Response:
     """Any error as OpenAI's clients read it."""
+    path = request.url.path
     if isinstance(error, HTTPException):
-        known = {404: f"There is no {request.url.path[:200]!r} here; see /docs.", 405: f"{request.method} is not for {request.url.path[:200]!r}; see /docs."}
-        error = ApiError(error.status_code, known.get(error.status_code, str(error.detail)), code="not_found", headers=error.headers)
+        routes = [route for route in request.app.routes if isinstance(route, APIRoute) and route.path == path]
+        if routes:  # the page is mounted over all paths, so the framework does not see that it is the method
+            allowed = ", ".join(sorted({method for route in routes for method in route.methods}))
+            text = f"{request.method} is not for {path}; use {allowed}."
+            error = ApiError(405, text, code="method_not_allowed", headers={"Allow": allowed})
+        else:
+            error = ApiError(404, f"There is no {path[:200]!r} here; see /docs.", code="not_found")
     if not isinstance(error, ApiError):
-        log.error("%s failed", request.url.path, exc_info=error)
+        log.error("%s failed", path, exc_info=error)
         error = failed(f"This failed here: {type(error).__name__}. The server's log says more.")
     return JSONResponse(error.body, error.status, error.headers)

@@ -22,9 +22,12 @@ MAX_OPTION = 2**31 - 1
 """The largest whole number among options of samplers."""
 
 
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 def one_or_many(value: Any) -> tuple[Any, Any]:
     """A text is one of them, and no list of letters."""
-    return tuple[str, ...], [value] if isinstance(value, str) else value
+    return Texts, [value] if isinstance(value, str) else value
 
 
 def texts_and_holes(value: Any) -> tuple[Any, Any]:

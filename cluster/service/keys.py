@@ -118,7 +118,7 @@ def read_keys(path: Path) -> Keys:
         raise ConfigError(f"The file of keys {path} can not be read: {error}") from None
     if not isinstance(plain, list) or not plain:
         raise ConfigError(f"The file of keys {path} holds no list of keys. Write e.g. [{{name: anna, sha256: ...}}].")
-    keys: tuple[ApiKey, ...] = parse(tuple[ApiKey, ...], plain, "keys")
+    keys = [parse(ApiKey, entry, f"keys[{number}]") for number, entry in enumerate(plain)]
     for field in ("name", "sha256"):
         values: list[Any] = [getattr(key, field) for key in keys]
         if len(set(values)) < len(values):

@@ -51,7 +51,9 @@ def draw(logits: Tensor, u: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]
     else:
         tempered = probabilities
         if config.temperature != 1:
-            tempered = torch.softmax(logits / config.temperature, dim=-1)
+            # The largest is 0 and what is forbidden -inf at any temperature, so nothing is divided into NaN.
+            temperature = min(max(config.temperature, 1e-30), 1e30)
+            tempered = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
         tokens = inverse_cdf(truncate(tempered, config.top_p, config.top_k), u)
     return tokens, probabilities.gather(-1, tokens[..., None])[..., 0]
 

@@ -60,6 +60,7 @@ RULES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[str, str
     "string_too_long": lambda context, error: (f"at most {context['max_length']} characters", "shorten it"),
     "too_short": lambda context, error: (f"at least {context['min_length']} of them", "add one"),
     "missing_argument": lambda context, error: ("it must be given", "add it"),
+    "missing": lambda context, error: ("it must be given", "add it"),
     "tuple_type": of_type("a list", "write it in [brackets]"),
     "dict_type": of_type("a mapping", "write name: value below it"),
     "dataclass_type": of_type("a section with options", "write name: value below it"),

@@ -23,6 +23,17 @@ def test_temperature_zero_is_argmax_and_reports_the_plain_probability():
     assert torch.allclose(probability, torch.softmax(logits, -1)[:, 1])
 
 
+def test_extreme_temperatures_are_the_limits_of_others():
+    """Next to 0 the best token, far above 1 any that is allowed, alike; and never what is forbidden."""
+    logits = torch.tensor([[float("-inf"), 90.0, -90.0, 89.0]]).expand(300, -1)
+    u = (torch.arange(300, dtype=torch.float64) + 0.5) / 300
+    for temperature in (1e-300, 1e-40, 1e-3):
+        assert set(categorical.draw(logits, u, DrawConfig(temperature=temperature))[0].tolist()) == {1}
+    for temperature in (1e6, 1e40, 1e300):
+        counts = torch.bincount(categorical.draw(logits, u, DrawConfig(temperature=temperature))[0], minlength=4)
+        assert counts.tolist() == [0, 100, 100, 100]
+
+
 def test_draws_are_exact_over_a_large_vocabulary_with_a_rare_tail():
     """V = 50,257, one million draws, 1,000 classes of 1e-6 each. False alarm 1e-6."""
     vocabulary, tail = 50257, 1000

@@ -10,10 +10,11 @@ import pytest
 import torch
 from ray import serve
 
-from cluster import http
 from cluster.config import RuntimeConfig
 from cluster.open import open_cluster
-from cluster.replicas import replicas_of
+from cluster.replicas import replicas_of, runtime_of
+from cluster.service import on_ray
+from cluster.service.limits import ServiceLimits
 from components.api import load, sample, score
 from components.errors import ConfigError
 from components.models import device as module
@@ -161,8 +162,10 @@ def test_the_service_asks_ray_for_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(serve, "run", lambda *_, **__: None)
     replicas = replicas_of(BF16, replicas=4, threads=1, gpus=0.5)
     assert replicas.placement == Placement("cuda", "bfloat16")
-    assert (replicas.runtime().gpus, replicas.runtime().on_gpu) == (2, True)
-    http.deploy(tmp_path, replicas)
+    assert (runtime_of([replicas]).gpus, runtime_of([replicas]).on_gpu) == (2, True)
+    with pytest.raises(ConfigError, match="at most the 2 GPUs"):
+        runtime_of([replicas, replicas_of(BF16, replicas=1, threads=1, gpus=0.5)])
+    on_ray.deploy("m", tmp_path, replicas, ServiceLimits())
     assert (asked["num_replicas"], asked["ray_actor_options"]["num_gpus"]) == (4, 0.5)
     assert replicas_of(BF16, 2, 1).gpus == 1.0
     assert replicas_of(BF16, 2, 1, device="cpu").wanted()["ray_actor_options"]["num_gpus"] == 0.0
