@@ -20,6 +20,7 @@ from pydantic import Field
 from cluster.service.errors import ApiError, too_many
 from components.errors import ConfigError
 from components.options import Count, options, parse
+from components.store.files import read_text
 
 
 @options
