@@ -44,7 +44,7 @@ def collect(kind: Any, plain: Any, path: str, problems: list[Problem]) -> Any:
         except ValidationError as error:
             found = error.errors(include_url=False)
             problems += [problem_of(kind, plain, path, e) for e in found]
-            if any(e["type"] in ("missing_argument", "missing") for e in found):
+            if any(e["type"] in ("missing_argument", "missing") and isinstance(e["loc"][-1], str) for e in found):
                 raise ConfigError(problems) from None  # there is no default to go on with
             plain = without(plain, [tuple(e["loc"]) for e in found])
     return validate(kind, {})

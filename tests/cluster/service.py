@@ -45,11 +45,11 @@ def replicas(folders: dict[str, Path], limits: ServiceLimits) -> Iterator[dict[s
 
 
 @contextlib.contextmanager
-def served(folder: Path, doors: Doors = Doors(), **limits: Any) -> Iterator[TestClient]:
+def served(folder: Path, doors: Doors | None = None, **limits: Any) -> Iterator[TestClient]:
     """A client of a service with one model."""
     bounds = dataclasses.replace(ServiceLimits(), **limits)
     with replicas({"toy": folder}, bounds) as opened:
-        app = build_app([open_model("toy", folder, opened["toy"], 7)], bounds, doors)
+        app = build_app([open_model("toy", folder, opened["toy"], 7)], bounds, doors or Doors())
         with TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False) as client:
             client.replica = opened["toy"]
             yield client

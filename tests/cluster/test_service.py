@@ -278,11 +278,12 @@ def test_paths_methods_and_kinds_of_bodies_that_are_not_known(client):
 
 
 def test_two_models_stand_side_by_side_and_have_to_be_named(tmp_path, folder):
+    from starlette.testclient import TestClient
+
     from cluster.service.app import build_app
     from cluster.service.gate import Doors
     from cluster.service.limits import ServiceLimits
     from cluster.service.model import open_model
-    from starlette.testclient import TestClient
     from tests.cluster.service import replicas
 
     folders = {"one": folder, "two": made(tmp_path / "two", MODELS["conditioned"], trained_with="mdlm")}

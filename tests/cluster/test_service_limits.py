@@ -128,11 +128,11 @@ def until(holds, seconds: float = 30.0) -> None:
 
 
 @contextlib.contextmanager
-def listening(folder, doors: Doors = Doors(), **limits) -> Iterator[tuple[int, object]]:
+def listening(folder, doors: Doors | None = None, **limits) -> Iterator[tuple[int, object]]:
     """A server on a port of loopback, and its replica."""
     bounds = dataclasses.replace(ServiceLimits(), **limits)
     with replicas({"toy": folder}, bounds) as opened, listen("127.0.0.1", 0) as bound:
-        server = Server(build_app([open_model("toy", folder, opened["toy"], 0)], bounds, doors), bound, bounds)
+        server = Server(build_app([open_model("toy", folder, opened["toy"], 0)], bounds, doors or Doors()), bound, bounds)
         server.start()
         try:
             yield server.port, opened["toy"]
@@ -183,7 +183,7 @@ def test_clients_that_leave_take_their_rows_along(folder):
 
 
 def test_clients_that_send_slowly_keep_nobody_waiting_and_are_let_go(folder):
-    with listening(folder, body_s=1.0) as (port, replica):
+    with listening(folder, body_s=1.0) as (port, _):
         slow = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(40)]
         for number, connection in enumerate(slow):
             connection.sendall(head(b"{", length=500) if number % 2 else b"POST /v1/completions HTTP/1.1\r\nHost: loc")
