@@ -49,6 +49,9 @@ class RuntimeConfig:
     """Threads of each process. Rows are equal, bit for bit, between runs of equal threads."""
     replicas: Count = 2
     """Serve replicas for sampling and scoring."""
+    service: bool = False
+    """Have the replicas of a service on the joined cluster (``proseco serve``) do the shards, with the lanes that people
+    leave; ``replicas`` then says how many it has."""
     max_replicas: Natural = 0
     """On Ray, up to so many replicas while shards remain, on a cluster that grows; 0 keeps ``replicas``."""
     max_failures: Natural = 3
@@ -99,6 +102,9 @@ class RuntimeConfig:
         if self.executor == "ray" and not self.address and self.cpus and self.cpus < max(self.workers, self.replicas):
             rule = f"at least one for each of {self.workers} workers and {self.replicas} replicas, or they never start"
             yield Problem("cpus", self.cpus, rule, "raise it, or lower workers and replicas")
+        if self.service and not self.address:
+            rule = "only with runtime.address, because the service is on a cluster that is there already"
+            yield Problem("service", True, rule, "set the address that `proseco serve` names, or leave it out")
         if self.max_replicas and (self.max_replicas < self.replicas or self.executor != "ray"):
             rule = f"0, or on executor=ray at least replicas ({self.replicas})"
             yield Problem("max_replicas", self.max_replicas, rule, "raise it, or leave it out")

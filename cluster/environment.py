@@ -78,6 +78,9 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it is not found out reliably
     prepared = Prepared()
+    if runtime is not None and runtime.address.startswith(("127.", "localhost:")):
+        # A cluster that listens to this machine alone is not found at the outer address that Ray takes otherwise.
+        prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if runtime is None or runtime.address:
         return prepared
     # Nothing asks who connects to a training's process group, so on one machine it stays there.

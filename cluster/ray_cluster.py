@@ -65,7 +65,7 @@ class RayCluster:
     def __init__(self, runtime: RuntimeConfig, prepared: Prepared):
         self.runtime = runtime
         self.prepared = prepared
-        self._pool: serving.Pool | None = None
+        self._pool: serving.Pool | serving.Served | None = None
         self._serving = 0
         """Stages that use the pool now."""
         self._lock = threading.Lock()
@@ -130,8 +130,11 @@ class RayCluster:
     def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
         with self._lock, self._while_it_lives():
             if self._pool is None:
-                self._wait_for_room("replicas", self.runtime.replicas)
-                self._pool = serving.Pool(self.runtime)
+                if self.runtime.service:
+                    self._pool = serving.Served(self.runtime)
+                else:
+                    self._wait_for_room("replicas", self.runtime.replicas)
+                    self._pool = serving.Pool(self.runtime)
             pool = self._pool
             self._serving += 1
         try:

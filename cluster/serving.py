@@ -8,9 +8,11 @@ receipt, it does not matter how often it was made.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
@@ -19,12 +21,15 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from cluster.benches import Benches
-from cluster.cluster import Watcher
+from cluster.cluster import Stopped, Watcher
 from cluster.config import RuntimeConfig
 from cluster.dispatch import Dispatch, pause_s
-from cluster.ray_tasks import cause_of
+from cluster.ray_tasks import POLL_S, cause_of
+from components.errors import ClusterError
 
 APP = "proseco"
+MODEL = "model-"
+"""Begins the names of a service's applications, one for each model."""
 AT_WORK = 2
 """Shards of a replica at a time."""
 
@@ -72,22 +77,69 @@ class Pool:
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
         """Have all shards done. One more than replicas take on is in flight, so that none of them waits."""
-        Dispatch(self._attempt, watcher, AT_WORK * self.runtime.most_replicas + 1, self.closing).run(shards)
-
-    def _attempt(self, shard: Any, again: Callable[[str], None]) -> Any:
-        """One shard, tried again with growing, jittered pauses when its replica was lost."""
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return self.handle.shard.remote(shard).result()
-            except RayTaskError as error:
-                raise cause_of(error) from None
-            except (RayError, RayServeException) as error:
-                if attempt == self.runtime.max_attempts or self.closing.wait(pause_s(attempt)):
-                    raise
-                again(type(error).__name__)
+        attempt = Attempt(lambda shard: self.handle, self.runtime.max_attempts, self.closing)
+        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas + 1, self.closing).run(shards)
 
     def close(self) -> None:
         self.closing.set()
         serve.shutdown()
+
+
+class Served:
+    """The replicas of a service on the cluster that was joined. Their people come first; nothing of them is ours to end."""
+
+    def __init__(self, runtime: RuntimeConfig):
+        self.runtime = runtime
+        self.closing = threading.Event()
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        names = [name for name in serve.status().applications if name.startswith(MODEL)]
+        self.handles = {h.folder.remote().result(): h for h in (serve.get_deployment_handle("replica", n) for n in names)}
+
+    def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
+        """Have all shards done. Raises ClusterError where nobody serves their model."""
+        attempt = Attempt(self.handle_of, self.runtime.max_attempts, self.closing)
+        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas + 1, self.closing).run(shards)
+
+    def handle_of(self, shard: Any) -> DeploymentHandle:
+        handle = self.handles.get(str(shard.model))
+        if handle is None:
+            served = ", ".join(self.handles) or "none"
+            raise ClusterError(
+                f"runtime.service = true asks for the replicas of a service of {shard.model}, and this cluster serves "
+                f"{served}. Start `proseco serve {shard.model}` there, or leave runtime.service out."
+            )
+        return handle
+
+    def close(self) -> None:
+        self.closing.set()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Does one shard on a replica, and again with growing, jittered pauses where that was lost. See ``dispatch.Work``."""
+
+    handle_of: Callable[[Any], DeploymentHandle]
+    max_attempts: int
+    closing: threading.Event
+
+    def __call__(self, shard: Any, again: Callable[[str], None]) -> Any:
+        for attempt in itertools.count(1):
+            try:
+                return self.wait(self.handle_of(shard).shard.remote(shard))
+            except RayTaskError as error:
+                raise cause_of(error) from None
+            except (RayError, RayServeException) as error:
+                if attempt == self.max_attempts or self.closing.wait(pause_s(attempt)):
+                    raise
+                again(type(error).__name__)
+        raise AssertionError("the last attempt returns or raises")
+
+    def wait(self, response: Any) -> Any:
+        """The receipt. A shard that nobody waits for any more is given up."""
+        while True:
+            try:
+                return response.result(timeout_s=POLL_S)
+            except TimeoutError:
+                if self.closing.is_set():
+                    response.cancel()
+                    raise Stopped from None

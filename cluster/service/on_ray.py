@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
+import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -16,6 +18,7 @@ from cluster.replicas import Replicas
 from cluster.service.backend import Job, ReplicaNumbers
 from cluster.service.limits import ServiceLimits
 from cluster.service.replica import Replica
+from cluster.serving import MODEL
 from cluster.shared_engine import Busy, News
 
 NUMBERS_S = 2.0
@@ -86,7 +89,7 @@ def deploy(name: str, folder: Path, replicas: Replicas, limits: ServiceLimits) -
         **replicas.wanted(),
     )(Replica)
     bound = deployment.bind(str(folder), replicas.placement, replicas.threads, limits)
-    return serve.run(bound, name=f"model-{name}", route_prefix=None)
+    return serve.run(bound, name=f"{MODEL}{name}", route_prefix=None)
 
 
 def start() -> None:
@@ -100,6 +103,15 @@ def connect(backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas
     start()
     for number, (name, backend) in enumerate(backends.items()):
         backend.handle = deploy(str(number), folders[name], replicas[name], limits)
+
+
+def how_to_join(limits: ServiceLimits) -> str:
+    """What a batch job of the same user is given to run on these replicas."""
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+    environment = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+    address = ray.get_runtime_context().gcs_address
+    options = [f"runtime.address={address}", "runtime.service=true", f"generate.lanes={limits.forward_lanes}"]
+    return " ".join([*environment, "proseco generate EXPORT", *options])
 
 
 def shutdown() -> None:

@@ -18,31 +18,21 @@ from cluster.service.model import useful
 from cluster.service.planning import vocabulary_of
 from cluster.shared_engine import News, SharedEngine
 from components.api import load, score
+from components.errors import ConfigError, Problem
 from components.models.cpu import use_threads
-from components.models.denoiser import Prediction
 from components.models.device import Placement
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Row, Sample
 from components.samplers.engine import Engine, Session
 from components.samplers.sampler import build_sampler
 from components.scorers.base import ScorerSetting
+from components.shards.model import Metered
 from components.shards.reward import reward_of
+from components.shards.sample import SampleShard
+from components.shards.score import ScoreShard
 
 OVERTIME_S = 5.0
 """How long after its deadline a job is dropped here, if whoever asked for it did not do so."""
-
-
-class Metered:
-    """A network that counts its forwards."""
-
-    def __init__(self, network: Any):
-        self.network, self.forwards, self.lanes = network, 0, 0
-
-    def __call__(self, tokens: Any, **given: Any) -> Prediction:
-        self.forwards += 1
-        self.lanes += len(tokens)
-        said: Prediction = self.network(tokens, **given)
-        return said
 
 
 class Replica:
@@ -52,6 +42,7 @@ class Replica:
 
     def __init__(self, folder: str, placement: Placement, threads: int, limits: ServiceLimits):
         self.limits, self.threads, self.shards = limits, threads, 0
+        self.exported, self.placement = folder, placement
         self.model = load(folder, placement.device, placement.dtype)
         self.network = Metered(self.model.network)
         self.setting = ScorerSetting(self.model.tokenizer, None, self.model.network, {}, device=self.model.device)
@@ -86,8 +77,19 @@ class Replica:
         """One request at a time; who leaves while waiting is not scored."""
         return await asyncio.get_running_loop().run_in_executor(self.scoring, score, self.model, texts, scorers)
 
-    async def shard(self, shard: Any) -> Any:
-        """Batch work: ``shard.work(run)``, whose rows have the lanes that people leave."""
+    async def folder(self) -> str:
+        """Of the model."""
+        return self.exported
+
+    async def shard(self, shard: SampleShard | ScoreShard) -> Any:
+        """A shard of a batch job. Its rows have the lanes that people leave; scores wait for those of people.
+
+        Raises:
+            ConfigError: its rows would not be those that it asks for.
+        """
+        if isinstance(shard, ScoreShard):
+            return await asyncio.get_running_loop().run_in_executor(self.scoring, shard.work)
+        self.require_equal(shard)
         stop = threading.Event()
         try:
             receipt = await asyncio.to_thread(shard.work, partial(self.engine.run, stop=stop))
@@ -95,6 +97,17 @@ class Replica:
             stop.set()
         self.shards += 1
         return receipt
+
+    def require_equal(self, shard: SampleShard) -> None:
+        """Raises ConfigError where forwards are made here in another way than a shard's identity says."""
+        lanes, dtype = self.limits.forward_lanes, self.placement.dtype
+        if shard.sampling.num_lanes != lanes or not shard.sampling.deterministic:
+            rule = f"{lanes}, and generate.deterministic=true, on this service (limits.forward_lanes)"
+            problem = Problem("generate.lanes", shard.sampling.num_lanes, rule, f"set generate.lanes={lanes}")
+            raise ConfigError([problem])
+        if shard.placement.dtype != dtype:
+            remedy = f"set --dtype {dtype}, or serve with --dtype {shard.placement.dtype}"
+            raise ConfigError([Problem("runtime.dtype", shard.placement.dtype, f"{dtype} on this service", remedy)])
 
     async def numbers(self) -> list[ReplicaNumbers]:
         engine, now = self.engine.numbers, time.monotonic()

@@ -118,6 +118,7 @@ def until_stopped(
             signal.signal(number, lambda *_: stop.set())
         where = ", ".join(f"{name} from {r.count} x {r.placement.device} in {r.placement.dtype}" for name, r in replicas.items())
         say(f"serving {where} on http://{address.host}:{server.port} (process {os.getpid()}); stop with Ctrl-C")
+        say(f"batch jobs run on the same replicas, behind people, by {on_ray.how_to_join(limits)}")
         stop.wait()
         say("stopping; what is at work may end")
     finally:

@@ -196,7 +196,7 @@ def test_clients_that_send_slowly_keep_nobody_waiting_and_are_let_go(folder):
 
 
 def test_a_byte_now_and_then_does_not_buy_more_time(folder):
-    with listening(folder, body_s=0.6) as (port, replica), socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+    with listening(folder, body_s=0.6) as (port, _), socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
         start = time.monotonic()
         with contextlib.suppress(OSError):
             while time.monotonic() - start < 10:
@@ -209,7 +209,7 @@ def test_a_byte_now_and_then_does_not_buy_more_time(folder):
 
 
 def test_connections_are_bounded(folder):
-    with listening(folder, max_connections=3, body_s=20.0) as (port, replica):
+    with listening(folder, max_connections=3, body_s=20.0) as (port, _):
         held = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(3)]
         for connection in held:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
