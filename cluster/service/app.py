@@ -126,7 +126,10 @@ class Service:
             *(asyncio.wait_for(m.backend.numbers(), NUMBERS_S) for m in models), return_exceptions=True
         )
         self.metrics.replicas.told = [
-            (m.name, n) for m, found in zip(models, asked, strict=True) if not isinstance(found, BaseException) for n in found
+            (m.name, n)
+            for m, found in zip(models, asked, strict=True)
+            if not isinstance(found, BaseException)
+            for n in found
         ]
 
     async def ready(self) -> bool:
@@ -252,7 +255,7 @@ async def said(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         routes = [route for route in request.app.routes if isinstance(route, APIRoute) and route.path == path]
         if routes:  # the page is mounted over all paths, so the framework does not see that it is the method
-            allowed = ", ".join(sorted({method for route in routes for method in route.methods}))
+            allowed = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
             text = f"{request.method} is not for {path}; use {allowed}."
             error = ApiError(405, text, code="method_not_allowed", headers={"Allow": allowed})
         else:

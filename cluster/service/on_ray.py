@@ -95,7 +95,9 @@ def start() -> None:
     serve.start(proxy_location="Disabled")
 
 
-def connect(backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas: Mapping[str, Replicas], limits: ServiceLimits) -> None:
+def connect(
+    backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas: Mapping[str, Replicas], limits: ServiceLimits
+) -> None:
     """Start the replicas of all models on the open cluster."""
     start()
     for number, (name, backend) in enumerate(backends.items()):
@@ -104,5 +106,3 @@ def connect(backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas
 
 def shutdown() -> None:
     serve.shutdown()
-
-

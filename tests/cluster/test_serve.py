@@ -78,7 +78,9 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(folders) -> Iterator[Served]:
-    found = Served(str(folders / "plain"), f"second={folders / 'classes'}", "--replicas", "2", "limits.max_cost=1000000000000")
+    found = Served(
+        str(folders / "plain"), f"second={folders / 'classes'}", "--replicas", "2", "limits.max_cost=1000000000000"
+    )
     try:
         yield found
     finally:
@@ -140,7 +142,9 @@ def test_a_deadline_and_a_crowd_on_replicas(served):
     codes = []
 
     def one(seed: int) -> None:
-        codes.append(ask(f"{served.url}/v1/completions", {"model": "plain", "seed": seed, "options": {"steps": 2 + seed % 3}})[0])
+        codes.append(
+            ask(f"{served.url}/v1/completions", {"model": "plain", "seed": seed, "options": {"steps": 2 + seed % 3}})[0]
+        )
 
     threads = [threading.Thread(target=one, args=[seed]) for seed in range(48)]
     for thread in threads:
@@ -155,7 +159,11 @@ def test_a_deadline_and_a_crowd_on_replicas(served):
 def test_what_is_at_work_may_end_when_the_service_is_stopped(served):
     """The last of the tests that use this service."""
     found: list[tuple[int, str]] = []
-    body = {"model": "plain", "sampler": "proseco", "options": {"steps": 2, "corrector": {"passes": 1000, "inner": "sample"}}}
+    body = {
+        "model": "plain",
+        "sampler": "proseco",
+        "options": {"steps": 2, "corrector": {"passes": 1000, "inner": "sample"}},
+    }
     thread = threading.Thread(target=lambda: found.append(ask(f"{served.url}/v1/completions", body)))
     thread.start()
     until(lambda: served.number("proseco_rows_running", lane="people") == 1 or found)
