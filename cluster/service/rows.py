@@ -63,7 +63,7 @@ def ask(model: ServedModel, body: Decoding, prompts: tuple[str, ...], limits: Se
             except DataError as error:
                 param = "template" if template else f"prompt[{number}]"
                 raise ApiError(400, f"{param}: {error}", param=param, code="context_length_exceeded") from None
-    deadline = min(body.deadline_s or limits.deadline_s, limits.max_deadline_s)
+    deadline = deadline_of(body.deadline_s, limits)
     whole = bool(template) or (isinstance(body, CompletionRequest) and body.echo)
     first = tuple(0 if whole else num_leading(row) for row in rows)
     job = Job(sampler, tuple(rows), body.stream, deadline)
@@ -78,6 +78,14 @@ def at_most(param: str, number: int, limit: int, what: str, name: str) -> None:
             param=param,
             code="too_large",
         )
+
+
+def deadline_of(given: float | None, limits: ServiceLimits) -> float:
+    """Seconds that a request has. Raises ApiError where it names too many."""
+    if given is not None and given > limits.max_deadline_s:
+        rule = f"at most limits.max_deadline_s = {limits.max_deadline_s:g}"
+        raise wrong("deadline_s", given, rule, "lower it, and ask for less")
+    return min(given or limits.deadline_s, limits.max_deadline_s)
 
 
 def read_options(model: ServedModel, body: Decoding) -> SamplerConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
@@ -153,6 +154,23 @@ def test_a_deadline_and_a_crowd_on_replicas(served):
         thread.join(120)
     assert codes == [200] * 48
     until(lambda: served.number("proseco_rows_running", lane="people") == 0)
+
+
+@pytest.mark.ray
+def test_a_replica_that_dies_is_replaced_and_nobody_waits_for_ever(served):
+    """Both replicas of one model, amid an answer: the client is told to ask again, and then gets one."""
+    found: list[tuple[int, str]] = []
+    body = LONG | {"model": "plain", "deadline_s": 50}
+    thread = threading.Thread(target=lambda: found.append(ask(f"{served.url}/v1/completions", body)))
+    thread.start()
+    until(lambda: served.number("proseco_rows_running", lane="people") == 1)
+    text = ask(f"{served.url}/metrics")[1]
+    for pid in set(re.findall(r'proseco_forwards_total{model="plain",replica="[^"]+-(\d+)"}', text)):
+        os.kill(int(pid), signal.SIGKILL)
+    thread.join(60)
+    assert found[0][0] == 503, found
+    assert "ask again" in json.loads(found[0][1])["error"]["message"]
+    until(lambda: ask(f"{served.url}/v1/completions", {"model": "plain", "options": {"steps": 2}})[0] == 200, 120)
 
 
 @pytest.mark.ray

@@ -111,7 +111,8 @@ def test_a_body_is_bounded_also_where_its_length_is_not_told(folder):
 
 def test_a_deadline_ends_an_answer_and_a_stream_and_drops_their_rows(folder):
     with served(folder, max_cost=2**40, max_deadline_s=0.3) as client:
-        whole = client.post(COMPLETIONS, json=LONG | {"deadline_s": 100})
+        assert client.post(COMPLETIONS, json={"deadline_s": 0.31}).status_code == 400
+        whole = client.post(COMPLETIONS, json=LONG)
         assert (whole.status_code, whole.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert "0.3 s" in whole.json()["error"]["message"]
         *events, error, done = events_of(client.post(COMPLETIONS, json=LONG | {"stream": True, "deadline_s": 0.2}).text)
