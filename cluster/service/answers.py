@@ -106,7 +106,12 @@ class Reply:
         model, row = self.asked.model, self.asked.job.rows[index]
         mask_id = model.tokenizer.mask_id
         pieces = [model.piece(token) if fixed else None for token, fixed in zip(row.canvas, row.fixed, strict=True)]
-        return self.envelope(".start") | {"index": index, "tokens": list(row.canvas), "pieces": pieces, "mask_id": mask_id}
+        return self.envelope(".start") | {
+            "index": index,
+            "tokens": list(row.canvas),
+            "pieces": pieces,
+            "mask_id": mask_id,
+        }
 
     def edits(self, index: int, edits: tuple[Edit, ...]) -> dict[str, Any]:
         """What a call did to a row."""
@@ -131,7 +136,12 @@ class Reply:
             choices.append(choice)
             written += number
         prompt, calls = self.asked.num_prompt, sum(s.calls for s in samples)
-        usage = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written, "calls": calls}
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": written,
+            "total_tokens": prompt + written,
+            "calls": calls,
+        }
         return self.envelope() | {"choices": choices, "usage": usage}
 
     def choice(self, index: int, sample: Sample) -> tuple[dict[str, Any], int]:

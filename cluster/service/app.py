@@ -117,7 +117,7 @@ class Service:
         await asyncio.to_thread(rows.check_score, model, body, self.limits)
         if request.state.account is not None:
             request.state.account.charge(len(body.texts))
-        seconds = min(body.deadline_s or self.limits.deadline_s, self.limits.max_deadline_s)
+        seconds = rows.deadline_of(body.deadline_s, self.limits)
         scoring = work.by_deadline(model.backend.score(body.texts, body.scorers), seconds)
         columns = await work.unless_gone(scoring, request.receive)
         known = {name: [x if math.isfinite(x) else None for x in column] for name, column in columns.items()}
@@ -131,7 +131,10 @@ class Service:
             *(asyncio.wait_for(m.backend.numbers(), NUMBERS_S) for m in models), return_exceptions=True
         )
         self.metrics.replicas.told = [
-            (m.name, n) for m, found in zip(models, asked, strict=True) if not isinstance(found, BaseException) for n in found
+            (m.name, n)
+            for m, found in zip(models, asked, strict=True)
+            if not isinstance(found, BaseException)
+            for n in found
         ]
 
     async def ready(self) -> bool:

@@ -36,7 +36,7 @@ def texts_and_holes(value: Any) -> tuple[Any, Any]:
         isinstance(x, str) or (isinstance(x, int) and not isinstance(x, bool) and 1 <= x <= MAX_OPTION) for x in value
     )
     if not fits:
-        raise malformed('a list of texts and of whole numbers of at least 1', 'e.g. ["The ", 3, " fox"]')
+        raise malformed("a list of texts and of whole numbers of at least 1", 'e.g. ["The ", 3, " fox"]')
     return tuple[Any, ...], value
 
 
@@ -69,7 +69,7 @@ class Decoding:
     sampler: str = ""
     """Name of a preset; without it proseco where the model was taught visible tokens, else mdlm."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What the preset should have otherwise, nested as in a run's YAML, e.g. {"steps": 8, "corrector": {"passes": 2}}."""
+    """What the preset should have otherwise, as in a run's YAML, e.g. {"steps": 8, "corrector": {"passes": 2}}."""
     temperature: Temperature | None = None
     """The same as options.draw.temperature."""
     top_p: TopP | None = None
@@ -132,7 +132,10 @@ UNKNOWN_HERE: dict[str, tuple[tuple[Any, ...], str]] = {
     "frequency_penalty": ((0,), f"{WHOLE}; leave it out"),
     "presence_penalty": ((0,), f"{WHOLE}; leave it out"),
     "logit_bias": (({},), "leave it out; options.draw says how tokens are drawn"),
-    "logprobs": ((False,), "a token has no probability given those before it; use POST /v1/score, or the confidence of edits"),
+    "logprobs": (
+        (False,),
+        "a token has no probability given those before it; use POST /v1/score, or the confidence of edits",
+    ),
     "top_logprobs": ((0,), "use the confidence of edits"),
     "suffix": (("",), 'use "template": [prompt, number of positions, suffix]'),
     "stop": (([],), f"{WHOLE}; cut the text where you want it to end"),
@@ -155,7 +158,9 @@ def read_body(kind: type[T], raw: bytes) -> T:
     """
     plain = read_json(raw)
     if not isinstance(plain, dict):
-        raise ApiError(400, f"The body is {kind_of(plain)}; it must be an object such as {{\"prompt\": \"...\"}}.", code="invalid_json")
+        raise ApiError(
+            400, f'The body is {kind_of(plain)}; it must be an object such as {{"prompt": "..."}}.', code="invalid_json"
+        )
     for name, (neutral, remedy) in UNKNOWN_HERE.items():
         if name in plain:
             value = plain.pop(name)

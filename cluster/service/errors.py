@@ -55,9 +55,7 @@ def shortened(value: object) -> str:
 
 def busy(message: str, after_s: int = 1) -> ApiError:
     """There is no room now."""
-    return ApiError(
-        503, message, kind="overloaded_error", code="overloaded", headers={"Retry-After": str(after_s)}
-    )
+    return ApiError(503, message, kind="overloaded_error", code="overloaded", headers={"Retry-After": str(after_s)})
 
 
 def too_many(message: str, after_s: int) -> ApiError:
@@ -73,5 +71,7 @@ def failed(message: str) -> ApiError:
 
 
 def timed_out(seconds: float) -> ApiError:
-    message = f"Not done within the deadline of {seconds:g} s; what was begun is dropped. Ask for less, or set deadline_s."
+    message = (
+        f"Not done within the deadline of {seconds:g} s; what was begun is dropped. Ask for less, or set deadline_s."
+    )
     return ApiError(504, message, kind="timeout_error", code="deadline_exceeded")

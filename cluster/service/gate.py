@@ -84,7 +84,9 @@ class Gate:
             if account is not None:
                 account.leave()
 
-    async def post(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send, account: Account | None) -> None:
+    async def post(
+        self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send, account: Account | None
+    ) -> None:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             text = f"The Content-Type is {headers.get('content-type', '')[:100]!r}; send application/json."
             raise ApiError(415, text, code="unsupported_media_type")
@@ -114,7 +116,9 @@ class Gate:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise ApiError(400, "The connection was closed before the body had come.", code="incomplete_body")
+                        raise ApiError(
+                            400, "The connection was closed before the body had come.", code="incomplete_body"
+                        )
                     chunk, more = message.get("body", b""), message.get("more_body", False)
                     if len(body) + len(chunk) > limit:
                         raise too_large(limit)
@@ -128,7 +132,9 @@ class Gate:
 
 
 def too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The body has more than {limit} bytes (limits.max_body_bytes). Send less.", code="body_too_large")
+    return ApiError(
+        413, f"The body has more than {limit} bytes (limits.max_body_bytes). Send less.", code="body_too_large"
+    )
 
 
 def check_host(headers: dict[str, str]) -> None:
@@ -142,7 +148,7 @@ def check_host(headers: dict[str, str]) -> None:
     except ValueError:
         name = ""
     if name not in LOOPBACK:
-        text = f"The request is for the host {host[:200]!r}. Without keys this service answers for localhost and 127.0.0.1 alone; start it with --keys."
+        text = f"The request is for the host {host[:200]!r}; without --keys this service answers as localhost alone."
         raise ApiError(403, text, kind="permission_error", code="foreign_host")
     origin = headers.get("origin")
     if origin is not None and origin.lower() != f"http://{host.lower()}":
@@ -179,7 +185,12 @@ class Answering:
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error. What is left of the body is not waited for, so the connection is closed."""
         body = json.dumps(error.body).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **error.headers}
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+            **error.headers,
+        }
         plain = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self({"type": "http.response.start", "status": error.status, "headers": plain})
         await self({"type": "http.response.body", "body": body})

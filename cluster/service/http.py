@@ -40,7 +40,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
-        raise ConfigError([Problem("host", host, f"an address of this machine ({error})", "e.g. --host 127.0.0.1")]) from None
+        raise ConfigError(
+            [Problem("host", host, f"an address of this machine ({error})", "e.g. --host 127.0.0.1")]
+        ) from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)

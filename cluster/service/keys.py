@@ -67,7 +67,9 @@ class Account:
     def enter(self) -> None:
         """Count a request. Raises ApiError where it is one too many."""
         if self.at_work >= self.key.max_concurrent:
-            raise too_many(f"{self.key.name} has {self.at_work} requests at work, and may have {self.key.max_concurrent}.", 1)
+            raise too_many(
+                f"{self.key.name} has {self.at_work} requests at work, and may have {self.key.max_concurrent}.", 1
+            )
         if (after := self.requests.take(1)) > 0:
             raise too_many(f"{self.key.name} may ask {self.key.requests_per_minute} times a minute.", math.ceil(after))
         self.at_work += 1
@@ -78,7 +80,9 @@ class Account:
     def charge(self, rows: int) -> None:
         """Count rows. Raises ApiError where they are too many."""
         if rows > self.key.samples_per_minute:
-            text = f"{rows} rows at once; {self.key.name} may have {self.key.samples_per_minute} a minute. Ask for fewer."
+            text = (
+                f"{rows} rows at once; {self.key.name} may have {self.key.samples_per_minute} a minute. Ask for fewer."
+            )
             raise ApiError(400, text, param="n", code="too_large")
         if (after := self.samples.take(rows)) > 0:
             raise too_many(f"{self.key.name} may have {self.key.samples_per_minute} rows a minute.", math.ceil(after))
@@ -114,7 +118,9 @@ def read_keys(path: Path) -> Keys:
     """
     try:
         text = read_text(path)
-        plain = [json.loads(line) for line in text.splitlines() if line.strip()] if is_lines(text) else yaml.safe_load(text)
+        plain = (
+            [json.loads(line) for line in text.splitlines() if line.strip()] if is_lines(text) else yaml.safe_load(text)
+        )
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"The file of keys {path} can not be read: {error}") from None
     if not isinstance(plain, list) or not plain:

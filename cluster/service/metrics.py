@@ -55,7 +55,9 @@ class Replicas(Collector):
                 for lane, value in zip(LANES, read(numbers), strict=True):
                     gauge.add_metric([model, numbers.replica, lane], value)
             yield gauge
-        waste = GaugeMetricFamily("proseco_padding_waste", "Idle lanes / lanes of all forwards.", labels=["model", "replica"])
+        waste = GaugeMetricFamily(
+            "proseco_padding_waste", "Idle lanes / lanes of all forwards.", labels=["model", "replica"]
+        )
         for model, numbers in self.told:
             if numbers.lanes:
                 waste.add_metric([model, numbers.replica], 1 - numbers.engine.inputs / numbers.lanes)
@@ -73,7 +75,10 @@ class Metrics:
             "proseco_requests", "Requests that were answered.", ["route", "code"], registry=self.registry
         )
         self.refused = Counter(
-            "proseco_refused", "Requests that found no room (503) or went over what their key may (429).", ["code"], registry=self.registry
+            "proseco_refused",
+            "Requests that found no room (503) or went over what their key may (429).",
+            ["code"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "proseco_request_seconds", "Seconds from the head of a request to the end of its answer.", ["route"],

@@ -63,13 +63,17 @@ class ServedModel:
         """
         template = self.special.get("chat_template")
         if not isinstance(template, str):
-            remedy = "Use POST /v1/completions with a prompt, or export it with a chat_template in tokenizer_config.json."
-            raise ApiError(400, f"The model {self.name} has no chat template. {remedy}", param="messages", code="no_chat_template")
+            remedy = (
+                "Use POST /v1/completions with a prompt, or export it with a chat_template in tokenizer_config.json."
+            )
+            raise ApiError(
+                400, f"The model {self.name} has no chat template. {remedy}", param="messages", code="no_chat_template"
+            )
         names = [t for t in self.tokenizer.inner.get_added_tokens_decoder().values() if t.special]
         for number, message in enumerate(messages):
             hidden = next((t.content for t in names if t.content in message.content), None)
             if hidden is not None:
-                text = f"messages.{number}.content holds {hidden}, which ends or begins turns for this model. Leave it out."
+                text = f"messages.{number}.content holds {hidden}, a sign of this model's own. Leave it out."
                 raise ApiError(400, text, param=f"messages.{number}.content", code="invalid_value")
         known = {k: v for k, v in self.special.items() if k.endswith("_token") and isinstance(v, str)}
         turns = [{"role": m.role, "content": m.content} for m in messages]
@@ -78,7 +82,7 @@ class ServedModel:
         try:
             return environment.from_string(template).render(messages=turns, add_generation_prompt=True, **known)
         except (TemplateError, TypeError, ValueError) as error:
-            text = f"The chat template of {self.name} does not take these messages: {error}. See its roles and their order."
+            text = f"The chat template of {self.name} does not take these messages: {error}. See its roles."
             raise ApiError(400, text, param="messages", code="invalid_value") from None
 
 
@@ -106,4 +110,6 @@ def open_model(name: str, folder: Path, backend: Backend, created: int) -> Serve
     path = folder / "tokenizer_config.json"
     special = read_json(path) if exists(path) else {}
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    return ServedModel(name, read_info(folder), tokenizer, special if isinstance(special, dict) else {}, backend, created)
+    return ServedModel(
+        name, read_info(folder), tokenizer, special if isinstance(special, dict) else {}, backend, created
+    )

@@ -98,7 +98,9 @@ def start() -> None:
     serve.start(proxy_location="Disabled")
 
 
-def connect(backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas: Mapping[str, Replicas], limits: ServiceLimits) -> None:
+def connect(
+    backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas: Mapping[str, Replicas], limits: ServiceLimits
+) -> None:
     """Start the replicas of all models on the open cluster."""
     start()
     for number, (name, backend) in enumerate(backends.items()):
@@ -116,5 +118,3 @@ def how_to_join(limits: ServiceLimits) -> str:
 
 def shutdown() -> None:
     serve.shutdown()
-
-

@@ -51,7 +51,9 @@ class Planner:
         """The shapes of what parts need besides the network."""
         names = {f.name for f in dataclasses.fields(ModelConfig)}
         with torch.device("meta"):
-            network = Transformer(ModelConfig(**{k: v for k, v in self.info.items() if k in names}), self.info["vocab_size"])
+            network = Transformer(
+                ModelConfig(**{k: v for k, v in self.info.items() if k in names}), self.info["vocab_size"]
+            )
             return Extras(network.policy, None if network.encoder is None else network.encoder.table().detach())
 
     def _plan(self, sampler: SamplerConfig, length: int, max_calls: int) -> Plan:

@@ -64,7 +64,7 @@ def ask(model: ServedModel, body: Decoding, prompts: tuple[str, ...], limits: Se
             except DataError as error:
                 param = "template" if template else f"prompt[{number}]"
                 raise ApiError(400, f"{param}: {error}", param=param, code="context_length_exceeded") from None
-    deadline = min(body.deadline_s or limits.deadline_s, limits.max_deadline_s)
+    deadline = deadline_of(body.deadline_s, limits)
     whole = bool(template) or (isinstance(body, CompletionRequest) and body.echo)
     first = tuple(0 if whole else num_leading(row) for row in rows)
     job = Job(sampler, tuple(rows), body.stream, deadline)
@@ -74,8 +74,19 @@ def ask(model: ServedModel, body: Decoding, prompts: tuple[str, ...], limits: Se
 def at_most(param: str, number: int, limit: int, what: str, name: str) -> None:
     if number > limit:
         raise ApiError(
-            400, f"{number} {what} in one request; {name} allows {limit}. Ask several times.", param=param, code="too_large"
+            400,
+            f"{number} {what} in one request; {name} allows {limit}. Ask several times.",
+            param=param,
+            code="too_large",
         )
+
+
+def deadline_of(given: float | None, limits: ServiceLimits) -> float:
+    """Seconds that a request has. Raises ApiError where it names too many."""
+    if given is not None and given > limits.max_deadline_s:
+        rule = f"at most limits.max_deadline_s = {limits.max_deadline_s:g}"
+        raise wrong("deadline_s", given, rule, "lower it, and ask for less")
+    return min(given or limits.deadline_s, limits.max_deadline_s)
 
 
 def read_options(model: ServedModel, body: Decoding) -> SamplerConfig:
@@ -107,8 +118,8 @@ def check_needs(model: ServedModel, name: str, sampler: SamplerConfig) -> None:
     """Raise ApiError where the model lacks what the sampler needs."""
     for need in missing(sampler, model.info, allow_untrained=False):
         trained = model.info.get("trained_with", "an unknown objective")
-        message = f"The sampler {name} {need.what}, and {model.name} (trained with {trained}) {need.lack}. Use another sampler."
-        raise ApiError(400, message, param="sampler", code="unsupported_sampler")
+        message = f"The sampler {name} {need.what}, and {model.name} (trained with {trained}) {need.lack}."
+        raise ApiError(400, f"{message} Use another sampler.", param="sampler", code="unsupported_sampler")
     reward = sampler.search.reward_name
     if reward:
         check_scorer("options.search.reward", reward)
@@ -175,12 +186,13 @@ def check_cost(model: ServedModel, sampler: SamplerConfig, lengths: list[int], n
             raise ApiError(400, text, param="options", code="too_large") from None
         positions += plan.max_calls * length * number * n
         if plan.num_bytes > limits.max_row_bytes:
-            text = f"A row takes {plan.num_bytes} bytes in this sampler; limits.max_row_bytes allows {limits.max_row_bytes}."
+            text = f"A row takes {plan.num_bytes} bytes here; limits.max_row_bytes allows {limits.max_row_bytes}."
             raise ApiError(400, f"{text} Lower options.search or options.inputs.", param="options", code="too_large")
         if positions > limits.max_cost:
             text = (
-                f"This may need {positions} positions of the network ({plan.max_calls} calls for each of {number * n} rows "
-                f"of {length} positions); limits.max_cost allows {limits.max_cost}. Lower options.steps, n, or max_tokens."
+                f"This may need {positions} positions of the network ({plan.max_calls} calls for each of {number * n} "
+                f"rows of {length} positions); limits.max_cost allows {limits.max_cost}. Lower options.steps, n or "
+                f"max_tokens."
             )
             raise ApiError(400, text, param="options.steps", code="too_large")
 

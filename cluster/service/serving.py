@@ -1,4 +1,4 @@
-"""``proseco serve``: everything that may be wrong is found before a cluster is started; then it serves until told to stop."""
+"""``proseco serve``: what may be wrong is found before a cluster is started; then it serves until it is told to stop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class Address:
         if self.keys is not None:
             return Doors(read_keys(self.keys))
         if not is_loopback(self.host):
-            rule = "an address of this machine alone where there are no keys: anybody on the network could use the service"
+            rule = (
+                "an address of this machine alone where there are no keys: anybody on the network could use the service"
+            )
             raise ConfigError([Problem("host", self.host, rule, "give --keys FILE, or use --host 127.0.0.1")])
         return Doors()
 
@@ -103,7 +105,13 @@ def serve(
 
 
 def until_stopped(
-    folders: Mapping[str, Path], replicas: Mapping[str, Replicas], doors: Doors, limits: ServiceLimits, bound: Any, address: Address, say: Callable[[str], None]
+    folders: Mapping[str, Path],
+    replicas: Mapping[str, Replicas],
+    doors: Doors,
+    limits: ServiceLimits,
+    bound: Any,
+    address: Address,
+    say: Callable[[str], None],
 ) -> None:
     from cluster.service import on_ray  # Ray is imported when its environment is set
 
@@ -116,7 +124,9 @@ def until_stopped(
         on_ray.connect(backends, folders, replicas, limits)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        where = ", ".join(f"{name} from {r.count} x {r.placement.device} in {r.placement.dtype}" for name, r in replicas.items())
+        where = ", ".join(
+            f"{name} from {r.count} x {r.placement.device} in {r.placement.dtype}" for name, r in replicas.items()
+        )
         say(f"serving {where} on http://{address.host}:{server.port} (process {os.getpid()}); stop with Ctrl-C")
         say(f"batch jobs run on the same replicas, behind people, by {on_ray.how_to_join(limits)}")
         stop.wait()
@@ -124,5 +134,3 @@ def until_stopped(
     finally:
         server.stop()
         on_ray.shutdown()
-
-

@@ -26,8 +26,8 @@ from components.samplers.config import SamplerConfig
 from components.samplers.contract import Answer, Query, Row, Sample
 from components.samplers.forward import answer, measure
 from components.samplers.joint import Manner, joined, manner, parted
-from components.samplers.session import Held, Session
-from components.samplers.trace import Watch
+from components.samplers.session import Session
+from components.samplers.trace import Held, Watch
 
 __all__ = ["BATCH", "PEOPLE", "Engine", "Session"]
 
@@ -79,7 +79,7 @@ class Engine:
     def num_rows(self, priority: int) -> tuple[int, int]:
         """Rows that (wait, run)."""
         waiting = sum(len(rows) for key, rows in self.waiting.items() if key.priority == priority)
-        running = sum(len(s.groups) - s.num_free for key, s in self.sessions.items() if key.priority == priority)
+        running = sum(s.num_rows for key, s in self.sessions.items() if key.priority == priority)
         return waiting, running
 
     def submit(self, sampler: SamplerConfig, row: Row, priority: int = PEOPLE, watch: Watch | None = None) -> int:
@@ -187,7 +187,9 @@ class Engine:
 
     def _isolate(self, keys: Sequence[Key], error: Exception, ended: Ended) -> None:
         """What becomes of the rows of a step that failed."""
-        failed = [(key, session, h) for key in keys for session in [self.sessions.pop(key)] for h in session.groups if h]
+        failed = [
+            (key, session, h) for key in keys for session in [self.sessions.pop(key)] for h in session.groups if h
+        ]
         if len(failed) == 1:
             failure = error if isinstance(error, SamplingError) else SamplingError(f"The row failed: {error!r}")
             failure.__cause__ = None if failure is error else error
@@ -201,4 +203,3 @@ class Engine:
         """Let go of sessions that have no more rows, and of queues that are empty."""
         self.waiting = {key: rows for key, rows in self.waiting.items() if rows}
         self.sessions = {k: s for k, s in self.sessions.items() if not s.idle or k in self.waiting}
-

@@ -16,7 +16,7 @@ between the canvas that was last told and the one that is there now, and again w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -24,43 +24,13 @@ from torch import Tensor
 
 from components.errors import SamplingError
 from components.models.denoiser import Denoiser
-from components.samplers.contract import CHANGES, Answer, Query, Reward, Row, Sample, Sampler
+from components.samplers.contract import Answer, Query, Reward, Row, Sample, Sampler
 from components.samplers.forward import Batching, answer, measure
 from components.samplers.state import State
-from components.samplers.trace import Trace, Watch, last_edits, read_edits
+from components.samplers.trace import Held, Watch, last_edits, read_edits
 
-
-@dataclass
-class Held:
-    """A row in its lanes, under the number by which its owner knows it."""
-
-    ticket: int
-    row: Row
-    watch: Watch | None = None
-    """Told of its edits as they happen."""
-    trace: Trace = field(default_factory=list)
-    seen: tuple[int, ...] = ()
-    """What whoever follows its edits has before them, where that is not its canvas."""
-
-    @property
-    def observed(self) -> bool:
-        return self.row.trace or self.watch is not None
-
-    def begin_again(self, seen: tuple[int, ...]) -> None:
-        """It is run from its start once more, and whoever follows its edits has ``seen`` before them."""
-        if self.observed:
-            self.seen = seen
-        else:
-            self.trace.clear()
-
-    def tell(self, edits: Trace) -> None:
-        """Pass edits on to whoever wants them."""
-        if self.row.trace:
-            self.trace += edits
-        elif self.row.corrections:
-            self.trace += [edit for edit in edits if edit.reason in CHANGES]
-        if self.watch is not None and edits:
-            self.watch(edits)
+START = 4
+"""Rows that a session has lanes for when it is opened; their number doubles when more come."""
 
 
 class Session:
@@ -95,25 +65,32 @@ class Session:
         self.device = torch.device(device)
         self.bound = sampler.max_calls(length)
         self.idle_state = self._idle_lanes(1)
-        num_groups = max(1, num_lanes // self.width)
+        self.max_groups = max(1, num_lanes // self.width)
         if max_bytes:
-            num_groups = max(1, min(num_groups, max_bytes // self.idle_state.num_bytes()))
-        self.groups: list[Held | None] = [None] * num_groups
+            self.max_groups = max(1, min(self.max_groups, max_bytes // self.idle_state.num_bytes()))
+        self.groups: list[Held | None] = []
+        """As many as were needed at once so far: what a step costs besides its forwards grows with them."""
         self.fresh: list[int] = []
         """Groups whose rows are not in the state yet."""
-        self.batching = Batching(forward_lanes or num_groups * self.width, deterministic)
+        self.batching = Batching(forward_lanes or self.max_groups * self.width, deterministic)
         self.num_classes = 0
-        self.state = self._idle_lanes(num_groups)
-        self.calls, self.reward_calls = torch.zeros(2, num_groups, dtype=torch.int64, device=self.device)
-        self.labels = torch.full((num_groups * self.width,), -1, device=self.device)
-        self.shown = torch.zeros(num_groups, length, dtype=torch.int64, device=self.device)
+        self.state = self._idle_lanes(0)
+        self.calls, self.reward_calls = torch.zeros(2, 0, dtype=torch.int64, device=self.device)
+        self.labels = torch.full((0,), -1, device=self.device)
+        self.shown = torch.zeros(0, length, dtype=torch.int64, device=self.device)
         """What whoever follows the edits of a row has before them."""
-        self.observed, self.corrected = torch.zeros(2, num_groups, dtype=torch.bool, device=self.device)
+        self.observed, self.corrected = torch.zeros(2, 0, dtype=torch.bool, device=self.device)
+        self._grow(min(START, self.max_groups))
 
     @property
     def num_free(self) -> int:
         """Rows that can be admitted now."""
-        return sum(held is None for held in self.groups)
+        return self.max_groups - self.num_rows
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that have lanes."""
+        return len(self.groups) - self.groups.count(None)
 
     @property
     def labelled(self) -> bool:
@@ -123,7 +100,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """There is no row to run."""
-        return self.num_free == len(self.groups)
+        return not self.num_rows
 
     def admit(self, ticket: int, row: Row, watch: Watch | None = None) -> bool:
         """Give lanes to a row, known by ``ticket`` from now on; ``watch`` is told of its edits. False where none are
@@ -142,6 +119,8 @@ class Session:
             raise SamplingError(f"The ticket {new.ticket} belongs to a row that still runs. Give every row its own.")
         if not self.num_free:
             return False
+        if None not in self.groups:
+            self._grow(min(len(self.groups), self.max_groups - len(self.groups)))
         group = self.groups.index(None)
         self.groups[group] = new
         self.fresh.append(group)
@@ -207,6 +186,17 @@ class Session:
         """Lanes of groups, in order."""
         first = torch.tensor(groups, device=self.device) * self.width
         return (first[:, None] + torch.arange(self.width, device=self.device)).flatten()
+
+    @torch.inference_mode()
+    def _grow(self, more: int) -> None:
+        """Have lanes for so many more rows."""
+        self.groups += [None] * more
+        self.state = self.state.followed_by(self._idle_lanes(more))
+        self.calls, self.reward_calls, self.shown, self.observed, self.corrected = (
+            torch.cat([x, x.new_zeros(more, *x.shape[1:])])
+            for x in (self.calls, self.reward_calls, self.shown, self.observed, self.corrected)
+        )
+        self.labels = torch.cat([self.labels, self.labels.new_full((more * self.width,), -1)])
 
     def _idle_lanes(self, num_groups: int) -> State:
         """Lanes without a row: there is nothing to write, and they are never active."""
@@ -290,4 +280,3 @@ class Session:
         values = self.reward(query.candidates[lane, number], [held.row for held in groups if held is not None])
         rewards[lane, number] = values.to(rewards)
         return rewards
-

@@ -91,6 +91,11 @@ class State:
         new = rows.tensors()
         return self.having({name: old.index_copy(0, lanes, new[name]) for name, old in self.tensors().items()})
 
+    def followed_by(self, rows: State) -> State:
+        """The same with further rows behind its own."""
+        new = rows.tensors()
+        return self.having({name: torch.cat([old, new[name]]) for name, old in self.tensors().items()})
+
     def where(self, chosen: Bool[Tensor, "R"], other: State) -> State:
         """This state in the chosen rows, ``other`` in the rest."""
         theirs = other.tensors()

@@ -1,19 +1,54 @@
-"""Edits of rows, for viewers of trajectories and for streams."""
+"""Rows that run, and their edits as viewers of trajectories and streams are told them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from components.samplers.contract import Edit
+from components.samplers.contract import CHANGES, Edit, Row
 from components.samplers.state import Record
 
 Trace = list[Edit]
 Watch = Callable[[Trace], None]
 """Is told the edits of a row, those of one step at a time."""
+
+
+@dataclass
+class Held:
+    """A row in its lanes, under the number by which its owner knows it."""
+
+    ticket: int
+    row: Row
+    watch: Watch | None = None
+    """Told of its edits as they happen."""
+    trace: Trace = field(default_factory=list)
+    seen: tuple[int, ...] = ()
+    """What whoever follows its edits has before them, where that is not its canvas."""
+
+    @property
+    def observed(self) -> bool:
+        return self.row.trace or self.watch is not None
+
+    def begin_again(self, seen: tuple[int, ...]) -> None:
+        """It is run from its start once more, and whoever follows its edits has ``seen`` before them."""
+        if self.observed:
+            self.seen = seen
+        else:
+            self.trace.clear()
+
+    def tell(self, edits: Trace) -> None:
+        """Pass edits on to whoever wants them."""
+        if self.row.trace:
+            self.trace += edits
+        elif self.row.corrections:
+            self.trace += [edit for edit in edits if edit.reason in CHANGES]
+        if self.watch is not None and edits:
+            self.watch(edits)
+
 
 REASONS = ("reveal", "replace", "remask")
 

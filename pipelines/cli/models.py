@@ -72,9 +72,7 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
 @click.command()
 @click.argument("samples", type=at)
-@click.option(
-    "--model", type=at, metavar="FOLDER", help="Model to score with; the sampling model where not given."
-)
+@click.option("--model", type=at, metavar="FOLDER", help="Model to score with; the sampling model where not given.")
 @click.option("--scorers", default="nelbo,entropy,distinct", show_default=True, help="Comma-separated names.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--root", default="runs", show_default=True, help="Folder of results; the scores lie below it.")
@@ -133,8 +131,12 @@ def replay(row_id: str, as_json: bool, **options: Any) -> None:
 @click.command()
 @click.argument("given", nargs=-1, required=True, metavar="[NAME=]EXPORT... [limits.KEY=VALUE]...")
 @click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to; any but loopback needs --keys.")
-@click.option("--keys", type=click.Path(path_type=Path), help="YAML list or JSON lines of keys, each with name and sha256.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to bind to; any but loopback needs --keys."
+)
+@click.option(
+    "--keys", type=click.Path(path_type=Path), help="YAML list or JSON lines of keys, each with name and sha256."
+)
 @click.option("--tables", type=at, metavar="ROOT", help="Show the samples that runs and proseco generate left in this root.")
 @click.option("--replicas", default=1, show_default=True, help="Of each model.")
 @click.option("--threads", default=1, show_default=True)

@@ -20,9 +20,12 @@ from components.models.config import ModelConfig
 from components.models.device import Placement
 from tests.components.test_export import MODELS, exported
 
+OPEN = Doors()
 WHOLE = ModelConfig(dim=16, depth=1, heads=2, num_classes=3, quality_layers=0, policy=True)
 """What the parts of samplers need, but for DSL's encoder."""
-CHAT = "{% for m in messages %}{{ m['role'][0] | replace('u', '1') | replace('a', '2') }}{{ m['content'] }}{% endfor %}3"
+CHAT = (
+    "{% for m in messages %}{{ m['role'][0] | replace('u', '1') | replace('a', '2') }}{{ m['content'] }}{% endfor %}3"
+)
 
 
 def made(folder: Path, config: ModelConfig = MODELS["plain"], chat: bool = False, **options: Any) -> Path:
@@ -45,11 +48,11 @@ def replicas(folders: dict[str, Path], limits: ServiceLimits) -> Iterator[dict[s
 
 
 @contextlib.contextmanager
-def served(folder: Path, doors: Doors | None = None, **limits: Any) -> Iterator[TestClient]:
+def served(folder: Path, doors: Doors = OPEN, **limits: Any) -> Iterator[TestClient]:
     """A client of a service with one model."""
     bounds = dataclasses.replace(ServiceLimits(), **limits)
     with replicas({"toy": folder}, bounds) as opened:
-        app = build_app([open_model("toy", folder, opened["toy"], 7)], bounds, doors or Doors())
+        app = build_app([open_model("toy", folder, opened["toy"], 7)], bounds, doors)
         with TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False) as client:
             client.replica = opened["toy"]
             yield client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
@@ -78,7 +79,9 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(folders) -> Iterator[Served]:
-    found = Served(str(folders / "plain"), f"second={folders / 'classes'}", "--replicas", "2", "limits.max_cost=1000000000000")
+    found = Served(
+        str(folders / "plain"), f"second={folders / 'classes'}", "--replicas", "2", "limits.max_cost=1000000000000"
+    )
     try:
         yield found
     finally:
@@ -140,7 +143,9 @@ def test_a_deadline_and_a_crowd_on_replicas(served):
     codes = []
 
     def one(seed: int) -> None:
-        codes.append(ask(f"{served.url}/v1/completions", {"model": "plain", "seed": seed, "options": {"steps": 2 + seed % 3}})[0])
+        codes.append(
+            ask(f"{served.url}/v1/completions", {"model": "plain", "seed": seed, "options": {"steps": 2 + seed % 3}})[0]
+        )
 
     threads = [threading.Thread(target=one, args=[seed]) for seed in range(48)]
     for thread in threads:
@@ -152,10 +157,31 @@ def test_a_deadline_and_a_crowd_on_replicas(served):
 
 
 @pytest.mark.ray
+def test_a_replica_that_dies_is_replaced_and_nobody_waits_for_ever(served):
+    """Both replicas of one model, amid an answer: the client is told to ask again, and then gets one."""
+    found: list[tuple[int, str]] = []
+    body = LONG | {"model": "plain", "deadline_s": 50}
+    thread = threading.Thread(target=lambda: found.append(ask(f"{served.url}/v1/completions", body)))
+    thread.start()
+    until(lambda: served.number("proseco_rows_running", lane="people") == 1)
+    text = ask(f"{served.url}/metrics")[1]
+    for pid in set(re.findall(r'proseco_forwards_total{model="plain",replica="[^"]+-(\d+)"}', text)):
+        os.kill(int(pid), signal.SIGKILL)
+    thread.join(60)
+    assert found[0][0] == 503, found
+    assert "ask again" in json.loads(found[0][1])["error"]["message"]
+    until(lambda: ask(f"{served.url}/v1/completions", {"model": "plain", "options": {"steps": 2}})[0] == 200, 120)
+
+
+@pytest.mark.ray
 def test_what_is_at_work_may_end_when_the_service_is_stopped(served):
     """The last of the tests that use this service."""
     found: list[tuple[int, str]] = []
-    body = {"model": "plain", "sampler": "proseco", "options": {"steps": 2, "corrector": {"passes": 1000, "inner": "sample"}}}
+    body = {
+        "model": "plain",
+        "sampler": "proseco",
+        "options": {"steps": 2, "corrector": {"passes": 1000, "inner": "sample"}},
+    }
     thread = threading.Thread(target=lambda: found.append(ask(f"{served.url}/v1/completions", body)))
     thread.start()
     until(lambda: served.number("proseco_rows_running", lane="people") == 1 or found)

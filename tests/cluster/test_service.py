@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from cluster.service.app import build_app
+from cluster.service.limits import ServiceLimits
+from cluster.service.model import open_model
 from components.api import load, sample, score
+from components.models.config import ModelConfig
 from components.samplers import PRESETS
-from tests.cluster.service import WHOLE, events_of, made, served
+from tests.cluster.service import OPEN, WHOLE, events_of, made, replicas, served
 from tests.components.test_export import MODELS
 
 COMPLETIONS = "/v1/completions"
-NEEDS_MORE = ("dsl", "dsl_sde")
+ON_NOISE = ("dsl", "dsl_sde")
 """Presets for networks on noisy embeddings, which no network on tokens can run."""
 
 
@@ -62,7 +69,9 @@ def test_a_text_is_one_prompt_and_equal_prompts_are_different_samples(client):
 
 def test_max_tokens_and_length_say_how_long_a_row_is(client):
     def tokens(**body):
-        return client.post(COMPLETIONS, json={"prompt": "12", "options": {"steps": 2}} | body).json()["choices"][0]["proseco"]["tokens"]
+        return client.post(COMPLETIONS, json={"prompt": "12", "options": {"steps": 2}} | body).json()["choices"][0][
+            "proseco"
+        ]["tokens"]
 
     assert len(tokens()) == 9
     assert len(tokens(max_tokens=3)) == 5
@@ -84,7 +93,9 @@ def test_a_template_is_filled_and_is_the_whole_row(client):
 
 def test_echo_gives_the_prompt_in_front(client):
     body = {"prompt": "12", "options": {"steps": 2}}
-    plain, echoed = (client.post(COMPLETIONS, json=body | {"echo": e}).json()["choices"][0]["text"] for e in (False, True))
+    plain, echoed = (
+        client.post(COMPLETIONS, json=body | {"echo": e}).json()["choices"][0]["text"] for e in (False, True)
+    )
     assert echoed == "12" + plain
 
 
@@ -109,7 +120,9 @@ def test_temperature_and_top_p_are_options_of_the_draw(client):
 
     assert tokens(temperature=0) == tokens(options={"draw": {"temperature": 0}}) != tokens()
     assert tokens(top_p=0.3) == tokens(options={"draw": {"top_p": 0.3}}) != tokens()
-    assert tokens(temperature=0.5, options={"draw": {"top_p": 0.3}}) == tokens(options={"draw": {"temperature": 0.5, "top_p": 0.3}})
+    assert tokens(temperature=0.5, options={"draw": {"top_p": 0.3}}) == tokens(
+        options={"draw": {"temperature": 0.5, "top_p": 0.3}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +131,17 @@ def whole(tmp_path_factory):
         yield found
 
 
-@pytest.mark.parametrize("name", sorted(set(PRESETS) - set(NEEDS_MORE)))
-def test_a_stream_replayed_gives_exactly_the_answer_for_every_preset(whole, name):
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    config = ModelConfig(dim=16, depth=1, heads=2, num_classes=3, encoder="dsl", noise_dim=8)
+    with served(made(tmp_path_factory.mktemp("service") / "noisy", config)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_stream_replayed_gives_exactly_the_answer_for_every_preset(whole, noisy, name):
     body = {"prompt": "12", "n": 2, "sampler": name, "label": 1, "seed": 2}
+    whole = noisy if name in ON_NOISE else whole
     plain = whole.post(COMPLETIONS, json=body)
     assert plain.status_code == 200, plain.text
     with whole.stream("POST", COMPLETIONS, json=body | {"stream": True}) as answer:
@@ -239,7 +260,14 @@ def test_what_can_not_be_done_gets_a_reason_and_a_remedy(client, case):
 
 def test_values_of_parameters_that_change_nothing_are_taken(client):
     plain = {"prompt": "12", "options": {"steps": 2}}
-    neutral = {"best_of": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": None, "stop": None, "suffix": ""}
+    neutral = {
+        "best_of": 1,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "logprobs": None,
+        "stop": None,
+        "suffix": "",
+    }
     first, second = (client.post(COMPLETIONS, json=body).json() for body in (plain, plain | neutral))
     assert first["choices"] == second["choices"]
 
@@ -278,18 +306,10 @@ def test_paths_methods_and_kinds_of_bodies_that_are_not_known(client):
 
 
 def test_two_models_stand_side_by_side_and_have_to_be_named(tmp_path, folder):
-    from starlette.testclient import TestClient
-
-    from cluster.service.app import build_app
-    from cluster.service.gate import Doors
-    from cluster.service.limits import ServiceLimits
-    from cluster.service.model import open_model
-    from tests.cluster.service import replicas
-
     folders = {"one": folder, "two": made(tmp_path / "two", MODELS["conditioned"], trained_with="mdlm")}
     with replicas(folders, ServiceLimits()) as opened:
         models = [open_model(name, path, opened[name], 0) for name, path in folders.items()]
-        client = TestClient(build_app(models, ServiceLimits(), Doors()), base_url="http://127.0.0.1")
+        client = TestClient(build_app(models, ServiceLimits(), OPEN), base_url="http://127.0.0.1")
         assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["one", "two"]
         unnamed = client.post(COMPLETIONS, json={})
         assert (unnamed.status_code, unnamed.json()["error"]["param"]) == (400, "model")
@@ -325,7 +345,11 @@ def test_metrics_count_what_was_asked_and_what_was_computed(folder):
         answer = client.post(COMPLETIONS, json=body).json()
         client.post(COMPLETIONS, json={"n": 0})
         found = dict(re.findall(r"^(\w+(?:{[^}]*})?) (\S+)$", client.get("/metrics").text, re.M))
-    of = {name.partition("{")[0]: float(value) for name, value in found.items() if "replica=" in name and "lane=" not in name}
+    of = {
+        name.partition("{")[0]: float(value)
+        for name, value in found.items()
+        if "replica=" in name and "lane=" not in name
+    }
     choices = answer["choices"]
     assert of["proseco_rows_total"] == 3
     assert of["proseco_calls_total"] == answer["usage"]["calls"]
@@ -334,10 +358,23 @@ def test_metrics_count_what_was_asked_and_what_was_computed(folder):
     assert of["proseco_forwards_total"] == max(c["proseco"]["calls"] for c in choices)
     assert of["proseco_forward_lanes_total"] == 8 * of["proseco_forwards_total"]
     assert of["proseco_forward_lanes_idle_total"] == of["proseco_forward_lanes_total"] - of["proseco_calls_total"]
-    assert of["proseco_padding_waste"] == pytest.approx(of["proseco_forward_lanes_idle_total"] / of["proseco_forward_lanes_total"])
+    assert of["proseco_padding_waste"] == pytest.approx(
+        of["proseco_forward_lanes_idle_total"] / of["proseco_forward_lanes_total"]
+    )
     assert found['proseco_requests_total{code="200",route="/v1/completions"}'] == "1.0"
     assert found['proseco_requests_total{code="400",route="/v1/completions"}'] == "1.0"
     assert found['proseco_request_seconds_count{route="/v1/completions"}'] == "2.0"
     lanes = [name for name in found if "lane=" in name]
     assert len(lanes) == 6
     assert all(float(found[name]) == 0 for name in lanes)
+
+
+def test_the_page_about_the_service_names_every_limit_and_every_number(client):
+    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(ServiceLimits):
+        assert re.search(rf"^\| `{field.name}` \|.*\| {re.escape(str(field.default))} \|$", page, re.M), field.name
+    client.post(COMPLETIONS, json={"options": {"steps": 2}})
+    numbers = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", client.get("/metrics").text, re.M))
+    numbers = {n for n in numbers if not n.endswith("_created")}
+    assert len(numbers) >= 15
+    assert not [n for n in numbers if f"`{n}`" not in page]

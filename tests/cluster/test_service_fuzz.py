@@ -63,7 +63,9 @@ def test_bodies_made_of_the_schema_and_against_it_never_fail(client, path):
         assert codes
 
 
-NUMBERS = st.one_of(st.integers(-3, 12), st.sampled_from([-1.5, 0.0, 0.3, 0.9, 1.0, 1e-300, 1e300, 10**9, 2**31, 2**62]))
+NUMBERS = st.one_of(
+    st.integers(-3, 12), st.sampled_from([-1.5, 0.0, 0.3, 0.9, 1.0, 1e-300, 1e300, 10**9, 2**31, 2**62])
+)
 PLAIN = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=5), st.lists(NUMBERS, max_size=3))
 
 
@@ -94,10 +96,22 @@ def test_options_of_samplers_never_fail(client):
 
     codes = []
 
-    @given(sampler=st.sampled_from(sorted(PRESETS)), options=sections(), stream=st.booleans(), label=st.sampled_from([None, 0, 2]))
+    @given(
+        sampler=st.sampled_from(sorted(PRESETS)),
+        options=sections(),
+        stream=st.booleans(),
+        label=st.sampled_from([None, 0, 2]),
+    )
     @settings(FIXED, max_examples=3 * EXAMPLES)
     def check(sampler, options, stream, label):
-        body = {"sampler": sampler, "options": options, "stream": stream, "label": label, "prompt": "1", "max_tokens": 6}
+        body = {
+            "sampler": sampler,
+            "options": options,
+            "stream": stream,
+            "label": label,
+            "prompt": "1",
+            "max_tokens": 6,
+        }
         codes.append(answered(client, "/v1/completions", body))
 
     check()

@@ -64,7 +64,11 @@ class Held(Oracle):
 
 def test_requests_of_other_samplers_and_seeds_and_a_batch_job_get_what_each_gets_alone():
     oracle = Oracle(num_tokens=3, length=6, seed=3)
-    asked = [(MDLM, seeded(oracle, 6, 0)), (MDLM, seeded(oracle, 6, 9)), (preset("confidence", steps=3), seeded(oracle, 6, 0))]
+    asked = [
+        (MDLM, seeded(oracle, 6, 0)),
+        (MDLM, seeded(oracle, 6, 9)),
+        (preset("confidence", steps=3), seeded(oracle, 6, 0)),
+    ]
     job = seeded(oracle, 9, 4)
 
     async def together(engine: SharedEngine):

@@ -353,12 +353,13 @@ def test_lanes_of_a_forward_may_be_fewer_than_rows_and_nothing_else_changes():
 
 
 def test_a_session_has_no_more_lanes_than_its_memory_allows():
-    config = CONFIGS["particle gibbs"]
-    sampler = sampler_of(ORACLE, config)
+    sampler = sampler_of(ORACLE, CONFIGS["particle gibbs"])
     one = Session(ORACLE, sampler, ORACLE.length, sampler.width).state.num_bytes()
-    for memory, groups in ((3 * one, 3), (3 * one - 1, 2), (1, 1), (0, 4)):
-        session = Session(ORACLE, sampler, ORACLE.length, 4 * sampler.width, max_bytes=memory)
-        assert len(session.groups) == groups
+    rows = rows_of(ORACLE, 12)
+    for memory, groups in ((6 * one, 6), (6 * one - 1, 5), (1, 1), (0, 9)):
+        session = Session(ORACLE, sampler, ORACLE.length, 9 * sampler.width, max_bytes=memory)
+        assert session.state.num_bytes() <= max(1, memory or 4 * one, one)
+        assert [session.admit(n, row) for n, row in enumerate(rows)].count(True) == groups
         assert session.state.num_bytes() == groups * one
 
 
