@@ -1,4 +1,4 @@
-"""``proseco serve``: what may be wrong is found before a cluster is started; then it serves until it is told to stop."""
+"""``proseco serve``: what may be wrong is found before a cluster is started; then it serves until told to stop."""
 
 from __future__ import annotations
 
@@ -130,7 +130,6 @@ def until_stopped(
         say(f"serving {where} on http://{address.host}:{server.port} (process {os.getpid()}); stop with Ctrl-C")
         say(f"batch jobs run on the same replicas, behind people, by {on_ray.how_to_join(limits)}")
         stop.wait()
-        say("stopping; what is at work may end")
     finally:
         server.stop()
         on_ray.shutdown()

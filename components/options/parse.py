@@ -44,15 +44,11 @@ def collect(kind: Any, plain: Any, path: str, problems: list[Problem]) -> Any:
         except ValidationError as error:
             found = error.errors(include_url=False)
             problems += [problem_of(kind, plain, path, e) for e in found]
-            if any(e["type"] in ("missing_argument", "missing") and isinstance(e["loc"][-1], str) for e in found):
+            rest = without(plain, [tuple(e["loc"]) for e in found])
+            if any(e["type"] == "missing_argument" for e in found) or rest == plain:
                 raise ConfigError(problems) from None  # there is no default to go on with
-            plain = without(plain, [tuple(e["loc"]) for e in found])
+            plain = rest
     return validate(kind, {})
-
-
-def plain_of(options: Any) -> Any:
-    """Options as plain values, from which ``parse`` makes them again."""
-    return json.loads(json.dumps(options, default=as_plain))
 
 
 MAX_PASSES = 8

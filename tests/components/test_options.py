@@ -5,6 +5,7 @@ import pickle
 from typing import Annotated, ClassVar
 
 import pytest
+from pydantic import Field
 
 from components.errors import ConfigError
 from components.options import Count, Share, collect, describe, json_schema, options, parse
@@ -79,6 +80,21 @@ def test_what_does_not_fit_stands_at_its_default_so_that_rules_can_be_checked():
     toy = collect(Toy, {"shape": {"name": "box", "sides": [1]}, "share": 0.25, "spare": "x"}, "toy", problems)
     assert toy == Toy(Box(), 0.25)
     assert sorted(p.path for p in problems) == ["toy.shape.sides[1]", "toy.spare"]
+
+
+@options
+class Wanting:
+    """One that has to be given."""
+
+    texts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Without a default."""
+
+
+@pytest.mark.parametrize("plain", [{"texts": []}, {"texts": 3}, {}, [], 3])
+def test_what_has_no_default_and_does_not_fit_is_a_problem_like_any_other(plain):
+    with pytest.raises(ConfigError) as found:
+        parse(Wanting, plain, "wanting")
+    assert found.value.problems[0].path in ("wanting", "wanting.texts")
 
 
 def test_options_are_checked_in_code_as_well():
