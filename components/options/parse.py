@@ -51,6 +51,11 @@ def collect(kind: Any, plain: Any, path: str, problems: list[Problem]) -> Any:
     return validate(kind, {})
 
 
+def plain_of(options: Any) -> Any:
+    """Options as plain values, from which ``parse`` makes them again."""
+    return json.loads(json.dumps(options, default=as_plain))
+
+
 MAX_PASSES = 8
 """A value that is dropped can bring to light at most a few levels of further ones."""
 
