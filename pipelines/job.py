@@ -50,7 +50,8 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
     rows = found.get("samples", found.get("rows"))
     yield f"shards {found['shards_done']} of {found.get('shards', found['shards_done'])}, rows {rows}, quarantined {found['quarantined']}"
     if "rows_per_s" in found:
-        yield f"{found['rows_per_s']:.1f} rows a second, {duration(found['left_s'])} left"
+        left = f", {duration(found['left_s'])} left" if "left_s" in found else ""
+        yield f"{found['rows_per_s']:.1f} rows a second{left}"
     if "calls" in found:
         yield (
             f"{found['calls']:.2f} calls and {found['edits']:.2f} corrections a row, "

@@ -6,7 +6,7 @@ All that is known of a job lies in the store: tables and receipts, and the journ
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from pipelines.graph.stage import Context
 
 TOLD_EVERY_S = 2.0
 
+Shard = SampleShard | ScoreShard
+
 
 @dataclass
 class Made:
@@ -36,6 +38,7 @@ class Made:
     retries: int = 0
     reissues: int = 0
     begun: float = field(default_factory=time.monotonic)
+    """When replicas were there and the first shard was asked for."""
     here: Account = field(default_factory=Account)
     """Of those that were made by this execution."""
     finished_here: int = 0
@@ -49,6 +52,11 @@ class Made:
     def rows_per_s(self) -> float:
         """Of this execution."""
         return self.here.rows / max(1e-9, time.monotonic() - self.begun)
+
+    def begins(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+        """The shards, and a note of when they begin."""
+        self.begun = time.monotonic()
+        yield from shards
 
     def found(self, receipt: dict[str, Any]) -> None:
         """A shard that was made before."""
@@ -81,7 +89,7 @@ class Made:
                 "quarantined": self.account.quarantined,
                 "rows_per_s": self.rows_per_s,
                 "corrections_per_s": self.here.edits / passed_s,
-                "left_s": (self.number - self.finished) * passed_s / max(1, self.finished_here),
+                **({"left_s": (self.number - self.finished) * passed_s / self.finished_here} if self.finished_here else {}),
                 "in_flight": in_flight,
                 "queue_age_s": oldest_s,
                 "retries": self.retries,
@@ -92,7 +100,7 @@ class Made:
         )
 
 
-def make_shards(shards: Iterable[SampleShard | ScoreShard], names: Sequence[str], context: Context) -> Made:
+def make_shards(shards: Iterable[Shard], names: Sequence[str], context: Context) -> Made:
     """Have replicas make all shards that are not there yet.
 
     Args:
@@ -107,7 +115,7 @@ def make_shards(shards: Iterable[SampleShard | ScoreShard], names: Sequence[str]
             made.found(receipt)
     context.progress.to(made.finished)
     if made.finished < made.number:
-        context.cluster().serve((s for s in shards if s.name not in there), made)
+        context.cluster().serve(made.begins(s for s in shards if s.name not in there), made)
     return made
 
 
