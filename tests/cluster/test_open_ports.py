@@ -224,6 +224,11 @@ def test_what_was_set_for_one_cluster_is_put_back(monkeypatch):
     shutil.rmtree(prepared.token.parent)  # as one that cleans temporary files may
     prepared.close()
     assert dict(os.environ) == before
-    joined = prepare(RuntimeConfig(address="127.0.0.1:6379"))
+    joined = prepare(RuntimeConfig(address="192.0.2.1:6379"))
     assert joined.token is None
+    assert dict(os.environ) == before
+    on_loopback = prepare(RuntimeConfig(address="127.0.0.1:6379"))
+    assert on_loopback.token is None
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    on_loopback.close()
     assert dict(os.environ) == before
