@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -375,27 +374,3 @@ def test_a_file_of_keys_is_yaml_or_json_lines_and_is_checked(tmp_path):
             read_keys(path)
     with pytest.raises(ConfigError, match="can not be read"):
         read_keys(tmp_path / "none")
-
-
-class Shard:
-    """Batch work as a replica is sent it."""
-
-    def __init__(self, rows, sampler):
-        self.rows, self.sampler = rows, sampler
-
-    def work(self, run):
-        return {row_id: sample.tokens for row_id, sample in run(self.sampler, self.rows).items()}
-
-
-def test_a_shard_of_a_batch_job_runs_beside_people_and_makes_the_same_rows(folder):
-    from components.api import ask, load
-    from components.api import sample as sample_rows
-    from components.samplers import preset
-
-    rows = [row for _, row in ask(load(folder), [""], 20)]
-    with replicas({"toy": folder}, ServiceLimits()) as opened:
-        receipt = asyncio.run(opened["toy"].shard(Shard(rows, preset("mdlm", steps=4))))
-        (numbers,) = asyncio.run(opened["toy"].numbers())
-    alone = sample_rows(load(folder), "mdlm", 20, steps=4)
-    assert receipt == {text.sample.id: text.sample.tokens for text in alone}
-    assert (numbers.shards, numbers.engine.rows) == (1, 20)

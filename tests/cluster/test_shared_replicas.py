@@ -54,7 +54,9 @@ def test_a_shard_among_people_is_what_it_is_alone(folder, tmp_path):
             return (await asyncio.gather(replica.shard(shard_of(folder, tmp_path / "shared")), *map(person, range(6))))[0]
 
         receipt = asyncio.run(together())
+        (numbers,) = asyncio.run(replica.numbers())
     assert receipt["rows"] == 40
+    assert (numbers.shards, numbers.engine.rows) == (1, 40 + 6 * 3)
     assert table(tmp_path / "shared").equals(table(tmp_path / "alone"))
 
 
