@@ -37,7 +37,8 @@ class Account:
         mine, theirs = self.corrections_by_position, other.corrections_by_position
         longer = max(len(mine), len(theirs))
         added = [sum(c[i] for c in (mine, theirs) if i < len(c)) for i in range(longer)]
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        plain = other.plain()
+        sums = {name: value + plain[name] for name, value in self.plain().items()}
         return Account(**sums | {"corrections_by_position": tuple(added)})
 
     def plain(self) -> dict[str, Any]:
