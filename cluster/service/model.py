@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -17,6 +18,7 @@ from cluster.service.errors import ApiError
 from cluster.service.planning import Planner
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.models.weights import read_info
+from components.shards import account
 from components.store.files import exists, read_json
 
 
@@ -87,17 +89,9 @@ class ServedModel:
 
 
 def useful(tokenizer: Tokenizer, tokens: tuple[int, ...], fixed: tuple[bool, ...]) -> tuple[int, bool]:
-    """(positions that were written and are in the text, did the text end there)."""
-    number = 0
-    ended = False
-    for token, kept in zip(tokens, fixed, strict=True):
-        if kept:
-            continue
-        if token == tokenizer.end_id:
-            return number, True
-        ended |= token == tokenizer.pad_id
-        number += token != tokenizer.pad_id
-    return number, ended
+    """(positions that were written and are in the text, did the text end there); see ``account.useful``."""
+    number, ended = account.useful(np.array([tokens]), np.array([fixed]), tokenizer.end_id, tokenizer.pad_id)
+    return int(number[0]), bool(ended[0])
 
 
 def give_up(message: str) -> None:
