@@ -18,8 +18,9 @@ from components.data.tokenizer import Tokenizer
 from components.models.config import ModelConfig
 from components.models.transformer import Transformer
 from components.samplers.config import SamplerConfig
-from components.samplers.contract import Extras, Vocabulary
+from components.samplers.contract import Extras
 from components.samplers.sampler import build_sampler
+from components.shards.model import vocabulary_of
 
 REWARD_CALLS = 16
 """Calls that a reward may need for one row: those of the scorer that needs most."""
@@ -33,10 +34,6 @@ class Plan:
     """Calls of the network, those for rewards included."""
     num_bytes: int
     """Memory of its state; 0 where it was not looked at, because the calls are too many already."""
-
-
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer.mask_id, (tokenizer.unknown_id,), tokenizer.end_id)
 
 
 class Planner:

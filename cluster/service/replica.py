@@ -15,7 +15,6 @@ from typing import Any
 from cluster.service.backend import Job, ReplicaNumbers
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import useful
-from cluster.service.planning import vocabulary_of
 from cluster.shared_engine import News, SharedEngine
 from components.api import load, score
 from components.errors import ConfigError, Problem
@@ -26,7 +25,7 @@ from components.samplers.contract import Row, Sample
 from components.samplers.engine import Engine, Session
 from components.samplers.sampler import build_sampler
 from components.scorers.base import ScorerSetting
-from components.shards.model import Metered
+from components.shards.model import Metered, vocabulary_of
 from components.shards.reward import reward_of
 from components.shards.sample import SampleShard
 from components.shards.score import ScoreShard

@@ -72,6 +72,11 @@ loaded = lru_cache(maxsize=4)(load)
 """A replica keeps the last few."""
 
 
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """What a sampler is told of the ids of a model."""
+    return Vocabulary(tokenizer.mask_id, (tokenizer.unknown_id,), tokenizer.end_id)
+
+
 class Metered:
     """A network that counts the inputs of its forwards, padding included."""
 
@@ -90,8 +95,7 @@ def engine_of(model: Loaded, sampling: Sampling, network: Denoiser | None = None
     Args:
         network: runs in place of the model's own, e.g. metered.
     """
-    tokenizer = model.tokenizer
-    vocabulary = Vocabulary(tokenizer.mask_id, (tokenizer.unknown_id,), tokenizer.end_id)
+    tokenizer, vocabulary = model.tokenizer, vocabulary_of(model.tokenizer)
     setting = ScorerSetting(tokenizer, sampling.source, model.network, sampling.trained, device=model.device)
 
     def open_session(config: SamplerConfig, length: int) -> Session:
