@@ -19,9 +19,9 @@ FORGOTTEN_S = 24 * 3600.0
 """A job that wrote nothing for so long is told no more."""
 
 Row = Mapping[str, float]
-GAUGES: dict[str, tuple[str, Callable[[Row], float]]] = {
+GAUGES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "proseco_job_shards_left": ("Shards that are not made yet.", lambda r: r["shards"] - r["step"]),
-    "proseco_job_seconds_left": ("Seconds to the end, at the rate so far.", lambda r: r["left_s"]),
+    "proseco_job_seconds_left": ("Seconds to the end, at the rate so far.", lambda r: r.get("left_s")),
     "proseco_job_rows_per_second": ("Rows a second.", lambda r: r["rows_per_s"]),
     "proseco_job_corrections_per_second": ("Visible tokens changed a second.", lambda r: r["corrections_per_s"]),
     "proseco_job_calls_per_useful_token": (
@@ -33,9 +33,10 @@ GAUGES: dict[str, tuple[str, Callable[[Row], float]]] = {
     "proseco_job_silent_seconds": ("Seconds since the job wrote anything.", lambda r: time.time() - r["time_s"]),
 }
 NEEDED = {
-    "step", "time_s", "shards", "retries", "left_s", "queue_age_s", "rows_per_s", "corrections_per_s",
+    "step", "time_s", "shards", "retries", "queue_age_s", "rows_per_s", "corrections_per_s",
     "calls_per_useful_token", "padding_waste",
 }  # fmt: skip
+"""What every journal of a job says. How long it will take is not known before its first shard is made."""
 
 
 class Jobs(Collector):
@@ -54,7 +55,8 @@ class Jobs(Collector):
         for name, (text, read) in GAUGES.items():
             gauge = GaugeMetricFamily(name, text, labels=["job"])
             for job, row in self.rows.items():
-                gauge.add_metric([job], read(row))
+                if (value := read(row)) is not None:
+                    gauge.add_metric([job], value)
             yield gauge
         retries = CounterMetricFamily("proseco_job_shard_retries", "Shards that were tried again.", labels=["job"])
         for job, row in self.rows.items():

@@ -5,6 +5,7 @@ All that is known of a job lies in the store: tables and receipts, and the journ
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class Made:
     here: Account = field(default_factory=Account)
     """Of those that were made by this execution."""
     finished_here: int = 0
-    told: float = 0.0
+    told: float = -math.inf
 
     def __post_init__(self) -> None:
         self.tracker = JsonlTracker(self.context.folder / JOURNAL)

@@ -72,12 +72,16 @@ def reads(expression: str) -> tuple[set[str], set[str]]:
     return metrics, labels
 
 
-def under_way(root: Path, key: str) -> Path:
-    """The folder of a job of ten shards of which three are made, with the journal that the job itself writes."""
+def under_way(root: Path, key: str, here: int = 3) -> Path:
+    """The folder of a job of ten shards of which three are made, with the journal that the job itself writes.
+
+    Args:
+        here: how many of the three were made since the job was started last.
+    """
     folder = root / "generate" / key
     folder.mkdir(parents=True)
     made = Made(SimpleNamespace(folder=folder, progress=SimpleNamespace(total=lambda *_: None)), 10)
-    made.finished = 3
+    made.finished, made.finished_here = 3, here
     made.waits(2, 1.5)
     return folder
 
@@ -125,6 +129,16 @@ def test_jobs_are_told_by_their_journals_while_they_are_not_finished(tmp_path):
         found = [s for s in metrics_of(url) if s.name in ("proseco_job_shards_left", "proseco_job_queue_age_seconds")]
     label = {"job": f"generate/{'a' * 16}"}
     assert [(s.labels, s.value) for s in found] == [(label, 7.0), (label, 1.5)]
+
+
+def test_how_long_a_job_takes_is_told_once_it_made_a_shard(tmp_path):
+    exported(tmp_path / "model")
+    for key, here in (("a", 0), ("b", 3)):
+        under_way(tmp_path, key * 16, here)
+    with served(tmp_path / "model", tables=tmp_path) as url:
+        told = metrics_of(url)
+    jobs = {name: [s.labels["job"][-1] for s in told if s.name == f"proseco_job_{name}"] for name in ("shards_left", "seconds_left")}
+    assert jobs == {"shards_left": ["a", "b"], "seconds_left": ["b"]}
 
 
 def test_the_dashboard_can_be_imported_and_no_panels_overlap():
