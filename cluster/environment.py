@@ -31,6 +31,17 @@ DEFAULTS = {
 }
 """Where the user says something else, that holds."""
 
+QUIET = {
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_enable_timeline": "0",
+    "RAY_event_stats": "0",
+}
+"""For a cluster of our own, where nobody looks at Ray's tasks and meters: its daemons share the cores with replicas and
+workers, and all of this wakes them many times a second."""
+
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
@@ -95,6 +106,8 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
         # Ray takes the machine's outer address in place of 127.0.0.1 unless clusters of several
         # machines are switched off; despite its name the switch works on every system.
         prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        for name in QUIET.keys() - os.environ.keys():
+            prepared.change(name, QUIET[name])
     return prepared
 
 

@@ -24,7 +24,7 @@ from cluster.benches import Benches
 from cluster.cluster import Stopped, Watcher
 from cluster.config import RuntimeConfig
 from cluster.dispatch import Dispatch, pause_s
-from cluster.ray_tasks import POLL_S, cause_of
+from cluster.ray_tasks import cause_of
 from components.errors import ClusterError
 
 APP = "proseco"
@@ -32,6 +32,8 @@ MODEL = "model-"
 """Begins the names of a service's applications, one for each model."""
 AT_WORK = 2
 """Shards of a replica at a time."""
+PATIENCE_S = 2.0
+"""How long a shard is waited for at a time: seldom, because whoever waits takes time from the replicas."""
 
 
 class Replica:
@@ -76,9 +78,10 @@ class Pool:
         self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads), name=APP, route_prefix=None)
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
-        """Have all shards done. One more than replicas take on is in flight, so that none of them waits."""
+        """Have all shards done. As many are in flight as replicas take on: one that waits for a place makes the router
+        ask them for it all the time, and they have another at work while a new one is on its way."""
         attempt = Attempt(lambda shard: self.handle, self.runtime.max_attempts, self.closing)
-        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas + 1, self.closing).run(shards)
+        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas, self.closing).run(shards)
 
     def close(self) -> None:
         self.closing.set()
@@ -98,7 +101,7 @@ class Served:
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
         """Have all shards done. Raises ClusterError where nobody serves their model."""
         attempt = Attempt(self.handle_of, self.runtime.max_attempts, self.closing)
-        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas + 1, self.closing).run(shards)
+        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas, self.closing).run(shards)
 
     def handle_of(self, shard: Any) -> DeploymentHandle:
         handle = self.handles.get(str(shard.model))
@@ -138,7 +141,7 @@ class Attempt:
         """The receipt. A shard that nobody waits for any more is given up."""
         while True:
             try:
-                return response.result(timeout_s=POLL_S)
+                return response.result(timeout_s=PATIENCE_S)
             except TimeoutError:
                 if self.closing.is_set():
                     response.cancel()

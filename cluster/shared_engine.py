@@ -68,7 +68,7 @@ class Wanted:
     sampler: SamplerConfig
     row: Row
     priority: int
-    ended: Callable[[Outcome], None]
+    ended: Callable[[Row, Outcome], None]
     watch: Callable[[list[Edit]], None] | None = None
     since: float = field(default_factory=time.monotonic)
     ticket: int = -1
@@ -141,16 +141,13 @@ class SharedEngine:
         found: dict[int, Outcome] = {}
         done = threading.Event()
 
-        def ended(row: Row) -> Callable[[Outcome], None]:
-            def keep(outcome: Outcome) -> None:
-                found[row.id] = outcome
-                if len(found) == len(rows):
-                    done.set()
-
-            return keep
+        def keep(row: Row, outcome: Outcome) -> None:
+            found[row.id] = outcome
+            if len(found) == len(rows):
+                done.set()
 
         if rows:
-            wanted = [Wanted(sampler, row, priority, ended(row)) for row in rows]
+            wanted = [Wanted(sampler, row, priority, keep) for row in rows]
             self._submit(wanted)
             try:
                 while not done.wait(POLL_S):
@@ -182,7 +179,7 @@ class SharedEngine:
 
         def wanted_of(index: int, row: Row) -> Wanted:
             watch = (lambda edits: tell(News(index, tuple(edits)))) if watched else None
-            return Wanted(sampler, row, PEOPLE, lambda outcome: tell(News(index, outcome=outcome)), watch)
+            return Wanted(sampler, row, PEOPLE, lambda _, outcome: tell(News(index, outcome=outcome)), watch)
 
         wanted = [wanted_of(index, row) for index, row in enumerate(rows)]
         self._submit(wanted)
@@ -235,7 +232,7 @@ class SharedEngine:
             ended = self.engine.step()
             for ticket, outcome in ended.items():
                 self._end(self._running.pop(ticket), outcome)
-            if ended or notes or time.monotonic() - counted > COUNT_EVERY_S:
+            if notes or self.engine.idle or time.monotonic() - counted > COUNT_EVERY_S:
                 counted = time.monotonic()
                 self._count()
             self._deliver()
@@ -268,7 +265,7 @@ class SharedEngine:
             self._totals["calls"] += outcome.calls
             self._totals["corrections"] += outcome.edits
             self._totals["useful"] += self.useful(wanted.row, outcome)
-        wanted.ended(outcome)
+        wanted.ended(wanted.row, outcome)
 
     def _deliver(self) -> None:
         """Tell every event loop what there is for it, by one call."""

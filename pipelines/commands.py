@@ -25,7 +25,7 @@ from pipelines.graph.stage import Stage
 from pipelines.stages.spec import PAGE
 from pipelines.workflows import one_stage
 
-BATCH_ROWS = 1024
+BATCH_ROWS = 512
 """Rows of a shard where a command says nothing: large, so that what a shard costs besides its rows is little."""
 
 

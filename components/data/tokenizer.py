@@ -67,13 +67,10 @@ class Tokenizer:
         return self.inner.decode_batch([self._kept(ids, stop_at_end) for ids in rows], skip_special_tokens=False)
 
     def _kept(self, ids: Iterable[int], stop_at_end: bool) -> list[int]:
-        kept = []
-        for token_id in ids:
-            if token_id == self.end_id and stop_at_end:
-                break
-            if token_id != self.pad_id:
-                kept.append(token_id)
-        return kept
+        kept = list(ids)
+        if stop_at_end and self.end_id in kept:
+            del kept[kept.index(self.end_id) :]
+        return [i for i in kept if i != self.pad_id] if self.pad_id in kept else kept
 
     def show(self, token_id: int) -> str:
         """One token as a person would want to see it."""

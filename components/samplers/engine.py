@@ -18,6 +18,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -49,6 +50,14 @@ class Key:
     alone: int | None = None
     """The ticket of a row that runs by itself, because a step that it was in has failed."""
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.sampler, self.length, self.priority, self.alone))
+
+    def __hash__(self) -> int:
+        """Kept, because a sampler is deep and every step looks sessions up many times."""
+        return self._hash
+
 
 class Engine:
     """See the module's docstring. Not for several threads at once.
@@ -67,6 +76,8 @@ class Engine:
         self.sessions: dict[Key, Session] = {}
         self.waiting: dict[Key, deque[Held]] = {}
         self.tickets = itertools.count()
+        self._last = Key(SamplerConfig(), 0, PEOPLE)
+        """Of the row that came last: the next is often of its kind, and a key's hash is worked out once."""
         self.rounds = 0
         self.num_live = 0
         """Inputs that rows asked for so far."""
@@ -85,7 +96,10 @@ class Engine:
     def submit(self, sampler: SamplerConfig, row: Row, priority: int = PEOPLE, watch: Watch | None = None) -> int:
         """Have a row sampled as soon as there are lanes for it; ``watch`` is told of its edits. Returns its ticket."""
         ticket = next(self.tickets)
-        self._queue(Key(sampler, len(row.canvas), priority), Held(ticket, row, watch))
+        key = Key(sampler, len(row.canvas), priority)
+        if key != self._last:
+            self._last = key
+        self._queue(self._last, Held(ticket, row, watch))
         return ticket
 
     def cancel(self, ticket: int) -> None:

@@ -17,7 +17,7 @@ Watch = Callable[[Trace], None]
 """Is told the edits of a row, those of one step at a time."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Held:
     """A row in its lanes, under the number by which its owner knows it."""
 
