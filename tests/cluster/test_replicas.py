@@ -85,5 +85,6 @@ def test_the_shards_of_a_replica_that_hangs_are_made_by_another(model, tmp_path)
         os.kill(hanging.pid, signal.SIGSTOP)
         assert running.process.wait(timeout=300) == 0
         assert len(set(running.rows())) == len(running.rows()) == ROWS
-        assert running.journal()["reissued"]
+        # Its own two at least would be missing else; on a slow machine one of the other replica may count as late, too.
+        assert running.journal()["reissued"] >= 1
     assert not hanging.lives(), "a process of the job outlived it"
