@@ -19,6 +19,8 @@ from tests.cluster.test_serve import until
 from tests.components.test_export import exported
 
 ROWS, SHARD_ROWS = 1600, 32
+MANY_ROWS = 32_000
+"""More than one replica makes, however fast, before another one has started."""
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,11 @@ def model(tmp_path_factory) -> Path:
 class Job:
     """A running ``proseco generate`` whose shards take two seconds or so."""
 
-    def __init__(self, model: Path, root: Path, *runtime: str):
+    def __init__(self, model: Path, root: Path, rows: int, *runtime: str):
         self.root = root
         command = [
             sys.executable, "-m", "pipelines.cli", "generate", str(model), "--sampler", "proseco", "--root", str(root),
-            "--num-samples", str(ROWS), "--show", "0", f"generate.shard_rows={SHARD_ROWS}",
+            "--num-samples", str(rows), "--show", "0", f"generate.shard_rows={SHARD_ROWS}",
             "steps=9", "corrector.inner=sample", "corrector.passes=40",
             "runtime.executor=ray", "runtime.tracking_uri=none", *(f"runtime.{setting}" for setting in runtime),
         ]  # fmt: skip
@@ -58,8 +60,8 @@ class Job:
 
 
 @contextlib.contextmanager
-def job(model: Path, root: Path, *runtime: str) -> Iterator[Job]:
-    made = Job(model, root, *runtime)
+def job(model: Path, root: Path, rows: int, *runtime: str) -> Iterator[Job]:
+    made = Job(model, root, rows, *runtime)
     try:
         yield made
     finally:
@@ -69,16 +71,15 @@ def job(model: Path, root: Path, *runtime: str) -> Iterator[Job]:
 
 
 def test_there_are_more_replicas_while_shards_remain(model, tmp_path):
-    with job(model, tmp_path, "replicas=1", "max_replicas=2") as running:
+    with job(model, tmp_path, MANY_ROWS, "replicas=1", "max_replicas=2") as running:
         until(lambda: running.finished(), 180)
         assert len(running.replicas()) == 1
-        until(lambda: len(running.replicas()) == 2, 90)
-        assert running.process.wait(timeout=300) == 0
-        assert len(set(running.rows())) == len(running.rows()) == ROWS
+        until(lambda: len(running.replicas()) == 2 or running.process.poll() is not None, 180)
+        assert running.process.poll() is None, "the job ended before there was a second replica"
 
 
 def test_the_shards_of_a_replica_that_hangs_are_made_by_another(model, tmp_path):
-    with job(model, tmp_path, "replicas=2") as running:
+    with job(model, tmp_path, ROWS, "replicas=2") as running:
         until(lambda: running.finished() >= 4, 180)
         replicas = running.replicas()
         hanging = min(replicas, key=lambda p: p.pid)
