@@ -64,7 +64,13 @@ class Fence:
 
     def check(self) -> None:
         """Raises LeaseLost where somebody else has the lease, or nobody."""
-        _, holder = highest(self.chain)
+        number, holder = highest(self.chain)
+        if not number:
+            raise LeaseLost(
+                f"{self.chain} does not hold the lease that this run has, seen from {platform.node()}. The root is not the "
+                f"same folder here, or somebody removed {FOLDER}. Give runtime.root a folder or URL that every machine of "
+                f"the cluster sees by the same name, then run the same command again."
+            )
         if holder is None or holder.id != self.id:
             by = f"by {holder}" if holder else "and finished"
             raise LeaseLost(

@@ -64,7 +64,7 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     Raises:
         ProsecoError: stages failed for a reason that the user can mend. Those that do not need them were made.
     """
-    root = at(runtime.root)
+    root = at(runtime.root).absolute()  # workers have other working directories
     findings = plan(targets, root)
     todo = [f for f in findings if f.state != "fresh"]
     if not todo:
@@ -141,7 +141,7 @@ def run_stage(
     require_ours(folder)
     identity = {"format": FORMAT, "label": stage.label, "identity": stage.identity}
     publish_text(folder / IDENTITY, json.dumps(identity, indent=1))
-    inputs = {role: below.folder(root) for role, below in stage.inputs.items()}
+    inputs = {role: below.folder(root).absolute() for role, below in stage.inputs.items()}
     infos = {
         role: below.info if isinstance(below, Given) else checked_info(role, inputs[role])
         for role, below in stage.inputs.items()

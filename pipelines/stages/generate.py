@@ -62,7 +62,7 @@ def prompts_of(config: GenerateSpec, context: Context) -> tuple[PromptSource, in
     if "prompts" in context.inputs:
         info = context.infos["prompts"]
         parts = tuple((str(name), int(rows)) for name, rows in info["parts"])
-        folder = context.inputs["prompts"].absolute()
+        folder = context.inputs["prompts"]
         return FilePrompts(folder, parts, g.num_samples, bool(info["repeated"])), int(info["prompts"]) * g.num_samples
     if g.prompts == "none":
         return NoPrompts(), g.num_samples
@@ -71,7 +71,7 @@ def prompts_of(config: GenerateSpec, context: Context) -> tuple[PromptSource, in
             f"The split {g.prompts!r} is empty, so there is no prompt. Raise the corpus's "
             f"{g.prompts}_share, or set generate.prompts=none."
         )
-    return CorpusPrompts(context.inputs["rows"].absolute(), g.prompts), g.num_samples
+    return CorpusPrompts(context.inputs["rows"], g.prompts), g.num_samples
 
 
 def cuts(config: GenerateSpec, number: int) -> Iterator[tuple[str, int, int]]:
@@ -98,8 +98,8 @@ def cut_shards(
     for place, (name, seed, start) in enumerate(cuts(config, number)):
         yield SampleShard(
             name=name,
-            folder=context.folder.absolute(),
-            model=context.inputs["model"].absolute(),
+            folder=context.folder,
+            model=context.inputs["model"],
             sampling=sampling,
             start=start,
             stop=min(start + g.shard_rows, number),

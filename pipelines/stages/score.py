@@ -33,10 +33,10 @@ def cut_shards(config: ScoreSpec, context: Context, samples: Path, names: list[s
     for name in names:
         yield ScoreShard(
             name=name,
-            folder=context.folder.absolute(),
-            samples=shard_file(samples, name).absolute(),
+            folder=context.folder,
+            samples=shard_file(samples, name),
             scorers=config.scorers,
-            model=context.inputs["model"].absolute(),
+            model=context.inputs["model"],
             source=config.source,
             trained=trained_scorers(context),
             placement=Placement(context.runtime.placed_on, config.dtype),

@@ -122,7 +122,7 @@ def make_shards(shards: Iterable[Shard], names: Sequence[str], context: Context)
 
 def trained_scorers(context: Context) -> dict[str, Path]:
     """Folders of the scorers that were trained for this stage, by name."""
-    return {role.removeprefix("fit_"): p.absolute() for role, p in context.inputs.items() if role.startswith("fit_")}
+    return {role.removeprefix("fit_"): p for role, p in context.inputs.items() if role.startswith("fit_")}
 
 
 def key_of(context: Context, role: str) -> str:

@@ -19,13 +19,13 @@ from pipelines.stages.unchanged import require_unchanged
 
 def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
     require_unchanged([(config.train, config.init)])
-    file = (context.inputs["tokenizer"] / "tokenizer.json").absolute()
+    file = context.inputs["tokenizer"] / "tokenizer.json"
     tokenizer = load_tokenizer(file)
     roles = sorted(config.weights)
     job = Job(
         config=config.train,
-        folder=context.folder.absolute(),
-        rows=tuple(context.inputs[r].absolute() for r in roles),
+        folder=context.folder,
+        rows=tuple(context.inputs[r] for r in roles),
         weights=tuple(config.weights[r] for r in roles),
         mask_id=tokenizer.mask_id,
         pad_id=tokenizer.pad_id,
@@ -62,4 +62,4 @@ def final(folder: Path) -> Path:
     """The last checkpoint of a finished training."""
     found = checkpoint.latest(folder / "checkpoints")
     assert found is not None, f"{folder} has a manifest but no checkpoint"
-    return found.absolute()
+    return found

@@ -96,14 +96,15 @@ def run_on(runtime_options: list[str], folder: Path) -> None:
     execute("test", list(build(config).values()), config.runtime, Screen(quiet=True))
 
 
-def test_a_cluster_of_two_nodes_gives_the_samples_of_one_process(cluster, tmp_path):
+def test_a_cluster_of_two_nodes_gives_the_samples_of_one_process(cluster, tmp_path, monkeypatch):
     """Tasks, Ray Train with DeepSpeed on two workers and Serve replicas, against the local executor with
-    the same threads and world size: equal, row for row."""
+    the same threads and world size: equal, row for row. The roots are relative: nodes and workers are in other folders."""
+    monkeypatch.chdir(tmp_path)
     shared = ["runtime.workers=2", "runtime.zero_stage=2", "runtime.tracking_uri=none"]
-    run_on([*shared, "runtime.executor=local", f"runtime.root={tmp_path / 'local'}"], tmp_path)
+    run_on([*shared, "runtime.executor=local", "runtime.root=local"], tmp_path)
     import ray
 
-    run_on([*shared, f"runtime.address={cluster.address}", f"runtime.root={tmp_path / 'ray'}"], tmp_path)
+    run_on([*shared, f"runtime.address={cluster.address}", "runtime.root=ray"], tmp_path)
     assert harness.samples(tmp_path / "ray") == harness.samples(tmp_path / "local")
     assert not ray.is_initialized()
 

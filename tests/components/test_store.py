@@ -246,6 +246,13 @@ def test_who_slept_and_was_taken_over_can_not_publish_and_does_not_disturb_the_s
         sleeper.fence.check()
 
 
+def test_a_worker_that_does_not_see_the_root_says_so_and_not_that_the_lease_was_lost(tmp_path):
+    with lease(tmp_path, "a run").wait(0) as held:
+        elsewhere = dataclasses.replace(held.fence, chain=tmp_path / "there" / ".leases" / "train-0")
+        with pytest.raises(LeaseLost, match="every machine of the cluster sees by the same name"):
+            elsewhere.check()
+
+
 def test_a_sleeper_does_not_renew_what_it_lost(root):
     sleeper = lease(root, "the sleeper", expiry_s=0.3)
     assert sleeper.take() is None
