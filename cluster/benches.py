@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.shared_engine import SharedEngine
-from components.models.cpu import use_threads
+from components.models.cpu import keep_to, use_threads
 from components.samplers.config import SamplerConfig
 from components.shards.model import Metered, engine_of, loaded
 from components.shards.sample import SampleShard
@@ -42,8 +42,12 @@ class Bench:
 class Benches:
     """Does shards, from several threads at once."""
 
-    def __init__(self, threads: int):
-        self.threads = threads
+    def __init__(self, threads: int, cpus: frozenset[int] = frozenset()):
+        """
+        Args:
+            cpus: that engines keep to; any where none are given.
+        """
+        self.threads, self.cpus = threads, cpus
         self.lock = threading.Lock()
         self.scoring = threading.Lock()
         self.open: OrderedDict[bytes, Bench] = OrderedDict()
@@ -57,6 +61,11 @@ class Benches:
         with self.bench(shard) as bench:
             return shard.work(bench.engine.run, bench.lanes)
 
+    def settle(self) -> None:
+        """Set up the thread of an engine."""
+        keep_to(self.cpus)
+        use_threads(self.threads)
+
     @contextmanager
     def bench(self, shard: SampleShard) -> Iterator[Bench]:
         """The engine for a shard, around its model; open at least as long as the block."""
@@ -66,7 +75,7 @@ class Benches:
             if key not in self.open:
                 model = loaded(shard.model, shard.placement)
                 network = Metered(model.network)
-                engine = SharedEngine(engine_of(model, plain, network), lambda: use_threads(self.threads))
+                engine = SharedEngine(engine_of(model, plain, network), self.settle)
                 self.open[key] = Bench(engine, network)
             bench = self.open[key]
             bench.users += 1

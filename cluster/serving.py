@@ -26,6 +26,7 @@ from cluster.config import RuntimeConfig
 from cluster.dispatch import Dispatch, pause_s
 from cluster.ray_tasks import cause_of
 from components.errors import ClusterError
+from components.models.cpu import share_of_cpus
 
 APP = "proseco"
 MODEL = "model-"
@@ -40,8 +41,14 @@ class Replica:
     """Does shards in threads, off the event loop so that health checks are answered. Several are at work at a time: their
     rows share forwards, so that no lane is idle while the last rows of one end and its table is written."""
 
-    def __init__(self, threads: int):
-        self.benches = Benches(threads)
+    def __init__(self, threads: int, alone: int = 0):
+        """
+        Args:
+            alone: how many replicas there are at most, where nothing else is at work on their machine; 0 where that is
+                not known.
+        """
+        number = serve.get_replica_context().rank.rank
+        self.benches = Benches(threads, share_of_cpus(number, alone, threads) if alone else frozenset())
 
     async def shard(self, shard: Any) -> dict[str, Any]:
         return await asyncio.to_thread(self.benches.do, shard)
@@ -76,7 +83,8 @@ class Pool:
             health_check_timeout_s=300,
             ray_actor_options={"num_cpus": 1, "num_gpus": 1 if runtime.on_gpu else 0},
         )(Replica)
-        self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads), name=APP, route_prefix=None)
+        alone = 0 if runtime.address or runtime.on_gpu else runtime.most_replicas
+        self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads, alone), name=APP, route_prefix=None)
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
         """Have all shards done. As many are in flight as replicas take on: one that waits for a place makes the router
