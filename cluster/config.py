@@ -53,7 +53,8 @@ class RuntimeConfig:
     """Have the replicas of a service on the joined cluster (``proseco serve``) do the shards, with the lanes that people
     leave; ``replicas`` then says how many it has."""
     max_replicas: Natural = 0
-    """On Ray, up to so many replicas while shards remain, on a cluster that grows; 0 keeps ``replicas``."""
+    """On Ray, up to so many replicas, as many as there are shards for and as the cluster has or grows room for; the work
+    begins with ``replicas``. 0 keeps those."""
     max_failures: Natural = 3
     """Restarts of the training workers before the stage fails."""
     start_wait_s: NonNegative = 900.0

@@ -59,8 +59,8 @@ class Dispatch:
 
     work: Work
     watcher: Watcher
-    width: int
-    """Items in flight at a time."""
+    width: Callable[[], int]
+    """Items in flight at a time; asked again and again."""
     stopped: threading.Event
     straggling: Straggling = field(default_factory=Straggling)
 
@@ -93,7 +93,7 @@ class Dispatch:
 
     def fill(self, waiting: Iterator[tuple[int, Any]]) -> bool:
         """Send items off while there is room. Is there perhaps another?"""
-        while self.num_running() < self.width:
+        while self.num_running() < self.width():
             found = next(waiting, None)
             if found is None:
                 return False
@@ -136,7 +136,7 @@ class Dispatch:
         patience_s = max(self.straggling.at_least_s, self.straggling.times * statistics.median(self.durations))
         for flight in self.flights.values():  # the oldest first
             late = flight.attempts == 1 and time.monotonic() - flight.since > patience_s
-            if late and self.num_running() < self.width:
+            if late and self.num_running() < self.width():
                 self.watcher.reissued(flight.number)
                 self.send(flight)
 

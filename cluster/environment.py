@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.config import RuntimeConfig
+from components.models.cpu import ALLOCATOR
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,6 +42,12 @@ QUIET = {
 }
 """For a cluster of our own, where nobody looks at Ray's tasks and meters: its daemons share the cores with replicas and
 workers, and all of this wakes them many times a second."""
+
+def of_workers(runtime: RuntimeConfig) -> dict[str, str]:
+    """What processes that compute read when they start."""
+    threads = {"OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
+    return threads if runtime.on_gpu else threads | ALLOCATOR
+
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
@@ -108,6 +115,9 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
         prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         for name in QUIET.keys() - os.environ.keys():
             prepared.change(name, QUIET[name])
+        # Inherited rather than asked for, so that the workers that Ray starts ahead will do.
+        for name, value in of_workers(runtime).items():
+            prepared.change(name, value)
     return prepared
 
 

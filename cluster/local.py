@@ -108,7 +108,7 @@ class LocalCluster:
                 watcher.done(number, do_shard(shard, self.runtime.threads))
                 watcher.waits(0, 0.0)
             return
-        Dispatch(self._attempt, watcher, self.runtime.replicas + 1, self.stopped).run(shards)
+        Dispatch(self._attempt, watcher, lambda: self.runtime.replicas + 1, self.stopped).run(shards)
 
     def _attempt(self, shard: Any, again: Callable[[str], None]) -> Any:
         """One shard in a process, tried again in others when that dies."""

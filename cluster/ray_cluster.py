@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import ray
 from ray._private import worker as ray_worker
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -22,10 +24,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from cluster import processes, ray_tasks, ray_train, serving
 from cluster.cluster import Done, Stopped, TrainLaunch, Watcher
 from cluster.config import RuntimeConfig
-from cluster.environment import Prepared
+from cluster.environment import Prepared, of_workers
 from cluster.ray_tasks import POLL_S
 from components.errors import ClusterError, ConfigError
-from components.models.cpu import ALLOCATOR
 
 PATIENCE_S = 5.0
 """How long the processes of an embedded cluster may take to end by themselves."""
@@ -57,6 +58,18 @@ def head_of(command: bytes) -> str:
 def cpus_of(runtime: RuntimeConfig) -> int:
     """CPUs that an embedded cluster says that it has: on a small machine as many as workers and replicas need to start."""
     return runtime.cpus or max(os.cpu_count() or 1, runtime.workers, runtime.replicas)
+
+
+@contextlib.contextmanager
+def without_daemons() -> Iterator[None]:
+    """Have a cluster of our own start without what follows logs, nodes to add, and the dashboard's server: nobody reads
+    what they find out, their start takes two seconds, and then replicas need their time."""
+
+    def nothing(node: Any, **options: Any) -> None:
+        node._webui_url = ""
+
+    with patch.multiple(Node, start_log_monitor=nothing, start_monitor=nothing, start_api_server=nothing):
+        yield
 
 
 class RayCluster:
@@ -94,10 +107,8 @@ class RayCluster:
 
     def _connect(self) -> None:
         runtime = self.runtime
-        threads = {"OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
-        threads |= {} if runtime.on_gpu else ALLOCATOR
         if runtime.address:
-            ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": threads})
+            ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": of_workers(runtime)})
             return
         if ray.util.get_node_ip_address() != "127.0.0.1":
             raise ConfigError(
@@ -105,20 +116,16 @@ class RayCluster:
                 "this machine alone. Open the cluster before Ray is imported, or set runtime.address to one that runs."
             )
         # "local" keeps Ray from joining a cluster that somebody else has, or had, on this machine.
-        ray.init(
-            address="local",
-            num_cpus=cpus_of(runtime),
-            num_gpus=runtime.gpus or None,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-            runtime_env={"env_vars": threads},
-        )
-        # Nobody reads what they find out, and replicas need their time: of logs, of nodes to add, of the dashboard.
-        node = ray_worker._global_node
-        for kill in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
-            kill(check_alive=False)
+        with without_daemons():
+            ray.init(
+                address="local",
+                num_cpus=cpus_of(runtime),
+                num_gpus=runtime.gpus or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
         self._make_room()
@@ -132,13 +139,16 @@ class RayCluster:
             ray_train.train(launch, self._stopped)
 
     def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
+        shards, number = serving.foreseen(shards, self.runtime)
         with self._lock, self._while_it_lives():
+            if isinstance(self._pool, serving.Pool) and self._pool.number < number and not self._serving:
+                self._close_pool()
             if self._pool is None:
                 if self.runtime.service:
                     self._pool = serving.Served(self.runtime)
                 else:
                     self._wait_for_room("replicas", self.runtime.replicas)
-                    self._pool = serving.Pool(self.runtime)
+                    self._pool = serving.Pool(self.runtime, number)
             pool = self._pool
             self._serving += 1
         try:

@@ -8,8 +8,10 @@ receipt, it does not matter how often it was made.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from cluster.benches import Benches
 from cluster.cluster import Stopped, Watcher
@@ -28,11 +31,15 @@ from cluster.ray_tasks import cause_of
 from components.errors import ClusterError
 from components.models.cpu import share_of_cpus
 
-APP = "proseco"
+APP, REPLICA = "proseco", "replica"
 MODEL = "model-"
 """Begins the names of a service's applications, one for each model."""
 AT_WORK = 2
 """Shards of a replica at a time."""
+LOOK_S = 0.1
+"""How often it is looked whether the first replicas are there."""
+GROW_S = 1.0
+"""And how often whether more are."""
 PATIENCE_S = 2.0
 """How long a shard is waited for at a time: seldom, because whoever waits takes time from the replicas."""
 
@@ -54,28 +61,35 @@ class Replica:
         return await asyncio.to_thread(self.benches.do, shard)
 
 
-def scale(runtime: RuntimeConfig) -> dict[str, Any]:
-    """How many replicas there are. Where they may grow, the shards in flight say how many: as many as there is room for
-    while shards remain, and fewer at the end. One at work asks for a replica, although each takes on several: shards that
-    wait are not counted while a replica turns them away."""
-    if not runtime.max_replicas:
-        return {"num_replicas": runtime.replicas}
-    limits = {"min_replicas": runtime.replicas, "max_replicas": runtime.most_replicas, "target_ongoing_requests": 1}
-    return {"autoscaling_config": limits | {"upscale_delay_s": 5, "downscale_delay_s": 60}}
+def foreseen(shards: Iterable[Any], runtime: RuntimeConfig) -> tuple[Iterable[Any], int]:
+    """The shards, and how many replicas they keep at work: at least ``runtime.replicas``, at most ``max_replicas``."""
+    stream = iter(shards)
+    first = list(itertools.islice(stream, AT_WORK * runtime.most_replicas))
+    return itertools.chain(first, stream), max(runtime.replicas, math.ceil(len(first) / AT_WORK))
 
 
 class Pool:
-    """Replicas of one deployment, held open over many stages."""
+    """Replicas of one deployment, held open over many stages.
 
-    def __init__(self, runtime: RuntimeConfig):
-        self.runtime = runtime
+    All that are wanted are asked for at once; a cluster that grows starts them as it finds room, and the work begins
+    with ``runtime.replicas``. Serve's own autoscaling does not see the shards that wait here, and may stay at one for ever.
+    """
+
+    def __init__(self, runtime: RuntimeConfig, number: int):
+        """
+        Args:
+            number: replicas that are wanted.
+        """
+        self.runtime, self.number = runtime, number
+        self.running = 0
+        """Replicas that were there when it was looked last."""
         self.closing = threading.Event()
         """Set when nothing is to be tried again."""
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled")
         deployment = serve.deployment(
-            name="replica",
-            **scale(runtime),
+            name=REPLICA,
+            num_replicas=number,
             max_ongoing_requests=AT_WORK,
             # Shards take minutes on a GPU: the defaults of 20 and 30 s would end replicas at work.
             graceful_shutdown_timeout_s=5,
@@ -83,14 +97,38 @@ class Pool:
             health_check_timeout_s=300,
             ray_actor_options={"num_cpus": 1, "num_gpus": 1 if runtime.on_gpu else 0},
         )(Replica)
-        alone = 0 if runtime.address or runtime.on_gpu else runtime.most_replicas
-        self.handle: DeploymentHandle = serve.run(deployment.bind(runtime.threads, alone), name=APP, route_prefix=None)
+        alone = 0 if runtime.address or runtime.on_gpu else number
+        target = serve.RunTarget(deployment.bind(runtime.threads, alone), name=APP, route_prefix=None)
+        self.handle: DeploymentHandle = serve.run_many([target], wait_for_applications_running=False)[0]
+        while self.look() < runtime.replicas:
+            if self.closing.wait(LOOK_S):
+                raise Stopped
+        threading.Thread(target=self._grow, daemon=True, name="grow").start()
+
+    def look(self) -> int:
+        """How many replicas run. Serve's own way to wait for them looks once a second, and waits for all.
+
+        Raises:
+            ClusterError: they can not be started.
+        """
+        found = serve.status().applications[APP]
+        if found.status == ApplicationStatus.DEPLOY_FAILED:
+            raise ClusterError(f"The replicas could not be started: {found.message}")
+        states = found.deployments[REPLICA].replica_states if REPLICA in found.deployments else {}
+        self.running = states.get("RUNNING", 0)
+        return self.running
+
+    def _grow(self) -> None:
+        """Notice replicas that start later."""
+        while self.running < self.number and not self.closing.wait(GROW_S):
+            with contextlib.suppress(RayError, RayServeException, KeyError):  # shards in flight tell of what died
+                self.look()
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
         """Have all shards done. As many are in flight as replicas take on: one that waits for a place makes the router
         ask them for it all the time, and they have another at work while a new one is on its way."""
         attempt = Attempt(lambda shard: self.handle, self.runtime.max_attempts, self.closing)
-        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas, self.closing).run(shards)
+        Dispatch(attempt, watcher, lambda: AT_WORK * max(self.running, self.runtime.replicas), self.closing).run(shards)
 
     def close(self) -> None:
         self.closing.set()
@@ -105,12 +143,12 @@ class Served:
         self.closing = threading.Event()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         names = [name for name in serve.status().applications if name.startswith(MODEL)]
-        self.handles = {h.folder.remote().result(): h for h in (serve.get_deployment_handle("replica", n) for n in names)}
+        self.handles = {h.folder.remote().result(): h for h in (serve.get_deployment_handle(REPLICA, n) for n in names)}
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
         """Have all shards done. Raises ClusterError where nobody serves their model."""
         attempt = Attempt(self.handle_of, self.runtime.max_attempts, self.closing)
-        Dispatch(attempt, watcher, AT_WORK * self.runtime.most_replicas, self.closing).run(shards)
+        Dispatch(attempt, watcher, lambda: AT_WORK * self.runtime.most_replicas, self.closing).run(shards)
 
     def handle_of(self, shard: Any) -> DeploymentHandle:
         handle = self.handles.get(str(shard.model))

@@ -39,7 +39,7 @@ class Seen:
 
 def dispatch(work, items, width=2, seen=None, stopped=None, straggling=None):
     seen = seen or Seen()
-    Dispatch(work, seen, width, stopped or threading.Event(), straggling or Straggling()).run(items)
+    Dispatch(work, seen, lambda: width, stopped or threading.Event(), straggling or Straggling()).run(items)
     return seen
 
 
