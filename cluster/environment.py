@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.config import RuntimeConfig
-from components.models.cpu import ALLOCATOR
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,6 +41,15 @@ QUIET = {
 }
 """For a cluster of our own, where nobody looks at Ray's tasks and meters: its daemons share the cores with replicas and
 workers, and all of this wakes them many times a second."""
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+"""Read by glibc when a process starts: freed memory is kept, so that tensors do not fault in fresh pages at every step."""
+
 
 def of_workers(runtime: RuntimeConfig) -> dict[str, str]:
     """What processes that compute read when they start."""

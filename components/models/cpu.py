@@ -14,15 +14,6 @@ from pathlib import Path
 
 import torch
 
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
-"""Environment of compute processes, read by glibc when they start: freed memory is kept, so that
-tensors do not fault in fresh pages at every step."""
-
 
 @cache
 def routes_to_onednn() -> bool:

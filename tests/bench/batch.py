@@ -24,8 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.environment import ALLOCATOR
 from cluster.processes import descendants
-from components.models.cpu import ALLOCATOR
 
 TURN_S = 3.0
 """Shorter than what makes a shard count as late."""

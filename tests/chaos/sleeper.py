@@ -24,7 +24,8 @@ from pipelines.graph.progress import Screen
 from pipelines.graph.runner import execute
 from pipelines.graph.stage import Context, Stage
 
-EXPIRY_S = 1.0
+EXPIRY_S = 3.0
+"""Longer than a process takes to start, so that the other one finds the lease held."""
 PATIENCE_S = 60.0
 
 
