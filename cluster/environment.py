@@ -92,6 +92,11 @@ def put(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
+def joined(runtime: RuntimeConfig) -> str:
+    """The address of the cluster that is joined; inside a job Ray's environment names it."""
+    return os.environ.get("RAY_ADDRESS", "") if runtime.address == "auto" else runtime.address
+
+
 def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
     """Set the variables for everything that a process does, and, given a runtime, for its cluster.
 
@@ -104,7 +109,7 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it is not found out reliably
     prepared = Prepared()
-    if runtime is not None and runtime.address.startswith(("127.", "localhost:")):
+    if runtime is not None and joined(runtime).startswith(("127.", "localhost:")):
         # A cluster that listens to this machine alone is not found at the outer address that Ray takes otherwise.
         prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if runtime is None or runtime.address:

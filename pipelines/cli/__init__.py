@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pipelines.cli import house, models, runs
+from pipelines.cli import house, jobs, models, runs
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.SHOW_ARGUMENTS = True
@@ -25,6 +25,11 @@ for _command in (
     runs.run,
     runs.explain,
     runs.show,
+    jobs.submit,
+    jobs.status,
+    jobs.logs,
+    jobs.stop,
+    jobs.cluster,
     house.list_plugins,
     models.generate,
     models.score,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.errors import StoreError
 from components.store.artifact import IDENTITY, damage, read_manifest
 from components.store.files import exists, folders, read_json
 from components.store.fingerprint import differences
@@ -25,7 +26,13 @@ class Finding:
 
 
 def plan(targets: list[Stage], root: Path) -> list[Finding]:
-    """The state of every stage, inputs first."""
+    """The state of every stage, inputs first.
+
+    Raises:
+        StoreError: the root is a file.
+    """
+    if exists(root) and not root.is_dir():
+        raise StoreError(f"runtime.root = {root} is a file, and results lie in a folder. Name another one.")
     return [find(stage, root) for stage in in_order(targets)]
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,72 +12,32 @@ from pathlib import Path
 import pytest
 
 from cluster.config import RuntimeConfig
-from cluster.environment import new_token
 from cluster.open import open_cluster
 from cluster.processes import command
 from components.errors import ConfigError
 from tests.chaos import harness
+from tests.cluster.nodes import nodes
+from tests.cluster.test_serve import until
 
 pytestmark = pytest.mark.ray
-
-
-class Nodes:
-    """Two Ray nodes on loopback, each one process that is ended by its handle."""
-
-    def __init__(self, token: Path) -> None:
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
-        self.processes = [
-            self.start("--head", f"--port={port}", "--include-dashboard=false"),
-            self.start(f"--address={self.address}"),
-        ]
-
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2"]
-        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(command, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True)
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
-            process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of two nodes that is ready, with a token that the user's environment names."""
-    token = new_token()
-    nodes = Nodes(token)
     user = pytest.MonkeyPatch()
-    user.setenv("RAY_AUTH_MODE", "token")
-    user.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert time.monotonic() < deadline, "the nodes did not come up in 90 s"
-            assert all(p.poll() is None for p in nodes.processes)
-            try:
-                with socket.create_connection(("127.0.0.1", int(nodes.address.split(":")[1])), timeout=1):
-                    break
-            except OSError:
-                time.sleep(0.2)
-        joined = open_cluster(RuntimeConfig(address=nodes.address))
-        import ray
+    with nodes(2) as made:
+        for name, value in made.environment.items():
+            user.setenv(name, value)
+        try:
+            joined = open_cluster(RuntimeConfig(address=made.address))
+            import ray
 
-        while len([n for n in ray.nodes() if n["Alive"]]) < 2:
-            assert time.monotonic() < deadline, "the second node did not join in 90 s"
-            time.sleep(0.2)
-        joined.close()
-        yield nodes
-    finally:
-        nodes.stop()
-        user.undo()
-        shutil.rmtree(token.parent)
+            until(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 2, 90)
+            joined.close()
+            yield made
+        finally:
+            user.undo()
 
 
 def run_on(runtime_options: list[str], folder: Path) -> None:

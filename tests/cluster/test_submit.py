@@ -1,0 +1,197 @@
+"""``proseco submit`` and its like on a cluster of two nodes: the same tables as here, once, and never without a token."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import processes
+from cluster.jobs import Jobs, Once
+from components.errors import ConfigError
+from components.options import plain_of
+from pipelines.config.load import load_run
+from pipelines.submission import elsewhere, ids, submit
+from tests.chaos import harness
+from tests.cluster.nodes import Nodes, nodes
+from tests.cluster.stranger import listening, try_everywhere
+from tests.cluster.test_serve import until
+
+RUNS = sorted(Path("configs/runs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def there():
+    with nodes(2) as made:
+        yield made
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "chaos.yaml"
+    path.write_text(harness.RUN)
+    return path
+
+
+def proseco(there: Nodes, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    environment = os.environ | there.environment | variables
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    printed, complained = process.communicate(timeout=300)
+    return process.returncode, printed, complained
+
+
+def jobs_of(there: Nodes) -> list[dict[str, object]]:
+    code, printed, complained = told(proseco(there, "status", "--json"))
+    assert code == 0, complained
+    return json.loads(printed)
+
+
+@pytest.mark.ray
+def test_a_run_that_two_send_at_once_is_made_once_and_its_tables_are_those_of_this_machine(there, run, tmp_path):
+    shared = [str(run), "runtime.zero_stage=2", "runtime.tracking_uri=none"]
+    sent = [*shared, f"runtime.root={tmp_path / 'there'}"]
+    first, second = proseco(there, "submit", *sent), proseco(there, "submit", *sent)
+    both = [told(first), told(second)]
+    assert [code for code, _, _ in both] == [0, 0], both
+    assert sorted("was sent before" in printed for _, printed, _ in both) == [False, True]
+    assert all("stages made" in printed for _, printed, _ in both), "both follow what it prints"
+    (job,) = [j for j in jobs_of(there) if j["run"] == "chaos"]
+    assert job["state"] == "SUCCEEDED"
+    here = proseco(there, "run", *shared, "runtime.executor=local", f"runtime.root={tmp_path / 'here'}", "--quiet")
+    assert told(here)[0] == 0
+    assert harness.samples(tmp_path / "there") == harness.samples(tmp_path / "here")
+    # What has ended may be sent again, and finds everything done.
+    code, printed, _ = told(proseco(there, "submit", *sent))
+    assert code == 0
+    assert "nothing to do" in printed
+    assert len(jobs_of(there)) == 2
+
+
+@pytest.mark.ray
+def test_a_job_that_fails_tells_why_and_passes_its_exit_code_on(there, run, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    code, printed, complained = told(proseco(there, "submit", str(run), f"runtime.root={tmp_path / 'file'}", "--id", "fails"))
+    assert code == 1
+    assert "error: " in printed
+    assert "FAILED" in complained
+    again = told(proseco(there, "submit", str(run), f"runtime.root={tmp_path / 'other'}", "--id", "fails"))
+    assert again[0] == 1, "an id that was given is used once"
+    assert "was sent before" in again[1]
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.ray
+def test_a_job_that_is_stopped_closes_what_it_holds_and_whoever_follows_it_is_told(there, run, tmp_path):
+    root = tmp_path / "root"
+    longer = ["train.base.steps=100000", "runtime.tracking_uri=none", f"runtime.root={root}"]
+    code, printed, complained = told(proseco(there, "submit", str(run), *longer, "--id", "long", "--no-follow"))
+    assert (code, printed) == (0, f"long: sent to {there.environment['RAY_API_SERVER_ADDRESS']}\n"), complained
+    following = proseco(there, "logs", "long", "--follow")
+    until(lambda: list(root.glob("train/*/metrics.jsonl")), 120)
+    leaving = proseco(there, "logs", "long", "--follow")
+    assert leaving.stdout is not None
+    assert leaving.stdout.readline()
+    leaving.send_signal(signal.SIGINT)
+    code, _, complained = told(leaving)
+    assert (code, "the job goes on" in complained) == (130, True)
+    assert [j["state"] for j in jobs_of(there) if j["id"] == "long"] == ["RUNNING"]
+    assert told(proseco(there, "stop", "long"))[:2] == (0, "long: is told to end\n")
+    code, printed, complained = told(following)
+    assert code != 0
+    assert "STOPPED" in complained
+    assert "stopped; the same command resumes" in printed
+    chains = [path for path in root.glob(".leases/*/*.json") if json.loads(path.read_text())["id"]]
+    assert chains == [], "a lease was not given back"
+
+
+@pytest.mark.ray
+def test_nobody_without_the_token_sends_a_job_or_sees_one(there, run, tmp_path):
+    (tmp_path / "wrong").write_text("0" * 64)
+    for variables in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}):
+        for command in (["submit", str(run), f"runtime.root={tmp_path / 'root'}"], ["status"], ["logs", "x"], ["stop", "x"]):
+            code, _, complained = told(proseco(there, *command, **variables))
+            assert code == 1
+            assert "RAY_AUTH_TOKEN_PATH" in complained, complained
+            assert "Traceback" not in complained
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.ray
+def test_a_job_that_there_is_not_is_refused_in_words(there):
+    for command in (["logs", "nobody"], ["logs", "nobody", "--follow"], ["status", "nobody"], ["stop", "nobody"]):
+        code, _, complained = told(proseco(there, *command))
+        assert (code, "knows no such job" in complained) == (1, True), complained
+
+
+@pytest.mark.ray
+def test_a_cluster_of_several_nodes_is_closed_to_others_and_ends_when_told(tmp_path):
+    with nodes(2, cpus=1) as made:
+        assert "2 nodes of 1 CPUs each are ready" in made.printed
+        assert made.token.stat().st_mode & 0o777 == 0o600
+        started = processes.descendants([made.process.pid])
+        open_to = listening({p.pid for p in started})
+        assert len(open_to) > 8
+        assert {a for a, _ in open_to if not ipaddress.ip_address(a).is_loopback} == set()
+        statuses = try_everywhere({p for _, p in open_to}, f"touch {tmp_path / 'without'}")
+        assert 401 in statuses
+        assert not {s for s in statuses if 200 <= s < 300}
+        made.process.send_signal(signal.SIGINT)
+        assert made.process.wait(timeout=120) == 130
+    assert not [p for p in started if p.lives()]
+    assert not made.token.exists()
+    assert not (tmp_path / "without").exists()
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_run_that_travelled_is_the_run_that_was_sent(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROSECO_DATA", os.environ.get("PROSECO_DATA", "/nowhere"))
+    try:
+        run = load_run(path, [])
+    except ConfigError as error:
+        pytest.skip(f"not all that it names is here: {str(error).splitlines()[1]}")
+    (tmp_path / "run.yaml").write_text(json.dumps(plain_of(run) | {"workflow": run.workflow}))
+    assert load_run(tmp_path / "run.yaml", []) == run
+
+
+def test_relative_places_are_refused_because_elsewhere_they_are_others(run, tmp_path):
+    (tmp_path / "texts.txt").write_text("a text\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        made = load_run(run, ["corpora.other.source.name=text", "corpora.other.source.path=texts.txt"])
+    assert [p.path for p in elsewhere(made)] == ["runtime.root", "corpora.other.source.path"]
+    with pytest.raises(ConfigError, match="every machine of the cluster sees"):
+        submit(None, made, "", {})
+
+
+def test_ids_are_of_the_run_and_say_which_try_it_is():
+    first, second, *_ = ids("a run/1", "text")
+    assert first.startswith("a-run-1-")
+    assert second == f"{first}.2"
+    assert next(ids("a run/1", "other text")) != first
+
+
+def test_a_stream_that_begins_again_is_passed_on_once():
+    found: list[str] = []
+    once = Once(found.append)
+    for stream in (["ab", "cd"], ["a", "bc"], ["abcde", "f"], ["abcdef", "g"]):
+        once.begin()
+        for text in stream:
+            once.tell(text)
+    assert "".join(found) == "abcdefg"
+
+
+def test_an_address_where_nobody_answers_is_told():
+    from components.errors import ClusterError
+
+    with pytest.raises(ClusterError, match="address is that of the cluster's dashboard"):
+        Jobs("http://127.0.0.1:9")
