@@ -39,7 +39,8 @@ def submit(jobs: Jobs, run: RunConfig | Comparison, id: str, variables: Mapping[
     if problems:
         raise ConfigError(problems)
     text = json.dumps(plain_of(run) | {"workflow": run.workflow}, indent=1)  # JSON is YAML, too
-    command = f"proseco run {FILE} runtime.address=auto"
+    # A cluster may renew the folder while the job is in it, where several of its nodes are on one machine.
+    command = f'cd / && exec proseco run "$OLDPWD/{FILE}" runtime.address=auto'
     with tempfile.TemporaryDirectory(prefix="proseco-") as folder:
         (Path(folder) / FILE).write_text(text, encoding="utf-8")
         for name in [id] if id else ids(run.name, text):

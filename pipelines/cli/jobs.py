@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from rich.markup import escape
 from rich.table import Table
 
 from components.errors import ConfigError
@@ -95,7 +96,8 @@ def status(id: str, address: str, as_json: bool) -> None:
         return
     table = Table("job", "state", "run", "seconds", "what the cluster says", box=None, pad_edge=False)
     for j in found:
-        table.add_row(j.id, f"[{STATES[j.state]}]{j.state}[/]", j.run, f"{j.seconds:.0f}", j.message)
+        said = j.message if id else first_line(j.message)
+        table.add_row(j.id, f"[{STATES[j.state]}]{j.state}[/]", j.run, f"{j.seconds:.0f}", escape(said))
     out.print(table if found else "no jobs of runs")
 
 
@@ -137,8 +139,13 @@ def followed(jobs: Any, id: str) -> None:
         sys.exit(STOPPED)
     click.echo(f"{id}: {job.state} after {job.seconds:.0f} s", err=True)
     if job.state != "SUCCEEDED":
-        click.echo(f"error: {job.message}", err=True)
+        click.echo(f"error: {first_line(job.message)}", err=True)
         sys.exit(job.code or 1)
+
+
+def first_line(text: str) -> str:
+    """The rest is the end of what the job has printed."""
+    return text.strip().partition("\n")[0]
 
 
 def named(variables: tuple[str, ...]) -> dict[str, str]:

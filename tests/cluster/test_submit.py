@@ -58,7 +58,7 @@ def jobs_of(there: Nodes) -> list[dict[str, object]]:
 
 @pytest.mark.ray
 def test_a_run_that_two_send_at_once_is_made_once_and_its_tables_are_those_of_this_machine(there, run, tmp_path):
-    shared = [str(run), "runtime.zero_stage=2", "runtime.tracking_uri=none"]
+    shared = [str(run), "runtime.zero_stage=2"]
     sent = [*shared, f"runtime.root={tmp_path / 'there'}"]
     first, second = proseco(there, "submit", *sent), proseco(there, "submit", *sent)
     both = [told(first), told(second)]
@@ -67,7 +67,7 @@ def test_a_run_that_two_send_at_once_is_made_once_and_its_tables_are_those_of_th
     assert all("stages made" in printed for _, printed, _ in both), "both follow what it prints"
     (job,) = [j for j in jobs_of(there) if j["run"] == "chaos"]
     assert job["state"] == "SUCCEEDED"
-    here = proseco(there, "run", *shared, "runtime.executor=local", f"runtime.root={tmp_path / 'here'}", "--quiet")
+    here = proseco(there, "run", *shared, "runtime.executor=local", "runtime.tracking_uri=none", f"runtime.root={tmp_path / 'here'}", "--quiet")
     assert told(here)[0] == 0
     assert harness.samples(tmp_path / "there") == harness.samples(tmp_path / "here")
     # What has ended may be sent again, and finds everything done.
