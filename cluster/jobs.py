@@ -176,7 +176,7 @@ def job_of(details: JobDetails) -> Job:
     return Job(
         id=details.submission_id or "",
         run=(details.metadata or {}).get(RUN, ""),
-        state=str(getattr(details.status, "value", details.status)),
+        state=details.status.value,
         message=details.message or "",
         exit_code=details.driver_exit_code,
         started=(details.start_time or 0) / 1000,
