@@ -97,6 +97,11 @@ def joined(runtime: RuntimeConfig) -> str:
     return os.environ.get("RAY_ADDRESS", "") if runtime.address == "auto" else runtime.address
 
 
+def on_loopback(runtime: RuntimeConfig) -> bool:
+    """Does the cluster, of our own or joined, listen to this machine alone?"""
+    return not runtime.address or joined(runtime).startswith(("127.", "localhost:"))
+
+
 def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
     """Set the variables for everything that a process does, and, given a runtime, for its cluster.
 
@@ -109,8 +114,9 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it is not found out reliably
     prepared = Prepared()
-    if runtime is not None and joined(runtime).startswith(("127.", "localhost:")):
-        # A cluster that listens to this machine alone is not found at the outer address that Ray takes otherwise.
+    if runtime is not None and runtime.executor == "ray" and on_loopback(runtime):
+        # Ray takes the machine's outer address in place of 127.0.0.1 unless clusters of several
+        # machines are switched off; despite its name the switch works on every system.
         prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if runtime is None or runtime.address:
         return prepared
@@ -123,9 +129,6 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
         prepared.change("RAY_AUTH_MODE", "token")
         prepared.change("RAY_AUTH_TOKEN_PATH", str(prepared.token))
         prepared.change("RAY_AUTH_TOKEN", None)  # it would be read first, and can be seen in /proc
-        # Ray takes the machine's outer address in place of 127.0.0.1 unless clusters of several
-        # machines are switched off; despite its name the switch works on every system.
-        prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         for name in QUIET.keys() - os.environ.keys():
             prepared.change(name, QUIET[name])
         # Inherited rather than asked for, so that the workers that Ray starts ahead will do.

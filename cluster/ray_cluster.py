@@ -24,7 +24,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from cluster import processes, ray_tasks, ray_train, serving
 from cluster.cluster import Done, Stopped, TrainLaunch, Watcher
 from cluster.config import RuntimeConfig
-from cluster.environment import Prepared, of_workers
+from cluster.environment import Prepared, of_workers, on_loopback
 from cluster.ray_tasks import POLL_S
 from components.errors import ClusterError, ConfigError
 
@@ -107,14 +107,14 @@ class RayCluster:
 
     def _connect(self) -> None:
         runtime = self.runtime
+        if on_loopback(runtime) and ray.util.get_node_ip_address() != "127.0.0.1":
+            raise ConfigError(
+                "Ray was imported, or started, before this cluster, so it would listen to the whole network, or look there "
+                "for a cluster that listens to this machine alone. Open the cluster before Ray is imported."
+            )
         if runtime.address:
             ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": of_workers(runtime)})
             return
-        if ray.util.get_node_ip_address() != "127.0.0.1":
-            raise ConfigError(
-                "Ray was imported, or started, before this cluster, so it would listen to the whole network instead of "
-                "this machine alone. Open the cluster before Ray is imported, or set runtime.address to one that runs."
-            )
         # "local" keeps Ray from joining a cluster that somebody else has, or had, on this machine.
         with without_daemons():
             ray.init(

@@ -30,6 +30,12 @@ def mark_root(root: Path) -> None:
         publish_text(root / MARKER, json.dumps(MARK))
 
 
+def require_folder(root: Path) -> None:
+    """Raises StoreError where the root is a file."""
+    if exists(root) and not root.is_dir():
+        raise StoreError(f"runtime.root = {root} is a file, and results lie in a folder. Name another one.")
+
+
 def require_marked(root: Path) -> None:
     """Raises StoreError where nothing may be removed, because the folder is no root of ours."""
     if not is_marked(root):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import StoreError
 from components.store.artifact import IDENTITY, damage, read_manifest
 from components.store.files import exists, folders, read_json
 from components.store.fingerprint import differences
+from components.store.root import require_folder
 from pipelines.graph.stage import Stage, in_order
 
 MAX_REASONS = 6
@@ -31,8 +31,7 @@ def plan(targets: list[Stage], root: Path) -> list[Finding]:
     Raises:
         StoreError: the root is a file.
     """
-    if exists(root) and not root.is_dir():
-        raise StoreError(f"runtime.root = {root} is a file, and results lie in a folder. Name another one.")
+    require_folder(root)
     return [find(stage, root) for stage in in_order(targets)]
 
 

@@ -37,7 +37,7 @@ class Up:
     """A process that has a cluster of its own, and what listens in its tree."""
 
     def __init__(self, command: list[str]):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         pipe = subprocess.PIPE
         self.driver = subprocess.Popen(
             command, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True

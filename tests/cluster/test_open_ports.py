@@ -45,6 +45,10 @@ sys.stdin.readline()
 """
 
 
+SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Of Ray, read when it is imported: where it is not 0, the outer address of the machine is taken for 127.0.0.1."""
+
+
 @pytest.fixture(scope="module")
 def run() -> Iterator[Up]:
     up = Up([sys.executable, "-c", RUN, "2"])
@@ -80,8 +84,6 @@ def test_nobody_without_the_token_of_a_run_can_have_a_command_run(run, tmp_path)
 def test_a_driver_without_the_token_of_a_run_is_turned_away(run, tmp_path):
     (tmp_path / "wrong").write_text("0" * 64)
     token = run.variable("RAY_AUTH_TOKEN_PATH")
-    # It asks for the address as it is, and does not look for the GCS on the machine's outer one.
-    common = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     code = f"import ray; ray.init(address={run.gcs()!r}, log_to_driver=False); print('joined', flush=True)"
     cases = {
         "none": {"RAY_AUTH_MODE": "disabled"},
@@ -90,7 +92,7 @@ def test_a_driver_without_the_token_of_a_run_is_turned_away(run, tmp_path):
     }
     drivers = {
         name: subprocess.Popen(
-            [sys.executable, "-c", code], env=common | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-c", code], env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         for name, own in cases.items()
     }
@@ -213,10 +215,24 @@ def test_a_run_says_nothing_but_its_results():
     assert "infinite" not in said.stderr
 
 
+@pytest.mark.parametrize("address", ["", "127.0.0.1:6379"])
+def test_a_cluster_on_this_machine_is_refused_where_ray_was_imported_before(address):
+    code = f"""
+import ray
+from cluster.open import open_cluster
+from cluster.config import RuntimeConfig
+open_cluster(RuntimeConfig(address={address!r}))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != SWITCH}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert "Open the cluster before Ray is imported" in ran.stderr
+
+
 def test_what_was_set_for_one_cluster_is_put_back(monkeypatch):
     """So that a cluster that is joined afterwards is met as the user's environment says."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "theirs")
+    monkeypatch.delenv(SWITCH)
     before = dict(os.environ)
     prepared = prepare(RuntimeConfig())
     assert os.environ["RAY_AUTH_MODE"] == "token"
@@ -224,12 +240,13 @@ def test_what_was_set_for_one_cluster_is_put_back(monkeypatch):
     shutil.rmtree(prepared.token.parent)  # as one that cleans temporary files may
     prepared.close()
     assert dict(os.environ) == before
+    assert SWITCH not in os.environ
     joined = prepare(RuntimeConfig(address="192.0.2.1:6379"))
     assert joined.token is None
     assert dict(os.environ) == before
     on_loopback = prepare(RuntimeConfig(address="127.0.0.1:6379"))
     assert on_loopback.token is None
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert (os.environ["RAY_AUTH_MODE"], os.environ[SWITCH]) == ("disabled", "0")
     on_loopback.close()
     assert dict(os.environ) == before
 

@@ -20,6 +20,8 @@ ELSEWHERE = {
     "components/models/cpu.py": "reads /proc",
     "cluster/processes.py": "reads /proc",
     "cluster/environment.py": "makes the token's file",
+    "cluster/nodes.py": "reads the token of a cluster",
+    "pipelines/submission.py": "writes the run that a job takes along",
     "pipelines/config/load.py": "reads the files of a run",
     "pipelines/config/rules.py": "looks whether the files that a run names are there",
     "components/data/prompts.py": "reads prompts",
