@@ -8,11 +8,13 @@ file, comes from ``components.store.cache``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +24,14 @@ from typing import Any
 from components import faults
 from components.errors import StoreError
 
+OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"}
+"""Stores of objects, where a folder is no more than how names begin and nobody has to make it."""
+
 SHOWN_EARLY = {"file", "local", "memory"}
 """File systems on which a file can be seen before it is complete: there it is written beside and renamed."""
+
+ATTEMPTS = 5
+PAUSE_S = 0.2
 
 
 def at(place: str | Path) -> Path:
@@ -32,7 +40,7 @@ def at(place: str | Path) -> Path:
         return Path(place)
     from upath import UPath
 
-    found: Any = UPath(place)
+    found: Any = UPath(place, use_listings_cache=False)  # others write there, too
     return found  # type: ignore[no-any-return]
 
 
@@ -112,10 +120,10 @@ def publish_bytes(path: Path, data: bytes) -> None:
 
 
 def create_text(path: Path, text: str) -> bool:
-    """Write a text file where there is none. Of several who try at once, one succeeds.
+    """Write a text file where there is none. Of several who try at once with different texts, one succeeds.
 
     Returns:
-        Whether it was written; False where a file was there.
+        Whether the text is there; False where another file was there.
     Raises:
         StoreError: the disk is full or the folder cannot be written.
     """
@@ -134,19 +142,49 @@ def create_text(path: Path, text: str) -> bool:
 def create_elsewhere(path: Any, data: bytes) -> bool:
     fs = path.fs
     make_folder(path.parent)
+    if "file" not in protocols(fs):
+        return create_object(fs, path.path, data)
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}").path
+    fs.pipe_file(hidden, data)  # its own way of creating a file shows it before it is complete
     try:
-        if "file" not in protocols(fs):
-            fs.pipe_file(path.path, data, mode="create")
-            return True
-        hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}").path
-        fs.pipe_file(hidden, data)  # its own way of creating a file shows it before it is complete
-        try:
-            fs.link(hidden, path.path)
-        finally:
-            fs.rm_file(hidden)
+        fs.link(hidden, path.path)
     except FileExistsError:
         return False
+    finally:
+        fs.rm_file(hidden)
     return True
+
+
+def create_object(fs: Any, path: str, data: bytes) -> bool:
+    for attempt in range(ATTEMPTS):
+        try:
+            fs.pipe_file(path, data, mode="create")
+            return True
+        except OSError as error:
+            # Not every store says in the same words that there is one. And it may be ours: where the answer to a
+            # request is lost, it is sent again.
+            if fs.exists(path):
+                return bool(fs.cat_file(path) == data)
+            if error.errno != errno.EBUSY or attempt == ATTEMPTS - 1:  # busy with another writer, who may yet fail
+                raise
+            time.sleep(PAUSE_S)
+    raise AssertionError
+
+
+def require_create(folder: Path) -> None:
+    """Raises StoreError where the store lets a second writer have a place that has been written, so that two runs could
+    both take themselves for the one that makes a stage."""
+    place = folder / f".{uuid.uuid4().hex}"
+    try:
+        alone = create_text(place, "first") and not create_text(place, "second")
+    finally:
+        remove(place)
+    if not alone:
+        raise StoreError(
+            f"The store of {folder} writes a file again where it should only make one that is not there (a conditional "
+            f"write, If-None-Match), so runs that share it could undo each other's work. Nothing was changed. Use a "
+            f"store that has conditional writes, as S3 does, or a folder that all machines see."
+        )
 
 
 def append_text(path: Path, text: str) -> None:
@@ -160,7 +198,7 @@ def make_folder(folder: Any) -> None:
     """Make a folder and those above it, where they are missing."""
     if is_local(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    else:
+    elif not OBJECTS & set(protocols(folder.fs)):
         folder.fs.makedirs(folder.path, exist_ok=True)
 
 

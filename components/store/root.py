@@ -12,7 +12,17 @@ from pathlib import Path
 
 from components.errors import StoreError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST
-from components.store.files import children, exists, files_below, folders, publish_text, read_json, remove_tree, size_of
+from components.store.files import (
+    children,
+    exists,
+    files_below,
+    folders,
+    publish_text,
+    read_json,
+    remove_tree,
+    require_create,
+    size_of,
+)
 from components.store.fingerprint import fingerprint
 
 MARKER = ".proseco-root.json"
@@ -25,8 +35,9 @@ def is_marked(root: Path) -> bool:
 
 
 def mark_root(root: Path) -> None:
-    """Make the folder say that it is a root."""
+    """Make the folder say that it is a root. Raises StoreError where the store is none to share."""
     if not is_marked(root):
+        require_create(root)
         publish_text(root / MARKER, json.dumps(MARK))
 
 

@@ -17,7 +17,7 @@ from cluster.processes import command
 from components.errors import ConfigError
 from tests.chaos import harness
 from tests.cluster.nodes import nodes
-from tests.cluster.test_serve import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.ray
 

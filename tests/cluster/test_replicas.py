@@ -18,8 +18,8 @@ import pytest
 from cluster import processes
 from cluster.config import RuntimeConfig
 from cluster.serving import foreseen
-from tests.cluster.test_serve import until
 from tests.components.test_export import exported
+from tests.waiting import until
 
 FEW_ROWS, ROWS, SHARD_ROWS = 320, 1600, 32
 MANY_ROWS = 32_000

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import pytest
 from components.api import load, sample
 from tests.cluster.service import events_of
 from tests.components.test_export import MODELS, exported
+from tests.waiting import until
 
 LONG = {"sampler": "proseco", "options": {"steps": 2, "corrector": {"passes": 500_000, "inner": "sample"}}}
 
@@ -60,13 +60,6 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=90)
-
-
-def until(holds, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

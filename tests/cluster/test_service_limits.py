@@ -21,6 +21,7 @@ from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
 from components.errors import ConfigError
 from tests.cluster.service import OPEN, events_of, made, replicas, served
+from tests.waiting import until
 
 COMPLETIONS = "/v1/completions"
 LONG = {"sampler": "proseco", "options": {"steps": 2, "corrector": {"passes": 500_000, "inner": "sample"}}}
@@ -120,13 +121,6 @@ def test_a_deadline_ends_an_answer_and_a_stream_and_drops_their_rows(folder):
         assert done == "[DONE]"
         until(lambda: client.replica.engine._held == [0, 0])
         assert client.post(COMPLETIONS, json={"options": {"steps": 2}}).status_code == 200
-
-
-def until(holds, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from pipelines.submission import elsewhere, ids, submit
 from tests.chaos import harness
 from tests.cluster.nodes import Nodes, nodes
 from tests.cluster.stranger import listening, try_everywhere
-from tests.cluster.test_serve import until
+from tests.waiting import until
 
 RUNS = sorted(Path("configs/runs").glob("*.yaml"))
 

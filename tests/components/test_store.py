@@ -31,7 +31,9 @@ from components.store.files import (
 )
 from components.store.fingerprint import canonical, differences, fingerprint
 from components.store.lease import FOLDER, Lease, file_of, highest
+from components.store.root import mark_root
 from components.store.samples import finished_shard, publish_shard
+from tests.objects import BUCKET, objects, reach
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,21 @@ def leave(root: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
-def root(request, tmp_path):
-    """A root on a plain folder, and on two file systems of fsspec."""
-    return {"folder": tmp_path, "file": at(f"file://{tmp_path}"), "memory": at(f"memory://{tmp_path}")}[request.param]
+@pytest.fixture(scope="module")
+def store():
+    with objects() as variables:
+        yield variables
+
+
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
+def root(request, tmp_path, monkeypatch):
+    """A root on a plain folder, and on three file systems of fsspec."""
+    if request.param == "folder":
+        return tmp_path
+    if request.param != "s3":
+        return at(f"{request.param}://{tmp_path}")
+    reach(monkeypatch, request.getfixturevalue("store"))
+    return at(f"s3://{BUCKET}{tmp_path}")
 
 
 def test_the_second_holder_is_told_who_the_first_is(root):
@@ -417,3 +430,33 @@ def test_a_shard_counts_once_and_a_damaged_one_is_made_anew(tmp_path):
     publish_shard(tmp_path, "s", table, "score")
     assert finished_shard(tmp_path, "s")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.json", "s.parquet"]
+
+
+def test_of_writers_who_race_for_a_place_one_wins_and_its_text_stays(root):
+    place = root / "race" / "x"
+    for _ in range(4):
+        remove(place)
+        with ThreadPoolExecutor(8) as threads:
+            won = list(threads.map(lambda text: create_text(place, text), [str(writer) for writer in range(8)]))
+        assert [str(writer) for writer in range(8) if won[writer]] == [read_text(place)]
+
+
+def test_a_store_that_writes_over_what_is_there_is_no_root(tmp_path, monkeypatch):
+    with objects("unconditional") as variables:
+        reach(monkeypatch, variables)
+        root = at(f"s3://{BUCKET}/unconditional")
+        with pytest.raises(StoreError, match="conditional"):
+            mark_root(root)
+        assert files_below(root) == []
+
+
+def test_who_did_not_hear_that_it_had_written_has_written(tmp_path, monkeypatch):
+    """The answer to the first request is lost, and the client sends it again by itself."""
+    with objects("lossy") as variables:
+        reach(monkeypatch, variables)
+        root = at(f"s3://{BUCKET}/lossy")
+        mark_root(root)
+        with lease(root).wait(0), pytest.raises(LeaseHeld):
+            lease(root).wait(0)
+        with lease(root).wait(0):
+            pass
