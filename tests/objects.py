@@ -9,7 +9,6 @@ python -m tests.objects PORT [unconditional | lossy]
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
@@ -65,10 +64,10 @@ def reach(user: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 
 
 def serve(port: int, manner: str) -> None:
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.server import create_backend_app
     from werkzeug.serving import make_server
 
-    app: Any = DomainDispatcherApplication(create_backend_app)
+    app: Any = create_backend_app("s3")
     writes, lost = threading.Lock(), []
 
     def answer(request: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
@@ -89,5 +88,4 @@ def serve(port: int, manner: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
     serve(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")

@@ -17,6 +17,7 @@ from components.store.lease import FOLDER, highest
 from pipelines.cli import main
 from pipelines.graph.resources import Resources, fits
 from tests.chaos import harness
+from tests.objects import BUCKET, objects, reach
 
 STARTED = re.compile(r"^\[\d+/\d+\] (\S+)  \(\w+\) (\w+)$", re.MULTILINE)
 
@@ -58,18 +59,28 @@ def test_stages_side_by_side_give_the_same_table(alone, tmp_path):
     assert harness.samples(tmp_path / "root") == harness.samples(root)
 
 
-@pytest.mark.parametrize("scheme", ["file", "memory"])
-def test_a_root_on_another_file_system_gives_the_same_table(scheme, alone, tmp_path, monkeypatch):
+@pytest.fixture(params=["file", "memory", "s3"])
+def elsewhere(request, tmp_path, monkeypatch):
+    """The URL of a root on another file system."""
+    if request.param != "s3":
+        yield f"{request.param}://{tmp_path / 'root'}"
+        return
+    with objects() as variables:
+        reach(monkeypatch, variables)
+        yield f"s3://{BUCKET}/root"
+
+
+def test_a_root_on_another_file_system_gives_the_same_table(elsewhere, alone, tmp_path, monkeypatch):
     monkeypatch.setenv("PROSECO_CACHE", str(tmp_path / "cache"))
     run, root, expected = alone
-    chosen = options(f"{scheme}://{tmp_path / 'root'}")
+    chosen = options(elsewhere)
     code, said = proseco("run", str(run), *chosen)
     assert code == 0, said
     assert results(run, chosen) == expected
-    if scheme == "file":
+    if elsewhere.startswith("file:"):
         assert harness.samples(tmp_path / "root") == harness.samples(root)
     assert proseco("run", str(run), *chosen)[1].startswith("nothing to do")
-    report = next(p for p in files_below(at(f"{scheme}://{tmp_path / 'root'}")) if p.name == "report.html")
+    report = next(p for p in files_below(at(elsewhere)) if p.name == "report.html")
     assert "proseco" in read_text(report)
 
 
