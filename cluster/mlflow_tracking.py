@@ -32,11 +32,16 @@ def url_of(folder: Path) -> str:
     return folder.absolute().as_uri() if is_local(folder) else str(folder)
 
 
+def uri_of(uri: str, root: Path) -> str:
+    """Where MLflow keeps its runs: a SQLite file in the root where nothing else is said."""
+    return uri or f"sqlite:///{(root / 'mlflow.db').absolute()}"
+
+
 class MlflowTracking:
     """Runs of one workflow execution."""
 
     def __init__(self, uri: str, root: Path, workflow: str, say: Callable[[str], None]):
-        mlflow.set_tracking_uri(uri or f"sqlite:///{(root / 'mlflow.db').absolute()}")
+        mlflow.set_tracking_uri(uri_of(uri, root))
         self.client = mlflow.MlflowClient()
         found = self.client.get_experiment_by_name(EXPERIMENT)
         self.experiment = found.experiment_id if found else self.client.create_experiment(

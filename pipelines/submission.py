@@ -14,13 +14,13 @@ from typing import Any
 from cluster.jobs import Job, Jobs
 from components.errors import ClusterError, ConfigError, Problem
 from components.options import identifying, plain_of
-from pipelines.config.schema import Comparison, RunConfig
+from pipelines.config.load import Run
 
 FILE = "run.yaml"
 MAX_TRIES = 1000
 
 
-def submit(jobs: Jobs, run: RunConfig | Comparison, id: str, variables: Mapping[str, str]) -> tuple[Job, bool]:
+def submit(jobs: Jobs, run: Run, id: str, variables: Mapping[str, str]) -> tuple[Job, bool]:
     """Have a cluster make a run.
 
     A run that is at work there already is not started again. One that has ended is, under a new id, and goes on from what
@@ -40,7 +40,7 @@ def submit(jobs: Jobs, run: RunConfig | Comparison, id: str, variables: Mapping[
         raise ConfigError(problems)
     text = json.dumps(plain_of(run) | {"workflow": run.workflow}, indent=1)  # JSON is YAML, too
     # A cluster may renew the folder while the job is in it, where several of its nodes are on one machine.
-    command = f'cd / && exec proseco run "$OLDPWD/{FILE}" runtime.address=auto'
+    command = f'cd / && exec proseco {run.command} "$OLDPWD/{FILE}" runtime.address=auto'
     with tempfile.TemporaryDirectory(prefix="proseco-") as folder:
         (Path(folder) / FILE).write_text(text, encoding="utf-8")
         for name in [id] if id else ids(run.name, text):
@@ -59,7 +59,7 @@ def ids(name: str, text: str) -> Iterator[str]:
     yield from (f"{stem}.{number}" for number in range(2, MAX_TRIES + 1))
 
 
-def elsewhere(run: RunConfig | Comparison) -> Iterator[Problem]:
+def elsewhere(run: Run) -> Iterator[Problem]:
     """Relative places, which on another machine, or in the folder that a job runs in, are other places."""
     for path, place in [("runtime.root", run.runtime.root), *locations(run)]:
         if place and not place.startswith(("/", "$", "~")) and "://" not in place:

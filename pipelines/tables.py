@@ -17,6 +17,7 @@ from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
 from components.samplers.needs import NEEDS
 from components.scorers import SCORERS
 from components.training.config import OptimizerConfig, TrainConfig
+from pipelines.config.nightly import GateConfig, NightlyConfig
 from pipelines.config.schema import GenerateConfig, RunConfig, SamplingConfig
 
 MADE = "<!-- Made by `proseco list --markdown`; change the options classes instead. -->"
@@ -125,6 +126,8 @@ def run_options() -> str:
         "generate": GenerateConfig,
         "samplers.NAME": SamplingConfig,
         "runtime": type(RunConfig().runtime),
+        "a nightly run": NightlyConfig,
+        "gate": GateConfig,
     }
     lines = [
         "# Options of a run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pipelines.cli import house, jobs, models, runs
+from pipelines.cli import house, jobs, models, nights, runs
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.SHOW_ARGUMENTS = True
@@ -25,6 +25,8 @@ for _command in (
     runs.run,
     runs.explain,
     runs.show,
+    nights.nightly,
+    nights.rollback,
     jobs.submit,
     jobs.status,
     jobs.logs,

@@ -19,10 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from components.errors import ConfigError, Problem
 from components.options import collect, nearest
 from pipelines.config import rules
+from pipelines.config.nightly import NightlyConfig
 from pipelines.config.schema import Comparison, RunConfig
 
+Run = RunConfig | Comparison | NightlyConfig
 
-def load_run(path: Path, overrides: list[str]) -> RunConfig | Comparison:
+
+def load_run(path: Path, overrides: list[str]) -> Run:
     """Read, type and check a run.
 
     Raises:
@@ -82,9 +85,24 @@ def comparison(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> Co
     return dataclasses.replace(made, tasks=tasks)
 
 
-READERS: dict[str, Callable[[dict[Any, Any], Path, list[Problem]], RunConfig | Comparison]] = {
+def nightly(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> NightlyConfig:
+    """The sections of a run stand at the top; ``warm`` is what changes where there is a champion to start from."""
+    own = {f.name for f in dataclasses.fields(NightlyConfig)} - {"name", "runtime"}
+    sections = plain.get("run") or {k: v for k, v in plain.items() if k not in own}
+    run = one_run(sections, path, problems)
+    changes = plain.get("warm") or {}
+    warm = one_run(over(sections, changes), path, [] if problems else problems, "warm.") if isinstance(changes, dict) else run
+    head = {k: v for k, v in plain.items() if k in own | {"name", "runtime"} and k not in ("run", "warm")}
+    found: list[Problem] = []
+    made = dataclasses.replace(collect(NightlyConfig, head, "", found), run=run, warm=warm)
+    problems += found or ([] if problems else made.problems())
+    return made
+
+
+READERS: dict[str, Callable[[dict[Any, Any], Path, list[Problem]], Run]] = {
     RunConfig.workflow: one_run,
     Comparison.workflow: comparison,
+    NightlyConfig.workflow: nightly,
 }
 """How the YAML of each workflow is read, by its field ``workflow``."""
 

@@ -69,6 +69,8 @@ class RunConfig:
 
     workflow: ClassVar[str] = "main_job"
     """How a YAML names this kind of run."""
+    command: ClassVar[str] = "run"
+    """Of ``proseco``, by which it is made."""
 
     name: Name = "run"
     """Of the run; the file's own where it is not given."""
@@ -100,6 +102,8 @@ class Comparison:
 
     workflow: ClassVar[str] = "compare"
     """How a YAML names this kind of run."""
+    command: ClassVar[str] = "run"
+    """Of ``proseco``, by which it is made."""
 
     name: Name = "comparison"
     """Of the comparison; the file's own where it is not given."""

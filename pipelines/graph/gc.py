@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.errors import ConfigError
 from components.store.files import at
+from components.store.history import champions
 from components.store.lease import Lease
 from components.store.root import foreign, remove_stage, require_marked, size, stages
 from pipelines.config.load import load_run
@@ -34,6 +35,7 @@ def collect(root: Path | None, runs: tuple[str, ...], corrupt: bool, delete: boo
     if corrupt:
         unneeded = {folder: lost[0] for folder, lost in damaged_stages(root)}
     else:
+        kept |= {("export", key) for key in champions(root)}
         found = [f for f in stages(root) if (f.parent.name, f.name) not in kept]
         unneeded = dict.fromkeys(found, "no kept run needs it")
     for folder in list(unneeded):

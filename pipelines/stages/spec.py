@@ -9,6 +9,7 @@ from typing import Any, Literal
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora.config import SourceOptions
 from components.data.prompts import PromptsConfig, Wanted
+from components.evaluation.gate import Rule
 from components.models.config import ModelConfig
 from components.models.device import DTypeName
 from components.samplers.config import SamplerConfig
@@ -124,6 +125,26 @@ class Compared:
     preset: str
     passes: int
     """Training forward-backwards of its model, those of what it started from included."""
+
+
+@dataclass(frozen=True)
+class HeldOutSpec:
+    """Rows of corpora that nobody trained on, as a table of samples."""
+
+    split: str
+    rows: int
+    """At most so many of each corpus."""
+
+
+@dataclass(frozen=True)
+class GateSpec:
+    """What a candidate has to show against the champion. Tables are inputs: ``<table>_champion``, ``<table>_candidate``."""
+
+    rules: Mapping[str, tuple[Rule, ...]]
+    """By table: ``samples`` or ``held_out``."""
+    confidence: float
+    by_prompt: bool
+    """Rows of one prompt are no independent evidence."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.cluster import TrainLaunch
 from components.data.tokenizer import load_tokenizer
+from components.store.files import exists
 from components.tracking import JOURNAL, read_metrics
 from components.training import checkpoint
 from components.training.job import Job
@@ -55,7 +56,11 @@ def start(config: TrainSpec, context: Context) -> Path | None:
     weights = config.train.weights()
     if weights is not None:
         return weights.absolute()
-    return final(context.inputs["init"]) if "init" in context.inputs else None
+    if "init" not in context.inputs:
+        return None
+    folder = context.inputs["init"]
+    exported = folder / "model.safetensors"
+    return exported if exists(exported) else final(folder)
 
 
 def final(folder: Path) -> Path:

@@ -10,8 +10,17 @@ from components.samplers import SamplerConfig
 from components.scorers.config import reads_model
 from components.store.fingerprint import canonical
 from pipelines.config.schema import RunConfig, SamplingConfig, budgets, model_of, taught_visible, total_passes
-from pipelines.graph.stage import Stage
+from pipelines.graph.stage import Given, Stage
 from pipelines.stages import spec
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that a run goes on from: with its tokenizer, its first trainings starting from its weights."""
+
+    model: Given
+    tokenizer: Given
+    """The same folder, named by the vocabulary alone, so that rows are made anew only where that changed."""
 
 
 @dataclass
@@ -21,9 +30,10 @@ class Graph:
     run: RunConfig
     prefix: str = ""
     """Put before the labels that people see."""
+    start: Start | None = None
     stages: dict[str, Stage] = field(default_factory=dict)
 
-    def add(self, name: str, label: str, config: Any, inputs: Mapping[str, Stage], version: int = 1) -> Stage:
+    def add(self, name: str, label: str, config: Any, inputs: Mapping[str, Stage | Given], version: int = 1) -> Stage:
         stage = Stage(
             name, self.prefix + label, version, config, f"pipelines.stages.{name}:run", inputs, spec.WORK.get(name, "driver")
         )
@@ -34,14 +44,22 @@ class Graph:
         """Tokenized corpora by the role that they play for other stages."""
         return {f"rows_{name}": self.stages[f"tokenize/{name}"] for name in self.run.corpora}
 
+    @property
+    def tokenizer(self) -> Stage | Given:
+        return self.start.tokenizer if self.start else self.stages["tokenizer"]
+
     def source(self) -> Any:
         """The first corpus, whose rules are those of the run."""
         return next(iter(self.run.corpora.values())).source
 
 
-def build(run: RunConfig, prefix: str = "") -> dict[str, Stage]:
-    """All stages by label; the report is the last."""
-    graph = Graph(run, prefix)
+def build(run: RunConfig, prefix: str = "", start: Start | None = None) -> dict[str, Stage]:
+    """All stages by label; the report is the last.
+
+    Args:
+        start: model that the run goes on from.
+    """
+    graph = Graph(run, prefix, start)
     add_rows(graph)
     for name in run.train:
         add_training(graph, name)
@@ -50,7 +68,7 @@ def build(run: RunConfig, prefix: str = "") -> dict[str, Stage]:
     for name, scorer in run.scorers.items():
         if scorer.trains:
             graph.add(
-                "fit", f"fit/{name}", spec.FitSpec(scorer), {"tokenizer": graph.stages["tokenizer"], **graph.rows()}
+                "fit", f"fit/{name}", spec.FitSpec(scorer), {"tokenizer": graph.tokenizer, **graph.rows()}
             )
     compared: dict[str, spec.Compared] = {}
     measured: dict[str, Stage] = {}
@@ -72,10 +90,11 @@ def add_rows(graph: Graph) -> None:
     file = run.tokenizer.content()
     learned = contents if file is None else {}
     words = spec.TokenizerSpec(run.tokenizer, run.corpora, run.rows.pieces, learned, file)
-    tokenizer = graph.add("tokenizer", "tokenizer", words, {})
+    if graph.start is None:
+        graph.add("tokenizer", "tokenizer", words, {})
     for name, corpus in run.corpora.items():
         config = spec.TokenizeSpec(corpus, run.rows, run.tokenizer.fast, contents.get(name))
-        graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": tokenizer})
+        graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": graph.tokenizer})
 
 
 def add_training(graph: Graph, name: str) -> Stage:
@@ -84,9 +103,11 @@ def add_training(graph: Graph, name: str) -> Stage:
     if label in graph.stages:
         return graph.stages[label]
     run, config = graph.run, graph.run.train[name]
-    inputs = graph.rows() | {"tokenizer": graph.stages["tokenizer"]}
+    inputs: dict[str, Stage | Given] = {**graph.rows(), "tokenizer": graph.tokenizer}
     if config.init_from:
         inputs["init"] = add_training(graph, config.init_from)
+    elif graph.start is not None and not config.init_folder:
+        inputs["init"] = graph.start.model
     weights = {f"rows_{n}": c.weight for n, c in run.corpora.items()}
     source = graph.source() if config.objective.rewarded else None
     model = model_of(run, name).resolved()
@@ -104,17 +125,26 @@ def add_export(graph: Graph, name: str) -> None:
         averaged=train.ema_decay > 0,
         trained_precision=train.precision,
     )
-    inputs = {"train": graph.stages[f"train/{name}"], "tokenizer": graph.stages["tokenizer"]}
+    inputs: dict[str, Stage | Given] = {"train": graph.stages[f"train/{name}"], "tokenizer": graph.tokenizer}
     graph.add("export", f"export/{name}", config, inputs)
 
 
 def add_samples(
-    graph: Graph, label: str, role: str, sampling: SamplingConfig, sampler: SamplerConfig
+    graph: Graph,
+    label: str,
+    role: str,
+    sampling: SamplingConfig,
+    sampler: SamplerConfig,
+    other: Given | None = None,
 ) -> dict[str, Stage]:
-    """Samples and scores of one sampler at one budget, by the roles that they play for the evaluation."""
-    run, model = graph.run, graph.stages[f"export/{sampling.model}"]
+    """Samples and scores of one sampler at one budget, by the roles that they play for the evaluation.
+
+    Args:
+        other: model in place of the run's own.
+    """
+    run, model = graph.run, other or graph.stages[f"export/{sampling.model}"]
     reward = sampler.search.reward_name
-    inputs = {"model": model}
+    inputs: dict[str, Stage | Given] = {"model": model}
     if run.generate.prompts != "none":
         inputs["rows"] = next(iter(graph.rows().values()))
     if reward and run.scorers.get(reward) and run.scorers[reward].trains:
@@ -123,7 +153,7 @@ def add_samples(
     config = spec.GenerateSpec(sampler, run.generate, run.rows.length, graph.source() if reward else None, dtype=dtype)
     samples = graph.add("generate", f"generate/{label}", config, inputs, version=2)
     trained = {f"fit_{n}": graph.stages[f"fit/{n}"] for n, scorer in run.scorers.items() if scorer.trains}
-    needed = {"samples": samples, "model": model, **trained}
+    needed: dict[str, Stage | Given] = {"samples": samples, "model": model, **trained}
     scored = spec.ScoreSpec(run.scorers, graph.source(), dtype if reads_model(run.scorers) else "float32")
     scores = graph.add("score", f"score/{label}", scored, needed, version=2)
     return {f"samples_{role}": samples, f"scores_{role}": scores}
@@ -135,7 +165,7 @@ def add_report(graph: Graph, compared: Mapping[str, spec.Compared], measured: Ma
     scorer = run.scorers[run.metric or next(iter(run.scorers))]
     evaluate = graph.add("evaluate", "evaluate", spec.EvaluateSpec(compared, scorer), measured, version=2)
     trained = {f"train_{n}": graph.stages[f"train/{n}"] for n in run.train}
-    shown = {"evaluate": evaluate, "tokenizer": graph.stages["tokenizer"], **trained}
+    shown = {"evaluate": evaluate, "tokenizer": graph.tokenizer, **trained}
     shown |= {role: stage for role, stage in measured.items() if role.startswith("samples_")}
     described = {k: v for k, v in canonical(run).items() if k != "runtime"}
     graph.add("report", "report", spec.ReportSpec(run.name, described), shown)
