@@ -14,6 +14,7 @@ from cluster.service.keys import read_keys
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
 from cluster.service.replica import Replica
+from cluster.service.shelf import Shelf
 from components.models.weights import HOME
 
 USUAL = ServiceLimits()
@@ -26,7 +27,7 @@ def served(
     """Serve an exported folder under the name ``tiny``. Yields the address."""
     replica = Replica(str(folder), HOME, 1, limits)
     model = open_model("tiny", folder, replica, int(time.time()))
-    app = build_app([model], limits, Doors(read_keys(keys) if keys else None), tables)
+    app = build_app(Shelf([model]), limits, Doors(read_keys(keys) if keys else None), tables)
     with listen("127.0.0.1", 0) as bound:
         server = Server(app, bound, limits)
         server.start()

@@ -52,6 +52,8 @@ class Completion(BaseModel):
     object: str
     created: int
     model: str
+    system_fingerprint: str
+    """Version of the model: the key of its export."""
     choices: list[Choice]
     usage: Usage
 
@@ -75,6 +77,8 @@ class ChatCompletion(BaseModel):
     object: str
     created: int
     model: str
+    system_fingerprint: str
+    """Version of the model: the key of its export."""
     choices: list[ChatChoice]
     usage: Usage
 
@@ -99,7 +103,10 @@ class Reply:
     created: int
 
     def envelope(self, suffix: str = "") -> dict[str, Any]:
-        return {"id": self.id, "object": self.kind + suffix, "created": self.created, "model": self.asked.model.name}
+        return {
+            "id": self.id, "object": self.kind + suffix, "created": self.created, "model": self.asked.model.name,
+            "system_fingerprint": self.asked.model.version,
+        }  # fmt: skip
 
     def start(self, index: int) -> dict[str, Any]:
         """What a row starts from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from cluster.service.limits import ServiceLimits
 from cluster.service.metrics import Metrics
 from cluster.service.model import ServedModel
 from cluster.service.samplers import add_samplers
+from cluster.service.shelf import Shelf
 from cluster.service.tables import add_tables
 from components.options import json_schema, nearest
 from components.samplers import PRESETS, preset
@@ -84,24 +85,24 @@ def takes(kind: Any, gives: type[BaseModel]) -> dict[str, Any]:
 class Service:
     """What the routes share."""
 
-    def __init__(self, models: Sequence[ServedModel], limits: ServiceLimits, metrics: Metrics, jobs: Jobs):
-        self.models = {model.name: model for model in models}
-        self.limits, self.metrics, self.jobs = limits, metrics, jobs
+    def __init__(self, shelf: Shelf, limits: ServiceLimits, metrics: Metrics, jobs: Jobs):
+        self.shelf, self.limits, self.metrics, self.jobs = shelf, limits, metrics, jobs
         metrics.registry.register(jobs)
 
     def model(self, name: str) -> ServedModel:
         """The model that a request names. Raises ApiError where there is none, or it has to be named."""
-        if not name and len(self.models) == 1:
-            return next(iter(self.models.values()))
-        if name not in self.models:
-            known = list(self.models)
+        known = self.shelf.names
+        if not name and len(known) == 1:
+            return self.shelf.pick(known[0])
+        if name not in self.shelf:
             text = f"model = {name!r:.200}: one of {', '.join(known)}. Remedy: {nearest(name, known)}."
             raise ApiError(404 if name else 400, text, param="model", code="model_not_found")
-        return self.models[name]
+        return self.shelf.pick(name)
 
-    async def text(self, request: Request, body: Decoding, prompts: tuple[str, ...], kind: str) -> Response:
+    async def text(
+        self, request: Request, model: ServedModel, body: Decoding, prompts: tuple[str, ...], kind: str
+    ) -> Response:
         """Rows for a request, streamed or whole."""
-        model = self.model(body.model)
         asked = await asyncio.to_thread(rows.ask, model, body, prompts, self.limits)
         if request.state.account is not None:
             request.state.account.charge(len(asked.job.rows))
@@ -126,7 +127,7 @@ class Service:
     async def told(self) -> None:
         """Ask all replicas for their numbers, and read those of batch jobs."""
         await self.jobs.read()
-        models = list(self.models.values())
+        models = self.shelf.all()
         asked = await asyncio.gather(
             *(asyncio.wait_for(m.backend.numbers(), NUMBERS_S) for m in models), return_exceptions=True
         )
@@ -138,7 +139,7 @@ class Service:
         ]
 
     async def ready(self) -> bool:
-        asked = [asyncio.wait_for(m.backend.ready(), NUMBERS_S) for m in self.models.values()]
+        asked = [asyncio.wait_for(m.backend.ready(), NUMBERS_S) for m in self.shelf.current()]
         return all(found is True for found in await asyncio.gather(*asked, return_exceptions=True))
 
 
@@ -162,11 +163,11 @@ class EventStream(StreamingResponse):
 
 
 def build_app(
-    models: Sequence[ServedModel], limits: ServiceLimits, doors: Doors, tables: Path | None = None
+    shelf: Shelf, limits: ServiceLimits, doors: Doors, tables: Path | None = None
 ) -> ASGIApp:
     """The application for these models, and for the tables and jobs of a root."""
-    metrics = Metrics()
-    service = Service(models, limits, metrics, Jobs(tables))
+    metrics = Metrics(shelf)
+    service = Service(shelf, limits, metrics, Jobs(tables))
     app = FastAPI(title="proseco", version="1", docs_url=None, redoc_url=None, summary=SUMMARY)
     app.add_exception_handler(ApiError, said)
     app.add_exception_handler(HTTPException, said)
@@ -177,7 +178,7 @@ def build_app(
     add_numbers(app, service)
     describe(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    return Gate(app, limits, doors, metrics, sum(m.backend.num_replicas for m in models))
+    return Gate(app, limits, doors, metrics, sum(m.backend.num_replicas for m in shelf.current()))
 
 
 SUMMARY = "Texts of masked diffusion models, which are written all over at once and corrected while they are written."
@@ -190,14 +191,15 @@ def add_texts(app: FastAPI, service: Service) -> None:
     async def completions(request: Request) -> Response:
         """Continue prompts, or fill the holes of a template."""
         body = await asyncio.to_thread(read_body, CompletionRequest, await request.body())
-        return await service.text(request, body, body.prompt, "text_completion")
+        return await service.text(request, service.model(body.model), body, body.prompt, "text_completion")
 
     @app.post("/v1/chat/completions", **takes(ChatRequest, ChatCompletion))
     async def chat(request: Request) -> Response:
         """Answer a conversation, for models with a chat template."""
         body = await asyncio.to_thread(read_body, ChatRequest, await request.body())
-        prompt = await asyncio.to_thread(service.model(body.model).chat, body.messages)
-        return await service.text(request, body, (prompt,), "chat.completion")
+        model = service.model(body.model)
+        prompt = await asyncio.to_thread(model.chat, body.messages)
+        return await service.text(request, model, body, (prompt,), "chat.completion")
 
     @app.post("/v1/score", **takes(ScoreRequest, Scores))
     async def score(request: Request) -> Response:
@@ -207,7 +209,7 @@ def add_texts(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The models, what each was trained with, and the samplers that it can be run with."""
-        return {"object": "list", "data": [described(model) for model in service.models.values()]}
+        return {"object": "list", "data": [described(model) for model in service.shelf.current()]}
 
 
 def add_numbers(app: FastAPI, service: Service) -> None:
@@ -242,6 +244,7 @@ def described(model: ServedModel) -> dict[str, Any]:
         "id": model.name,
         "object": "model",
         "created": model.created,
+        "version": model.version,
         "owned_by": "proseco",
         "length": int(model.info["length"]),
         "trained_with": model.info.get("trained_with"),

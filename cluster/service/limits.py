@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.options import Count, Positive, options
+from components.options import Count, NonNegative, Positive, Share, options
 
 
 @options
@@ -43,6 +43,12 @@ class ServiceLimits:
     """A stream without news sends a comment this often."""
     grace_s: Positive = 20.0
     """Seconds that requests have to end when the service is stopped."""
+    follow_s: Positive = 10.0
+    """Seconds between looks at who is champion, where a nightly run is served."""
+    trial_s: NonNegative = 60.0
+    """Seconds for which a new champion has a share of the requests before it has all."""
+    trial_share: Share = 0.1
+    """That share."""
     max_lanes: Count = 64
     """Rows of one kind that run at once."""
     forward_lanes: Count = 8

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cluster.service.backend import ReplicaNumbers
+from cluster.service.shelf import Shelf
 
 LANES = ("people", "batch")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -64,13 +65,34 @@ class Replicas(Collector):
         yield waste
 
 
+class Versions(Collector):
+    """Which version of each model is served, and what became of those that were tried."""
+
+    def __init__(self, shelf: Shelf):
+        self.shelf = shelf
+
+    def collect(self) -> Iterable[Metric]:
+        served = GaugeMetricFamily("proseco_model_version", "1 for every version.", labels=["model", "version", "on_trial"])
+        for name, place in self.shelf.places.items():
+            served.add_metric([name, place.model.version, "no"], 1)
+            if (trial := place.trial) is not None:
+                served.add_metric([name, trial.version, "yes"], 1)
+        yield served
+        trials = CounterMetricFamily("proseco_trials", "New versions that were tried.", labels=["model", "outcome"])
+        for name in self.shelf.names:
+            for outcome in ("taken", "refused"):
+                trials.add_metric([name, outcome], self.shelf.outcomes[name, outcome])
+        yield trials
+
+
 class Metrics:
     """All numbers of one application."""
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf) -> None:
         self.registry = CollectorRegistry()
         self.replicas = Replicas()
         self.registry.register(self.replicas)
+        self.registry.register(Versions(shelf))
         self.requests = Counter(
             "proseco_requests", "Requests that were answered.", ["route", "code"], registry=self.registry
         )

@@ -17,7 +17,7 @@ from cluster.service.bodies import Message
 from cluster.service.errors import ApiError
 from cluster.service.planning import Planner
 from components.data.tokenizer import Tokenizer, load_tokenizer
-from components.models.weights import read_info
+from components.models.weights import read_info, version_of
 from components.shards import account
 from components.store.files import exists, read_json
 
@@ -34,6 +34,8 @@ class ServedModel:
     """Its tokenizer_config.json."""
     backend: Backend
     created: int
+    version: str
+    """Key of the export, or a digest of what it holds."""
 
     @property
     def default_sampler(self) -> str:
@@ -105,5 +107,5 @@ def open_model(name: str, folder: Path, backend: Backend, created: int) -> Serve
     special = read_json(path) if exists(path) else {}
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     return ServedModel(
-        name, read_info(folder), tokenizer, special if isinstance(special, dict) else {}, backend, created
+        name, read_info(folder), tokenizer, special if isinstance(special, dict) else {}, backend, created, version_of(folder)
     )

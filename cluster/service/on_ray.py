@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import ray
@@ -22,15 +23,32 @@ from cluster.serving import MODEL
 from cluster.shared_engine import Busy, News
 
 NUMBERS_S = 2.0
+NUMBERS = itertools.count()
+"""Serve's applications are numbered, because the same model may be served by two for a while."""
 
 
 class OnRay:
     """The replicas of one model. See ``cluster.service.backend.Backend``."""
 
-    def __init__(self, num_replicas: int):
-        self.num_replicas = num_replicas
+    def __init__(self, folder: Path, replicas: Replicas, limits: ServiceLimits):
+        self.folder, self.replicas, self.limits = folder, replicas, limits
+        self.app = f"{MODEL}{next(NUMBERS)}"
+        """What Serve calls it."""
         self.handle: DeploymentHandle | None = None
         """None until they have started."""
+
+    @property
+    def num_replicas(self) -> int:
+        return self.replicas.count
+
+    def start(self) -> None:
+        """Start the replicas; returns when they answer."""
+        self.handle = deploy(self.app, self.folder, self.replicas, self.limits)
+
+    def end(self) -> None:
+        """End the replicas, with what they are at."""
+        self.handle = None
+        serve.delete(self.app)
 
     @property
     def started(self) -> DeploymentHandle:
@@ -76,7 +94,7 @@ def told(error: Exception) -> Exception:
     return Busy("The replica was lost, or is overrun. The same request gives the same rows: ask again in a moment.")
 
 
-def deploy(name: str, folder: Path, replicas: Replicas, limits: ServiceLimits) -> DeploymentHandle:
+def deploy(app: str, folder: Path, replicas: Replicas, limits: ServiceLimits) -> DeploymentHandle:
     """Start the replicas of one model; returns when they answer."""
     deployment = serve.deployment(
         name="replica",
@@ -89,22 +107,13 @@ def deploy(name: str, folder: Path, replicas: Replicas, limits: ServiceLimits) -
         **replicas.wanted(),
     )(Replica)
     bound = deployment.bind(str(folder), replicas.placement, replicas.threads, limits)
-    return serve.run(bound, name=f"{MODEL}{name}", route_prefix=None)
+    return serve.run(bound, name=app, route_prefix=None)
 
 
 def start() -> None:
     """Serve without its proxy."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled")
-
-
-def connect(
-    backends: Mapping[str, OnRay], folders: Mapping[str, Path], replicas: Mapping[str, Replicas], limits: ServiceLimits
-) -> None:
-    """Start the replicas of all models on the open cluster."""
-    start()
-    for number, (name, backend) in enumerate(backends.items()):
-        backend.handle = deploy(str(number), folders[name], replicas[name], limits)
 
 
 def how_to_join(limits: ServiceLimits) -> str:

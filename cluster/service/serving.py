@@ -9,23 +9,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.open import open_cluster
 from cluster.replicas import Replicas, replicas_of, runtime_of
 from cluster.service.app import build_app
+from cluster.service.follow import Follower, history_at, is_history
 from cluster.service.gate import Doors
 from cluster.service.http import Server, is_loopback, listen
 from cluster.service.keys import read_keys
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
+from cluster.service.shelf import Shelf
 from components.errors import ConfigError, Problem
 from components.models.weights import load_model, read_info
 from components.store.artifact import read_manifest, require_unchanged
 from components.store.files import at
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+JOIN_S = 30.0
+"""How long a version that is being started may take to be there, when the service is stopped."""
 
 
 @dataclass(frozen=True)
@@ -84,28 +89,34 @@ def serve(
     """Serve models until SIGINT or SIGTERM; what is at work then may end.
 
     Args:
-        given: FOLDER or NAME=FOLDER.
+        given: FOLDER or NAME=FOLDER, of an export or of the history of a nightly run.
         options: of ``cluster.replicas.replicas_of``, for every model.
     Raises:
         ProsecoError: something is wrong; found before a cluster is started.
     """
     doors = address.doors()
     folders = named_folders(given)
+    followed = {name: folder for name, folder in folders.items() if is_history(folder)}
+    for name, folder in followed.items():
+        history = history_at(folder)
+        folders[name] = history.export(history.champion)
     with listen(address.host, address.port) as bound:
         replicas: dict[str, Replicas] = {}
         for name, folder in folders.items():
             require_unchanged(folder)
             load_model(folder)
             replicas[name] = replicas_of(read_info(folder), **options)
-        cluster = open_cluster(runtime_of(list(replicas.values())))
+        # A new champion is started beside the old one.
+        cluster = open_cluster(runtime_of([*replicas.values(), *(replicas[name] for name in followed)]))
         try:
-            until_stopped(folders, replicas, doors, limits, bound, address, say)
+            until_stopped(folders, followed, replicas, doors, limits, bound, address, say)
         finally:
             cluster.close()
 
 
 def until_stopped(
     folders: Mapping[str, Path],
+    followed: Mapping[str, Path],
     replicas: Mapping[str, Replicas],
     doors: Doors,
     limits: ServiceLimits,
@@ -115,13 +126,26 @@ def until_stopped(
 ) -> None:
     from cluster.service import on_ray  # Ray is imported when its environment is set
 
-    backends = {name: on_ray.OnRay(replicas[name].count) for name in folders}
-    models = [open_model(name, folder, backends[name], int(time.time())) for name, folder in folders.items()]
-    server = Server(build_app(models, limits, doors, address.tables), bound, limits)
+    backends = {name: on_ray.OnRay(folder, replicas[name], limits) for name, folder in folders.items()}
+    shelf = Shelf([open_model(name, folder, backends[name], int(time.time())) for name, folder in folders.items()])
+    server = Server(build_app(shelf, limits, doors, address.tables), bound, limits)
     stop = threading.Event()
+
+    def start(name: str, folder: Path) -> Any:
+        backend = on_ray.OnRay(folder, replicas[name], limits)
+        backend.start()
+        return backend
+
+    followers = [
+        Follower(name, folder, shelf, partial(start, name), on_ray.OnRay.end, limits, say, stop)
+        for name, folder in followed.items()
+    ]
+    threads = [threading.Thread(target=f.follow, daemon=True, name=f"follow {f.name}") for f in followers]
     server.start()
     try:
-        on_ray.connect(backends, folders, replicas, limits)
+        on_ray.start()
+        for backend in backends.values():
+            backend.start()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         where = ", ".join(
@@ -129,7 +153,13 @@ def until_stopped(
         )
         say(f"serving {where} on http://{address.host}:{server.port} (process {os.getpid()}); stop with Ctrl-C")
         say(f"batch jobs run on the same replicas, behind people, by {on_ray.how_to_join(limits)}")
+        for thread in threads:
+            thread.start()
         stop.wait()
     finally:
+        stop.set()
         server.stop()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(JOIN_S)
         on_ray.shutdown()

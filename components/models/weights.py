@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,11 @@ from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.device import Placement
 from components.models.transformer import Transformer
+from components.store.artifact import read_manifest
 from components.store.cache import local
+from components.store.content import digest
 from components.store.files import exists, read_text
+from components.store.root import foreign
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -140,3 +144,19 @@ def read_info(folder: Path) -> dict[str, Any]:
     if raw.get("model_type") != "proseco":
         raise ModelError(f"{config_path} has model_type {raw.get('model_type')!r}; only 'proseco' is read here.")
     return raw
+
+
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def version_of(folder: Path) -> str:
+    """The name of what a folder holds: the key of the export that a run made, else a digest of its files.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    manifest = read_manifest(folder)
+    if manifest is not None and not foreign(folder.absolute()):
+        return manifest.key
+    digests = [digest(folder / name) for name in MODEL_FILES]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

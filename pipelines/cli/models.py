@@ -147,7 +147,8 @@ def replay(row_id: str, as_json: bool, **options: Any) -> None:
 def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, tables: Path | None, **options: Any) -> None:
     """Answer requests for texts and scores over HTTP, until interrupted.
 
-    EXPORT is an exported folder; several are several models. [b]limits.max_samples=16[/b] and its like change what is
+    EXPORT is an exported folder; several are several models. ROOT/nightly/NAME in its place serves the champion of that
+    nightly run, and follows it. [b]limits.max_samples=16[/b] and its like change what is
     taken on; see docs/service.md.
 
     [b]POST /v1/completions[/b] {"prompt": "", "n": 2, "sampler": "proseco", "options": {"steps": 8}, "stream": true}

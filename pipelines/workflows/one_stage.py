@@ -5,7 +5,6 @@ They are stages like any other: tracked, resumable, made once, on any executor a
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,21 +13,18 @@ from types import MappingProxyType
 from cluster.config import RuntimeConfig
 from components.data.prompts import PromptsConfig, Wanted
 from components.errors import ConfigError, ModelError, StoreError
-from components.models.weights import read_info
+from components.models.weights import MODEL_FILES, read_info, version_of
 from components.samplers import SamplerConfig
 from components.samplers.needs import check_needs
 from components.scorers.config import ScorerOptions, reads_model
 from components.store.artifact import MANIFEST, read_manifest, require_unchanged
-from components.store.content import digest
 from components.store.files import exists
 from components.store.names import file_name
-from components.store.root import foreign
 from pipelines.config.schema import GenerateConfig
 from pipelines.graph.stage import Given, Stage
 from pipelines.stages.spec import WORK, GenerateSpec, PromptsSpec, ScoreSpec
 
 HERE = RuntimeConfig()
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def given_model(folder: Path) -> Given:
@@ -44,11 +40,9 @@ def given_model(folder: Path) -> Given:
             f"{folder} holds no {lost[0]}, so it is no exported model. "
             f"Give the folder that the export stage made (`proseco show RUN --json` names it)."
         )
-    manifest = require_unchanged(folder)
-    if manifest is not None and not foreign(folder.absolute()):
-        return Given(manifest.label, manifest.key, folder)
-    digests = [digest(folder / name) for name in MODEL_FILES]
-    return Given(folder.name, hashlib.sha256("".join(digests).encode()).hexdigest()[:16], folder)
+    manifest, version = require_unchanged(folder), version_of(folder)
+    ours = manifest is not None and manifest.key == version
+    return Given(manifest.label if manifest is not None and ours else folder.name, version, folder)
 
 
 def given_samples(folder: Path) -> Given:

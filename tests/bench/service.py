@@ -71,6 +71,7 @@ def serve(kind: str, folder: Path, limits: dict[str, Any]) -> None:
     from cluster.service.limits import ServiceLimits
     from cluster.service.model import open_model
     from cluster.service.replica import Replica
+    from cluster.service.shelf import Shelf
     from components.models.config import ModelConfig
     from components.models.device import Placement
     from tests.components.test_export import exported
@@ -81,7 +82,7 @@ def serve(kind: str, folder: Path, limits: dict[str, Any]) -> None:
     replica = Replica(str(folder), Placement(), 1, bounds)
     backend: Any = replica if kind == "shared" else OneEngineEach(replica, int(kind))
     with listen("127.0.0.1", 0) as bound:
-        server = Server(build_app([open_model("toy", folder, backend, 0)], bounds, Doors()), bound, bounds)
+        server = Server(build_app(Shelf([open_model("toy", folder, backend, 0)]), bounds, Doors()), bound, bounds)
         server.start()
         print(server.port, flush=True)
         sys.stdin.read()

@@ -16,6 +16,7 @@ from cluster.service.gate import Doors
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
 from cluster.service.replica import Replica
+from cluster.service.shelf import Shelf
 from components.models.config import ModelConfig
 from components.models.device import Placement
 from tests.components.test_export import MODELS, exported
@@ -52,7 +53,7 @@ def served(folder: Path, doors: Doors = OPEN, **limits: Any) -> Iterator[TestCli
     """A client of a service with one model."""
     bounds = dataclasses.replace(ServiceLimits(), **limits)
     with replicas({"toy": folder}, bounds) as opened:
-        app = build_app([open_model("toy", folder, opened["toy"], 7)], bounds, doors)
+        app = build_app(Shelf([open_model("toy", folder, opened["toy"], 7)]), bounds, doors)
         with TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False) as client:
             client.replica = opened["toy"]
             yield client

@@ -18,7 +18,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.processes import command, descendants
 from components.api import load, sample
+from components.models.config import ModelConfig
+from components.models.weights import version_of
+from components.store.history import Entry, read_history
 from tests.cluster.service import events_of
 from tests.components.test_export import MODELS, exported
 from tests.waiting import until
@@ -60,6 +64,12 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=90)
+
+
+def replicas_of(served: Served) -> list[int]:
+    """Processes."""
+    below = descendants([served.process.pid])
+    return [p.pid for p in below if command(p.pid).startswith(b"ray::ServeReplica")]
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +238,31 @@ def test_a_service_for_others_asks_for_keys(folders, tmp_path):
         Address("0.0.0.0", 8000).doors()
     assert Address("127.0.0.1", 8000).doors().keys is None
     assert Address("localhost", 8000).doors().keys is None
+
+
+@pytest.mark.ray
+def test_the_champion_of_a_nightly_run_is_served_and_followed(tmp_path):
+    """Replicas of the new one start beside those of the old one, whose requests are answered all the while."""
+    (tmp_path / "export").mkdir()
+    exported(tmp_path / "export" / "a")
+    exported(tmp_path / "export" / "b", ModelConfig(dim=16, depth=1, heads=2))
+    history = read_history(tmp_path, "tiny").add(Entry("2026-11-16", "first", "a"))
+    before, after = (version_of(tmp_path / "export" / key) for key in "ab")
+    found = Served(str(history.folder), "limits.follow_s=0.2", "limits.trial_s=1", "limits.trial_share=0.5")
+    try:
+        body = {"options": {"steps": 2}}
+        assert json.loads(ask(f"{found.url}/v1/completions", body)[1])["system_fingerprint"] == before
+        history.add(Entry("2026-11-17", "promoted", "b", before="a"))
+        seen = []
+
+        def taken() -> bool:
+            code, text = ask(f"{found.url}/v1/completions", body)
+            seen.append((code, json.loads(text).get("system_fingerprint", text)))
+            return found.number("proseco_trials_total", outcome="taken") == 1
+
+        until(taken, 120)
+        assert json.loads(ask(f"{found.url}/v1/completions", body)[1])["system_fingerprint"] == after
+        assert {code for code, _ in seen} == {200}, seen
+        until(lambda: len(replicas_of(found)) == 1)
+    finally:
+        assert found.end() == 0

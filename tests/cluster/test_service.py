@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from cluster.service.app import build_app
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
+from cluster.service.shelf import Shelf
 from components.api import load, sample, score
 from components.models.config import ModelConfig
 from components.samplers import PRESETS
@@ -309,7 +310,7 @@ def test_two_models_stand_side_by_side_and_have_to_be_named(tmp_path, folder):
     folders = {"one": folder, "two": made(tmp_path / "two", MODELS["conditioned"], trained_with="mdlm")}
     with replicas(folders, ServiceLimits()) as opened:
         models = [open_model(name, path, opened[name], 0) for name, path in folders.items()]
-        client = TestClient(build_app(models, ServiceLimits(), OPEN), base_url="http://127.0.0.1")
+        client = TestClient(build_app(Shelf(models), ServiceLimits(), OPEN), base_url="http://127.0.0.1")
         assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["one", "two"]
         unnamed = client.post(COMPLETIONS, json={})
         assert (unnamed.status_code, unnamed.json()["error"]["param"]) == (400, "model")

@@ -19,6 +19,7 @@ from cluster.service.http import FULL, Server, listen
 from cluster.service.keys import Account, ApiKey, Keys, read_keys
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
+from cluster.service.shelf import Shelf
 from components.errors import ConfigError
 from tests.cluster.service import OPEN, events_of, made, replicas, served
 from tests.waiting import until
@@ -128,7 +129,7 @@ def listening(folder, doors: Doors = OPEN, **limits) -> Iterator[tuple[int, obje
     """A server on a port of loopback, and its replica."""
     bounds = dataclasses.replace(ServiceLimits(), **limits)
     with replicas({"toy": folder}, bounds) as opened, listen("127.0.0.1", 0) as bound:
-        server = Server(build_app([open_model("toy", folder, opened["toy"], 0)], bounds, doors), bound, bounds)
+        server = Server(build_app(Shelf([open_model("toy", folder, opened["toy"], 0)]), bounds, doors), bound, bounds)
         server.start()
         try:
             yield server.port, opened["toy"]
