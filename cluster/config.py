@@ -10,7 +10,7 @@ from pydantic import Field
 
 from components.errors import Problem
 from components.models.device import DTypeName, Kind, Precision, dtype_on
-from components.options import Count, Natural, NonNegative, options
+from components.options import Count, Natural, NonNegative, Positive, options
 
 
 @options
@@ -39,6 +39,14 @@ class RuntimeConfig:
     """What DeepSpeed spreads over workers: nothing, moments, gradients too, weights too."""
     workers: Count = 2
     """Training processes."""
+    min_workers: Natural = 0
+    """On Ray, a training goes on with as few where nodes are lost, or begins so where more find no room, and takes more
+    when there is room for them. Batches stay the same. 0 needs all of them."""
+    resize_every_s: Positive = 60.0
+    """Seconds between looks whether a training that has fewer may have more; what it did since its last checkpoint is done
+    again then."""
+    hang_s: NonNegative = 1800.0
+    """Seconds without a step after which the processes of a training are ended and started again; 0 waits for ever."""
     micro_batch: Natural = 0
     """Rows that a worker takes at once; 0 takes its whole share of the batch."""
     activation_checkpointing: bool = False
@@ -103,6 +111,9 @@ class RuntimeConfig:
         if self.executor == "ray" and not self.address and self.cpus and self.cpus < max(self.workers, self.replicas):
             rule = f"at least one for each of {self.workers} workers and {self.replicas} replicas, or they never start"
             yield Problem("cpus", self.cpus, rule, "raise it, or lower workers and replicas")
+        if self.min_workers and (self.min_workers > self.workers or self.executor != "ray"):
+            rule = f"0, or on executor=ray at most workers ({self.workers})"
+            yield Problem("min_workers", self.min_workers, rule, "lower it, or leave it out")
         if self.service and not self.address:
             rule = "only with runtime.address, because the service is on a cluster that is there already"
             yield Problem("service", True, rule, "set the address that `proseco serve` names, or leave it out")

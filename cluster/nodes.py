@@ -40,8 +40,9 @@ class LocalNodes:
     """URL that jobs are sent to."""
     token: Path
     """File with the token, without which nothing is taken."""
-    whole: Callable[[], bool]
-    """Do all nodes live?"""
+    lost: Callable[[], int]
+    """Nodes that have ended; the cluster lives as long as the first of them, its head, is not among them."""
+    lives: Callable[[], bool]
 
     def environment(self) -> dict[str, str]:
         """Variables of whoever joins the cluster or sends it jobs."""
@@ -75,7 +76,11 @@ def local_nodes(number: int, cpus: int) -> Iterator[LocalNodes]:
             nodes.append(cluster.add_node(num_cpus=cpus, node_ip_address=HOST, **options))
         assert prepared.token is not None
         made = LocalNodes(
-            cluster.address, f"http://{HOST}:{ports['dashboard_port']}", prepared.token, lambda: not any(n.dead_processes() for n in nodes)
+            cluster.address,
+            f"http://{HOST}:{ports['dashboard_port']}",
+            prepared.token,
+            lost=lambda: sum(bool(n.dead_processes()) for n in nodes),
+            lives=lambda: not nodes[0].dead_processes(),
         )
         wait(made)
         yield made
@@ -96,7 +101,7 @@ def wait(nodes: LocalNodes) -> None:
         with contextlib.suppress(urllib.error.URLError, OSError):
             with urllib.request.urlopen(urllib.request.Request(f"{nodes.jobs}/api/jobs/", headers=headers), timeout=5):
                 return
-        if not nodes.whole() or time.monotonic() - begun > START_S:
+        if not nodes.lives() or time.monotonic() - begun > START_S:
             raise ClusterError(
                 f"The cluster on this machine took no jobs within {START_S:g} s. Its logs lie in /tmp/ray/session_latest/logs; "
                 f"see whether the machine has memory and disk left (`proseco doctor`)."

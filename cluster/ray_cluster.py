@@ -135,7 +135,7 @@ class RayCluster:
     def train(self, launch: TrainLaunch) -> None:
         self._make_room()
         with self._while_it_lives():
-            self._wait_for_room("workers", self.runtime.workers)
+            self._wait_for_room("workers", self.runtime.min_workers or self.runtime.workers)
             ray_train.train(launch, self._stopped)
 
     def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 import torch.distributed as dist
+from ray._private.state import state
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend
@@ -72,7 +73,8 @@ def fit(launch: TrainLaunch) -> None:
             functools.partial(_worker, launch),
             torch_config=meeting(runtime, scratch),
             scaling_config=ScalingConfig(
-                num_workers=runtime.workers,
+                num_workers=(runtime.min_workers, runtime.workers) if runtime.min_workers else runtime.workers,
+                elastic_resize_monitor_interval_s=runtime.resize_every_s,
                 use_gpu=on_gpu,
                 resources_per_worker={"CPU": 1, "GPU": 1} if on_gpu else {"CPU": 1},
             ),
@@ -143,7 +145,12 @@ def _worker(launch: TrainLaunch) -> None:
     # A rank that stops on purpose leaves its error behind and raises, so that Ray ends the other ranks,
     # which wait for it. Ray then starts them again; trying again would fail in the same way, so they end.
     if not exists(failure_file(launch.job)):
-        train_rank(launch)
+        train_rank(launch, functools.partial(leaves, ray.get_runtime_context().get_node_id()))
+
+
+def leaves(node: str) -> bool:
+    """Is a node drained, as one is that will be taken away?"""
+    return node in state.get_draining_nodes()
 
 
 def is_training(command: bytes) -> bool:

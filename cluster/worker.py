@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 
 from cluster.cluster import TrainLaunch
 from cluster.environment import prepare
+from cluster.watchdog import Watchdog
 from components.errors import ConfigError, ProsecoError
 from components.models.cpu import use_threads
 from components.models.device import device_problems
@@ -35,8 +37,11 @@ def failure_file(job: Job) -> Path:
     return job.folder / f".failure-{job.fence.id if job.fence else 'alone'}.json"
 
 
-def train_rank(launch: TrainLaunch) -> None:
+def train_rank(launch: TrainLaunch, leaving: Callable[[], bool] | None = None) -> None:
     """Train as this process's rank of the group that is already there (or alone).
+
+    Args:
+        leaving: is this machine about to go? Then a checkpoint is written before it does.
 
     An error that a user can mend is also left in the stage's folder, because no runtime carries an
     exception from one of many processes to the driver unharmed.
@@ -44,16 +49,21 @@ def train_rank(launch: TrainLaunch) -> None:
     use_threads(launch.runtime.threads)
     # Deprecations between DeepSpeed and torch that a user can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    watchdog: Watchdog | None = None
     try:
         engine = build_engine(launch)
         tracker = JsonlTracker(launch.job.folder / JOURNAL) if engine.rank == 0 else None
         if tracker:
             tracker.params({"host": platform.node(), "pid": os.getpid(), "world_size": engine.world_size})
-        fit(launch.job, engine, tracker)
+        watchdog = Watchdog(launch.runtime.hang_s, leaving)
+        fit(launch.job, engine, tracker, watchdog)
     except ProsecoError as error:
         text = json.dumps({"type": type(error).__name__, "message": str(error)})
         publish_text(failure_file(launch.job), text)
         raise
+    finally:
+        if watchdog is not None:
+            watchdog.close()
 
 
 def build_engine(launch: TrainLaunch) -> TrainEngine:

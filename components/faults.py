@@ -2,7 +2,7 @@
 
 ``PROSECO_FAULT="train.after_checkpoint"`` (or ``name:3`` for its third passage) ends the whole run
 with SIGKILL, which nothing can catch, when that point is reached: the process itself and, where it
-is another one, the process that started the run. ``PROSECO_FAULT="disk.full"`` makes the next
+is another one, the process that started the run. ``name:3:hang`` has the process stay there for ever instead. ``PROSECO_FAULT="disk.full"`` makes the next
 published file fail as a full disk does. Without the variable a point costs one dictionary look-up.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 
 POINTS = (
     "store.before_manifest",
@@ -36,12 +37,14 @@ def point(name: str) -> None:
     wanted = os.environ.get("PROSECO_FAULT")
     if wanted is None:
         return
-    wanted_name, _, nth = wanted.partition(":")
+    wanted_name, nth, manner = (*wanted.split(":"), "", "")[:3]
     if wanted_name != name:
         return
     _passages[name] = _passages.get(name, 0) + 1
     if _passages[name] < int(nth or 1):
         return
+    while manner == "hang":
+        time.sleep(3600)
     driver = os.environ.get("PROSECO_DRIVER_PID")
     if driver and int(driver) != os.getpid():
         os.kill(int(driver), signal.SIGKILL)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from components import faults
@@ -31,7 +32,7 @@ from components.store.files import (
     remove_tree,
 )
 from components.store.names import file_name
-from components.training.engine import MOMENTS, TrainEngine
+from components.training.engine import MOMENTS, Piece, TrainEngine
 
 
 def save(
@@ -51,7 +52,9 @@ def save(
         remove_tree(target)
     engine.barrier()
     own = {}
-    for index, piece in enumerate(engine.pieces()):
+    # Before its first step an optimiser has no moments.
+    pieces = engine.pieces() if step else (Piece(name, weight, {}) for name, weight in engine.weights())
+    for index, piece in enumerate(pieces):
         if index % engine.world_size == engine.rank:
             own[f"weight/{piece.name}"] = piece.weight.clone()
             own |= {f"{m}/{piece.name}": value.clone() for m, value in piece.moments.items()}
@@ -105,8 +108,12 @@ def read(checkpoint: Path, kinds: tuple[str, ...]) -> Iterator[tuple[str, str, T
                 yield kind, parameter, tensor
 
 
-def restore(checkpoint: Path, engine: TrainEngine, ema: Ema) -> int:
-    """Put an engine and its average into the state they had. Returns the number of steps done."""
+def restore(checkpoint: Path, engine: TrainEngine, ema: Ema, skipped: Collection[int] = ()) -> int:
+    """Put an engine and its average into the state they had. Returns the number of steps done.
+
+    Args:
+        skipped: steps that were left out, and so are no updates.
+    """
     tensors: dict[str, dict[str, Tensor]] = {"weight": {}, "ema": {}, **{m: {} for m in MOMENTS}}
     for kind, name, tensor in read(checkpoint, tuple(tensors)):
         tensors[kind][name] = tensor
@@ -115,8 +122,11 @@ def restore(checkpoint: Path, engine: TrainEngine, ema: Ema) -> int:
     for average, master in zip(ema.averages, ema.masters, strict=True):
         average.copy_(master)
     engine.set_weights(tensors["weight"])
-    names = tensors["weight"]
-    engine.set_moments({n: {m: tensors[m][n] for m in MOMENTS} for n in names}, step)
+    moments = {
+        name: {m: tensors[m][name] if step else torch.zeros_like(weight) for m in MOMENTS}
+        for name, weight in tensors["weight"].items()
+    }
+    engine.set_moments(moments, step - sum(left_out < step for left_out in skipped))
     return step
 
 

@@ -64,6 +64,9 @@ class TrainConfig:
     """Smallest time that is trained; ProSeCo's released scripts use 0.1."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights are updated."""
+    max_skipped: Natural = 0
+    """Steps whose gradient is not finite are left out, up to so many: the training goes back to its last checkpoint and on
+    without them. More, and it stops."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Averaged weights are what is exported. 0 exports the last weights."""
     precision: Literal["fp32", "bf16"] = "fp32"

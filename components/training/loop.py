@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from components.errors import NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
 from components.objectives.base import Objective, Setting
 from components.objectives.config import MdlmConfig, ObjectiveOptions
+from components.store.files import publish_text, read_json
 from components.tracking import Tracker
 from components.training import checkpoint
 from components.training.batches import RowSource, Split, has_rows
@@ -23,8 +26,14 @@ from components.training.engine import TrainEngine
 from components.training.job import Job
 from components.training.meter import Meter
 from components.training.rewards import reward_of
+from components.training.watch import Unwatched, Watch
 
 VALIDATION_T_MIN = 1e-3
+UNWATCHED = Unwatched()
+SKIPPED = "skipped.json"
+"""Steps of a training that are left out, in its folder."""
+WANTED = "checkpoint wanted"
+"""Travels with the counts of a step, so that ranks agree without talking once more."""
 
 
 def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
@@ -37,50 +46,95 @@ def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
     return config.lr * warm * share
 
 
-def fit(job: Job, engine: TrainEngine, tracker: Tracker | None) -> Path:
+class Diverged(Exception):
+    """The gradient of a step is not finite."""
+
+    def __init__(self, step: int, norm: float):
+        super().__init__(step, norm)
+        self.step, self.norm = step, norm
+
+
+def fit(job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch = UNWATCHED) -> Path:
     """Train to the end, from the newest checkpoint if there is one. Returns the last checkpoint.
 
-    ``tracker`` is None on every rank but the first.
+    ``tracker`` is None on every rank but the first. Where ``watch`` of any rank wants a checkpoint, one is written.
 
     Raises:
-        NonFiniteLoss: the gradient is not finite; the last checkpoint is as it was before.
+        NonFiniteLoss: gradients of more steps than may be left out are not finite; the last checkpoint is as it was.
         OutOfMemory: a micro-batch did not fit.
     """
     config, checkpoints = job.config, job.folder / "checkpoints"
     # The masters are handed over before the first step, so the average starts at the initial weights.
     ema = Ema(engine.masters(), config.ema_decay)
+    skipped = set(read_json(job.folder / SKIPPED) or ())
+    if config.max_skipped and checkpoint.latest(checkpoints) is None:  # something to go back to
+        checkpoint.save(checkpoints, 0, engine, ema, job.keep, fence_of(job))
+    while True:
+        try:
+            return go_on(job, engine, tracker, watch, ema, skipped)
+        except Diverged as found:
+            if len(skipped) >= config.max_skipped:
+                raise NonFiniteLoss(
+                    f"The gradient norm of step {found.step + 1} is {found.norm}, after {len(skipped)} steps that were left "
+                    f"out for that (max_skipped = {config.max_skipped}). Training stopped; the checkpoint of an earlier step "
+                    f"is untouched in {checkpoints}. Lower optimizer.lr (now {config.optimizer.lr:g}), set optimizer.clip, "
+                    f"use precision=fp32, or raise max_skipped."
+                ) from None
+            skipped.add(found.step)
+            if engine.rank == 0:
+                publish_text(job.folder / SKIPPED, json.dumps(sorted(skipped)))
+            report(tracker, {"skipped": float(len(skipped))}, found.step + 1)
+
+
+def go_on(
+    job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch, ema: Ema, skipped: Collection[int]
+) -> Path:
+    """Train from the newest checkpoint to the end, without the steps that are left out.
+
+    Raises:
+        Diverged: the gradient of a step is not finite, and the weights are spoilt.
+        OutOfMemory: a micro-batch did not fit.
+    """
+    config, checkpoints = job.config, job.folder / "checkpoints"
     newest = checkpoint.latest(checkpoints)
-    start = 0 if newest is None else checkpoint.restore(newest, engine, ema)
+    start = 0 if newest is None else checkpoint.restore(newest, engine, ema, skipped)
     objective = build_objective(config.objective, setting_of(job, engine))
     source = rows_of(job, "train", engine)
     validation = rows_of(job, "validation", engine) if has_rows(job, "validation") else None
     meter = Meter(engine.all_reduce, engine.device)
     for step in range(start, config.steps):
-        lr = learning_rate(step, config.steps, config.optimizer)
-        try:
-            norm = train_step(engine, objective, source, step, meter, lr)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            raise out_of_memory(job.rows_at_once(engine.world_size)) from error
-        if not math.isfinite(norm):
-            raise NonFiniteLoss(
-                f"The gradient norm of step {step + 1} is {norm}. Training stopped; the checkpoint of an "
-                f"earlier step is untouched in {checkpoints}. Lower optimizer.lr "
-                f"(now {config.optimizer.lr:g}), set optimizer.clip, or use precision=fp32."
-            )
+        lr, norm, wanted = learning_rate(step, config.steps, config.optimizer), 0.0, False
         done = step + 1
         last = done == config.steps
-        ema.update(done)
+        if step not in skipped:
+            norm, wanted = step_in_memory(job, engine, objective, source, step, meter, lr, watch.beat())
+            if not math.isfinite(norm):
+                raise Diverged(step, norm)
+            ema.update(done)
         faults.point("train.mid_step")
         if done % config.log_every == 0 or last:
             report(tracker, meter.flush() | {"lr": lr, "grad_norm": norm}, done)
         if validation is not None and (last or (config.validate_every and done % config.validate_every == 0)):
             report(tracker, validate(engine, job, validation), done)
-        if done % config.checkpoint_every == 0 or last:
-            newest = checkpoint.save(checkpoints, done, engine, ema, job.keep, job.fence.check if job.fence else unfenced)
+        if done % config.checkpoint_every == 0 or last or wanted:
+            newest = checkpoint.save(checkpoints, done, engine, ema, job.keep, fence_of(job))
     assert newest is not None
     return newest
+
+
+def step_in_memory(job: Job, engine: TrainEngine, *given: Any) -> tuple[float, bool]:
+    """``train_step``. Raises OutOfMemory where a micro-batch does not fit."""
+    try:
+        return train_step(engine, *given)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise out_of_memory(job.rows_at_once(engine.world_size)) from error
+
+
+def fence_of(job: Job) -> Callable[[], None]:
+    """What is asked before a checkpoint is written."""
+    return job.fence.check if job.fence else unfenced
 
 
 def unfenced() -> None:
@@ -127,12 +181,24 @@ def report(tracker: Tracker | None, values: dict[str, float], step: int) -> None
 
 
 def train_step(
-    engine: TrainEngine, objective: Objective[Any], source: RowSource, step: int, meter: Meter, lr: float
-) -> float:
-    """One optimiser step over the global batch. Returns the gradient norm."""
+    engine: TrainEngine,
+    objective: Objective[Any],
+    source: RowSource,
+    step: int,
+    meter: Meter,
+    lr: float,
+    wanted: bool = False,
+) -> tuple[float, bool]:
+    """One optimiser step over the global batch.
+
+    Args:
+        wanted: does this rank want a checkpoint?
+    Returns:
+        the gradient norm, and whether any rank wants one.
+    """
     engine.train(True)
     corrupted = [objective.corrupt(batch) for batch in source.batches(step)]
-    divisor = global_counts(engine, [objective.counts(c) for c in corrupted])
+    divisor = global_counts(engine, [objective.counts(c) | {WANTED: torch.tensor(float(wanted))} for c in corrupted])
     for number, micro_batch in enumerate(corrupted):
         # What a network itself draws, such as dropout, depends on the step, the rank and the micro-batch alone.
         torch.manual_seed((source.seed * 1_000_003 + step) * 65_537 + engine.rank * 4_099 + number)
@@ -142,15 +208,15 @@ def train_step(
             meter.add(term.metrics)
     norm = engine.step(lr)
     meter.count_step()
-    return norm
+    return norm, bool(divisor[WANTED])
 
 
 def global_counts(engine: TrainEngine, counts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Term name to its count over all micro-batches and ranks: a float32 scalar, at least 1."""
+    """Term name to its count over all micro-batches and ranks: a float32 scalar, at least 1; of ``WANTED``, 0 or more."""
     names = sorted(counts[0])
     own = [torch.stack([c[name].to(engine.device).double() for c in counts]).sum() for name in names]
-    summed = engine.all_reduce(torch.stack(own))
-    return dict(zip(names, summed.clamp(min=1).float(), strict=True))
+    summed = dict(zip(names, engine.all_reduce(torch.stack(own)).float(), strict=True))
+    return {name: count if name == WANTED else count.clamp(min=1) for name, count in summed.items()}
 
 
 @torch.no_grad()

@@ -50,9 +50,13 @@ def up(number: int, cpus: int) -> None:
             click.echo(f"export {name}={value}")
         click.echo("proseco submit configs/runs/demo.yaml runtime.root=/tmp/runs\n")
         click.echo(f"or, from this machine, runtime.address={nodes.address}")
-        while nodes.whole():
+        lost = 0
+        while nodes.lives():
+            if nodes.lost() > lost:
+                lost = nodes.lost()
+                click.echo(f"{lost} of {number} nodes ended; the cluster goes on without", err=True)
             time.sleep(0.5)
-    click.echo("error: a node ended, and the cluster with it", err=True)
+    click.echo("error: the head ended, and the cluster with it", err=True)
     sys.exit(1)
 
 

@@ -49,13 +49,15 @@ def training(run: RunConfig, name: str, train: TrainConfig) -> Iterator[Problem]
     """Rules between a training, its start and the runtime; paths begin below the training."""
     yield from start(run, name, train)
     objective, workers = train.objective, run.runtime.workers
-    stride, micro = objective.row_stride, run.runtime.micro_batch or -(-train.batch_rows // workers)
-    if micro % stride or (stride > 1 and train.batch_rows % (workers * micro)):
-        rule = (
-            f"divides the micro-batch ({micro}), and workers x micro-batch divides batch_rows ({train.batch_rows}), "
-            f"so that every process corrects equally many rows"
-        )
-        yield Problem("objective.every", stride, rule, "change every, runtime.micro_batch or batch_rows")
+    for number in range(run.runtime.min_workers or workers, workers + 1):
+        stride, micro = objective.row_stride, run.runtime.micro_batch or -(-train.batch_rows // number)
+        if micro % stride or (stride > 1 and train.batch_rows % (number * micro)):
+            rule = (
+                f"divides the micro-batch ({micro}), and workers ({number}) x micro-batch divides batch_rows "
+                f"({train.batch_rows}), so that every process corrects equally many rows"
+            )
+            yield Problem("objective.every", stride, rule, "change every, runtime.micro_batch or batch_rows")
+            break
     if train.batch_rows < workers:
         yield Problem("batch_rows", train.batch_rows, f"at least one row a worker ({workers})", "raise it")
 

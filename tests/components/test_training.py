@@ -65,7 +65,7 @@ def one_step(made, wrap=lambda objective: objective):
     meter = Meter(engine.all_reduce, engine.device)
     setting = dataclasses.replace(loop.setting_of(made, engine), reward=likes_even)
     objective = wrap(loop.build_objective(made.config.objective, setting))
-    norm = loop.train_step(engine, objective, loop.rows_of(made, "train", engine), 4, meter, lr=1e-3)
+    norm, _ = loop.train_step(engine, objective, loop.rows_of(made, "train", engine), 4, meter, lr=1e-3)
     return norm, meter.flush()
 
 
@@ -181,6 +181,75 @@ def test_a_gradient_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(NonFiniteLoss, match="Lower optimizer.lr"):
         train(tmp_path / "a", rows, optimizer=OptimizerConfig(lr=1e30, clip=0, warmup_steps=0), steps=9)
     assert checkpoint.latest(tmp_path / "a" / "checkpoints").name == "step-00000003"
+
+
+class Poisoned(TorchEngine):
+    """The gradients of some steps are not finite; steps are told apart by their learning rates."""
+
+    def __init__(self, *given, bad=()):
+        super().__init__(*given)
+        self.bad, self.rates = set(bad), []
+
+    def step(self, lr):
+        self.rates.append(lr)
+        if lr in self.bad:
+            next(self._model.parameters()).grad.fill_(math.nan)
+        return super().step(lr)
+
+
+def poisoned(folder, rows, bad, tracker=None, **changes):
+    """(engine, final tensors) of a training of six steps, some of which are bad."""
+    made = job(folder, rows, **changes)
+    rates = [learning_rate(step, made.config.steps, made.config.optimizer) for step in range(made.config.steps)]
+    assert len(set(rates)) == len(rates)
+    engine = Poisoned(network(), made.config.optimizer, bad=[rates[step] for step in bad])
+    last = fit(made, engine, tracker)
+    return engine, {f"{k}/{n}": t for k, n, t in checkpoint.read(last, ("weight", "ema", "exp_avg", "exp_avg_sq"))}
+
+
+RISING = OptimizerConfig(lr=1e-3, warmup_steps=6)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_counted(tmp_path):
+    rows, tracker = token_rows(tmp_path / "rows"), MemoryTracker()
+    engine, found = poisoned(tmp_path / "a", rows, [1, 4], tracker, optimizer=RISING, max_skipped=2)
+    assert all(t.isfinite().all() for t in found.values())
+    assert [v["skipped"] for _, v in tracker.seen_metrics if "skipped" in v] == [1, 2]
+    assert json.loads((tmp_path / "a" / loop.SKIPPED).read_text()) == [1, 4]
+    rates = [learning_rate(step, 6, RISING) for step in range(6)]
+    # From the start without step 1, then from the checkpoint of step 3 without step 4.
+    assert engine.rates == [rates[s] for s in (0, 1, 0, 2, 3, 4, 3, 5)]
+    # Without the steps, and with nothing of them.
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / loop.SKIPPED).write_text("[1, 4]")
+    _, clean = poisoned(tmp_path / "b", rows, [], optimizer=RISING, max_skipped=2)
+    assert all(torch.equal(found[k], clean[k]) for k in clean)
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_more_steps_than_may_be_left_out_stop_a_training(tmp_path, allowed):
+    with pytest.raises(NonFiniteLoss, match=f"max_skipped = {allowed}"):
+        poisoned(tmp_path / "a", token_rows(tmp_path / "rows"), [1, 4], optimizer=RISING, max_skipped=allowed)
+
+
+class Wanting:
+    """Wants a checkpoint at one beat."""
+
+    def __init__(self, beat):
+        self.beats, self.wanted = 0, beat
+
+    def beat(self):
+        self.beats += 1
+        return self.beats == self.wanted
+
+
+def test_a_checkpoint_is_written_when_one_is_wanted(tmp_path):
+    made = dataclasses.replace(job(tmp_path / "a", token_rows(tmp_path / "rows")), keep=9)
+    watch = Wanting(5)
+    fit(made, TorchEngine(network(), made.config.optimizer), None, watch)
+    assert watch.beats == 6
+    steps = [int(p.name.removeprefix("step-")) for p in checkpoint.complete(tmp_path / "a" / "checkpoints")]
+    assert steps == [3, 5, 6]
 
 
 def test_running_out_of_memory_proposes_a_batch(tmp_path):
