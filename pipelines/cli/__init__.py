@@ -39,6 +39,7 @@ for _command in (
     models.serve,
     models.diagnose,
     models.import_weights,
+    house.lineage,
     house.doctor,
     house.gc,
 ):

@@ -70,6 +70,32 @@ def doctor(root: Path, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("stage", type=at)
+@click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@click.option("--html", "page", type=at, metavar="FILE", help="Write a page with a picture into this file instead.")
+@in_words
+def lineage(stage: Path, as_json: bool, page: Path | None) -> None:
+    """Tell what a result was made of, from the files in its root alone.
+
+    STAGE is the folder of any finished stage: an export, a table of samples, a report.
+    """
+    from components.store.files import publish_text
+    from pipelines import lineage as module
+
+    made = module.lineage(stage)
+    if as_json:
+        click.echo(json.dumps(module.as_json(made), indent=1))
+        return
+    if page is not None:
+        publish_text(page, module.as_html(made))
+        click.echo(f"wrote {page}")
+        return
+    for one in made:
+        inputs = ", ".join(f"{role} {key}" for role, key in one.inputs.items())
+        out.print(f"[cyan]{one.label}[/]  {one.key}  {one.finished}" + (f"\n      from {inputs}" if inputs else ""))
+
+
+@click.command()
 @click.option(
     "--root", type=at, metavar="FOLDER", help="Root to look in; that of the kept runs where not given, or runs."
 )
