@@ -16,6 +16,7 @@ from unittest.mock import patch
 import ray
 from ray._private import worker as ray_worker
 from ray._private.node import Node
+from ray._private.utils import get_num_cpus
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -56,8 +57,9 @@ def head_of(command: bytes) -> str:
 
 
 def cpus_of(runtime: RuntimeConfig) -> int:
-    """CPUs that an embedded cluster says that it has: on a small machine as many as workers and replicas need to start."""
-    return runtime.cpus or max(os.cpu_count() or 1, runtime.workers, runtime.replicas)
+    """CPUs that an embedded cluster says that it has: on a small machine as many as workers and replicas need to start. In a
+    container they are those of its limit, since Ray starts a process for each ahead of the work."""
+    return runtime.cpus or max(int(get_num_cpus(override_docker_cpu_warning=True)), runtime.workers, runtime.replicas)
 
 
 @contextlib.contextmanager

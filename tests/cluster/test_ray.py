@@ -189,3 +189,14 @@ def test_workers_and_replicas_that_could_never_start_are_refused():
     from cluster.ray_cluster import cpus_of
 
     assert cpus_of(RuntimeConfig(workers=99)) >= 99
+
+
+def test_in_a_container_an_embedded_cluster_has_the_cpus_of_its_limit(monkeypatch):
+    from ray._private import utils
+
+    from cluster.ray_cluster import cpus_of
+
+    monkeypatch.setattr(utils.multiprocessing, "cpu_count", lambda: 64)
+    monkeypatch.setattr(utils, "_get_docker_cpus", lambda: 3.0)
+    assert cpus_of(RuntimeConfig(workers=1, replicas=1)) == 3
+    assert cpus_of(RuntimeConfig(workers=1, replicas=5)) == 5
