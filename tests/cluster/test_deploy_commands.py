@@ -14,9 +14,10 @@ import yaml
 
 from cluster.environment import DEFAULTS
 from cluster.service.keys import read_keys
+from components.store.history import FOLDER
 from pipelines.cli import main
 from pipelines.config.load import load_run
-from tests.deploy.manifests import DEPLOY, compose, one, pods, ray_jobs, settings
+from tests.deploy.manifests import DEPLOY, compose, one, pods, ray_jobs, render, settings
 
 ROOT = DEPLOY.parents[1]
 IMAGE = DEPLOY / "image" / "Dockerfile"
@@ -97,6 +98,8 @@ def test_the_service_is_told_what_there_is(deployed):
     told = parsed(words)
     assert told["command"] == "serve"
     assert told["given"] == (variables["PROSECO_EXPORT"],)
+    gpus = float(container["resources"]["limits"].get("nvidia.com/gpu", 0))
+    assert told["gpus"] * 2 == gpus, "a new champion is tried beside the old one"
     mounted = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
     assert str(told["keys"]).startswith(mounted["keys"] + "/"), "any address but loopback needs keys"
     assert str(told["tables"]) == variables["PROSECO_ROOT"]
@@ -223,3 +226,10 @@ def test_slurm_says_what_is_missing(tmp_path):
     assert submitted(tmp_path)[0] != 0
     assert not (tmp_path / "record").exists()
     assert subprocess.run(["bash", "-n", str(SBATCH)]).returncode == 0
+
+
+def test_the_example_serves_the_champion_of_its_nights():
+    documents = render(DEPLOY / "kubernetes" / "overlays" / "example")
+    variables = settings(documents, "proseco-settings", "proseco-service")
+    entry = yaml.safe_load(one(documents, "ConfigMap", "proseco-runs")["data"]["nightly.yaml"])
+    assert variables["PROSECO_EXPORT"] == f"champion={variables['PROSECO_ROOT']}/{FOLDER}/{entry['name']}"
