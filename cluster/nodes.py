@@ -43,6 +43,8 @@ class LocalNodes:
     lost: Callable[[], int]
     """Nodes that have ended; the cluster lives as long as the first of them, its head, is not among them."""
     lives: Callable[[], bool]
+    add: Callable[[], object]
+    """Start another node."""
 
     def environment(self) -> dict[str, str]:
         """Variables of whoever joins the cluster or sends it jobs."""
@@ -72,8 +74,12 @@ def local_nodes(number: int, cpus: int) -> Iterator[LocalNodes]:
         cluster = Cluster()
         ports = {"dashboard_port": free_port(), "dashboard_agent_listen_port": free_port()}
         head = {"include_dashboard": True, "dashboard_host": HOST, **ports}
-        for options in [head, *[{}] * (number - 1)]:
+
+        def add(**options: object) -> None:
             nodes.append(cluster.add_node(num_cpus=cpus, node_ip_address=HOST, **options))
+
+        for options in [head, *[{}] * (number - 1)]:
+            add(**options)
         assert prepared.token is not None
         made = LocalNodes(
             cluster.address,
@@ -81,6 +87,7 @@ def local_nodes(number: int, cpus: int) -> Iterator[LocalNodes]:
             prepared.token,
             lost=lambda: sum(bool(n.dead_processes()) for n in nodes),
             lives=lambda: not nodes[0].dead_processes(),
+            add=add,
         )
         wait(made)
         yield made

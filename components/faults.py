@@ -2,7 +2,8 @@
 
 ``PROSECO_FAULT="train.after_checkpoint"`` (or ``name:3`` for its third passage) ends the whole run
 with SIGKILL, which nothing can catch, when that point is reached: the process itself and, where it
-is another one, the process that started the run. ``name:3:hang`` has the process stay there for ever instead. ``PROSECO_FAULT="disk.full"`` makes the next
+is another one, the process that started the run. ``name:3:hang`` has the process stay there for ever
+instead, ``name:3:slow`` wait a moment there then and ever after. ``PROSECO_FAULT="disk.full"`` makes the next
 published file fail as a full disk does. Without the variable a point costs one dictionary look-up.
 """
 
@@ -29,6 +30,8 @@ POINTS = (
     "score.before_publish",
 )
 
+MOMENT_S = 0.1
+
 _passages: dict[str, int] = {}
 
 
@@ -45,6 +48,9 @@ def point(name: str) -> None:
         return
     while manner == "hang":
         time.sleep(3600)
+    if manner == "slow":
+        time.sleep(MOMENT_S)
+        return
     driver = os.environ.get("PROSECO_DRIVER_PID")
     if driver and int(driver) != os.getpid():
         os.kill(int(driver), signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -31,9 +32,35 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(number: int, cpus: int = 2) -> Iterator[Nodes]:
+def nodes(number: int, cpus: int = 2, **variables: str) -> Iterator[Nodes]:
     command = [sys.executable, "-m", "pipelines.cli", "cluster", "up", "--local", str(number), "--cpus", str(cpus)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with started(command, variables) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def growing(cpus: int = 1, **variables: str) -> Iterator[Nodes]:
+    """A cluster of one node; each line that its standard input gets is another."""
+    code = """
+import sys
+from cluster.nodes import local_nodes
+with local_nodes(1, int(sys.argv[1])) as made:
+    for name, value in made.environment().items():
+        print(f"export {name}={value}")
+    print(f"runtime.address={made.address}", flush=True)
+    for line in sys.stdin:
+        made.add()
+"""
+    with started([sys.executable, "-c", code, str(cpus)], variables) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def started(command: list[str], variables: dict[str, str]) -> Iterator[Nodes]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, env=os.environ | variables, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+    )
     printed = ""
     try:
         while "runtime.address=" not in printed:

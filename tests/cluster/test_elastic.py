@@ -15,7 +15,7 @@ import pytest
 
 from cluster import processes
 from components.training import checkpoint
-from tests.cluster.nodes import Nodes, nodes
+from tests.cluster.nodes import Nodes, growing, nodes
 from tests.waiting import until
 
 pytestmark = pytest.mark.ray
@@ -29,6 +29,8 @@ train:
   base: {objective: {name: mdlm}, steps: 400, batch_rows: 8, checkpoint_every: 20, validation_rows: 12, log_every: 1}
 """
 STEPS = 400
+SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+"""After a loss Ray tries as many workers as before first, for a minute otherwise."""
 SHARED = ["runtime.workers=2", "runtime.zero_stage=2", "runtime.tracking_uri=none", "runtime.replicas=1"]
 
 
@@ -37,10 +39,10 @@ def training(made: Nodes | None, folder: Path, *options: str, **variables: str) 
     """A run of one training on a cluster; None is one of its own."""
     run = folder / "elastic.yaml"
     run.write_text(RUN)
-    given = [*SHARED, "runtime.min_workers=1", f"runtime.address={made.address if made else ''}", f"runtime.root={folder / 'root'}"]
+    given = [*SHARED, "runtime.min_workers=1", f"runtime.root={folder / 'root'}", *([f"runtime.address={made.address}"] if made else [])]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "run", str(run), *given, *options],
-        env=os.environ | (made.environment if made else {}) | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | (made.environment if made else {}) | SOON | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
         yield process
@@ -115,6 +117,9 @@ def raylets(made: Nodes, head: bool) -> list[int]:
     return [pid for pid, c in commands.items() if c[0].endswith(b"/raylet") and (b"--head" in c) is head]
 
 
+SLOW = "train.mid_step:1:slow"
+
+
 def test_a_training_that_loses_a_node_goes_on_with_the_other(tmp_path, undisturbed):
     with nodes(2, cpus=1) as made, training(made, tmp_path) as process:
         root = tmp_path / "root"
@@ -127,26 +132,20 @@ def test_a_training_that_loses_a_node_goes_on_with_the_other(tmp_path, undisturb
 
 
 def test_a_training_takes_a_node_that_comes(tmp_path, undisturbed):
-    with nodes(1, cpus=1) as made, training(made, tmp_path, "runtime.resize_every_s=2") as process:
+    """Ray counts what a cluster has every 20 seconds, so steps take their time here."""
+    with growing(PROSECO_FAULT=SLOW) as made, training(made, tmp_path, "runtime.resize_every_s=2") as process:
         root = tmp_path / "root"
         until(reached(root, 20, 1), 240)
-        command = ["ray", "start", f"--address={made.address}", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--block"]
-        node = subprocess.Popen(
-            [str(Path(sys.executable).parent / command[0]), *command[1:]],
-            env=os.environ | made.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            finished(process)
-        finally:
-            node.terminate()
-            node.wait(timeout=60)
+        made.process.stdin.write("another\n")
+        made.process.stdin.flush()
+        finished(process)
         assert sizes(root) == [1, 2]
         require_same_course(root, undisturbed)
 
 
 def test_a_node_that_is_taken_away_with_notice_loses_nothing_made_before_it(tmp_path, undisturbed):
     """A checkpoint is written when the notice comes, far from any that was due, and the other node begins there."""
-    with nodes(2, cpus=1) as made, training(made, tmp_path, "train.base.checkpoint_every=1000") as process:
+    with nodes(2, 1, PROSECO_FAULT=SLOW) as made, training(made, tmp_path, "train.base.checkpoint_every=1000") as process:
         root = tmp_path / "root"
         until(reached(root, 30, 2), 240)
         assert not checkpoints(root)
