@@ -16,11 +16,13 @@ from cluster import processes
 from cluster.jobs import Jobs, Once
 from components.errors import ConfigError
 from components.options import plain_of
+from components.store.files import at
 from pipelines.config.load import load_run
 from pipelines.submission import elsewhere, ids, submit
 from tests.chaos import harness
 from tests.cluster.nodes import Nodes, nodes
 from tests.cluster.stranger import listening, try_everywhere
+from tests.objects import BUCKET, objects, reach
 from tests.waiting import until
 
 RUNS = sorted(Path("configs/runs").glob("*.yaml"))
@@ -75,6 +77,22 @@ def test_a_run_that_two_send_at_once_is_made_once_and_its_tables_are_those_of_th
     assert code == 0
     assert "nothing to do" in printed
     assert len(jobs_of(there)) == 2
+
+
+@pytest.mark.ray
+def test_a_run_whose_root_is_a_store_of_objects_gives_the_tables_of_this_machine(there, run, tmp_path, monkeypatch):
+    """The nodes share nothing but the store; where it is, and who asks, is passed on with the job."""
+    shared = [str(run), "runtime.zero_stage=2", "runtime.tracking_uri=none"]
+    with objects() as variables:
+        passed = [word for name in variables for word in ("--env", name)]
+        root = f"s3://{BUCKET}/root"
+        code, printed, complained = told(proseco(there, "submit", *shared, f"runtime.root={root}", *passed, **variables))
+        assert code == 0, printed + complained
+        reach(monkeypatch, variables)
+        at(root).fs.get(f"{BUCKET}/root", str(tmp_path / "there"), recursive=True)
+    here = proseco(there, "run", *shared, "runtime.executor=local", f"runtime.root={tmp_path / 'here'}", "--quiet")
+    assert told(here)[0] == 0
+    assert harness.samples(tmp_path / "there") == harness.samples(tmp_path / "here") != []
 
 
 @pytest.mark.ray
