@@ -40,6 +40,7 @@ for _command in (
     models.diagnose,
     models.import_weights,
     house.lineage,
+    house.chaos,
     house.doctor,
     house.gc,
 ):

@@ -9,7 +9,7 @@ from pathlib import Path
 import rich_click as click
 
 from components.store.files import at
-from pipelines.cli.screen import in_words, out
+from pipelines.cli.screen import in_words, load, out, run_arguments
 
 
 @click.command(name="list")
@@ -66,6 +66,41 @@ def doctor(root: Path, as_json: bool) -> None:
             out.print(f"[{'green]ok  ' if c.ok else 'red]bad '}[/] {c.name}: {c.value}", end="")
             out.print("" if c.ok else f"\n       {c.remedy}")
     if not all(c.ok for c in found):
+        sys.exit(1)
+
+
+@click.command()
+@run_arguments
+@click.option("--fault", "names", multiple=True, metavar="NAME", help="Only this one; once for each. All that fit the run where not given.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("runs/chaos"), show_default=True, help="For the roots, logs and the report.")
+@click.option("--seed", default=0, show_default=True, help="Of the moments.")
+@in_words
+def chaos(run: Path, overrides: tuple[str, ...], names: tuple[str, ...], folder: Path, seed: int) -> None:
+    """Make a run again and again under faults, and compare with an undisturbed one.
+
+    On the executor and cluster that the run names; only its own processes are killed. Ends with 1 where a fault is not borne.
+    """
+    from components.plugins import lookup
+    from components.store.files import publish_text
+    from pipelines.chaos.faults import FAULTS
+    from pipelines.chaos.verdict import as_json, as_page
+    from pipelines.chaos.verdict import chaos as command
+
+    for name in names:
+        lookup(FAULTS, name, "fault")
+    folder.mkdir(parents=True, exist_ok=True)
+    verdicts = []
+    for verdict in command(run, overrides, names or list(FAULTS), folder, seed, load):
+        verdicts.append(verdict)
+        colour, word = {True: ("green", "passed"), False: ("red", "FAILED"), None: ("yellow", "left out")}[verdict.passed]
+        told = f"{verdict.done}; recovered {verdict.recovered} in {verdict.seconds:.0f} s" if verdict.recovered else verdict.done
+        out.print(f"[{colour}]{word:<8}[/] {verdict.fault}: {verdict.what}; {told}")
+        for problem in verdict.problems:
+            out.print(f"         {problem}", markup=False)
+        publish_text(folder / "chaos.json", json.dumps(as_json(verdicts), indent=1))
+        publish_text(folder / "chaos.html", as_page(run.stem, verdicts))
+    click.echo(f"report: {folder / 'chaos.html'}")
+    if any(v.passed is False for v in verdicts):
         sys.exit(1)
 
 

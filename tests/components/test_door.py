@@ -26,6 +26,10 @@ ELSEWHERE = {
     "pipelines/config/rules.py": "looks whether the files that a run names are there",
     "components/data/prompts.py": "reads prompts",
     "pipelines/doctor.py": "examines the machine",
+    "cluster/deploy/kubernetes/components/nightly/cronjob/night.py": "runs alone in a pod, without the rest of the house",
+    "pipelines/chaos/running.py": "writes the logs of commands",
+    "pipelines/chaos/verdict.py": "reads the logs of commands",
+    "pipelines/chaos/faults.py": "damages a table",
     "pipelines/cli/house.py": "writes pages of the documentation",
 }
 
