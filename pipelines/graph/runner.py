@@ -20,6 +20,7 @@ from components.errors import CorruptArtifact, ProsecoError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
 from components.store.files import at, files_below, publish_text
 from components.store.lease import Fence, Lease
+from components.store.links import require_no_links
 from components.store.root import mark_root, remove_stage, require_ours, stages
 from components.tracking import JOURNAL
 from pipelines.graph.live import following
@@ -139,6 +140,7 @@ def run_stage(
     if finding.state == "damaged":
         remove_stage(folder)
     require_ours(folder)
+    require_no_links(folder)
     identity = {"format": FORMAT, "label": stage.label, "identity": stage.identity}
     publish_text(folder / IDENTITY, json.dumps(identity, indent=1))
     inputs = {role: below.folder(root).absolute() for role, below in stage.inputs.items()}
