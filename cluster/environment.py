@@ -66,7 +66,7 @@ class Prepared:
 
     token: Path | None = None
     """File with the token of a cluster of our own."""
-    former: dict[str, str | None] = field(default_factory=dict)
+    former: dict[str, str | None] = field(default_factory=dict, repr=False)
     """Values of the variables that were set for this cluster only; None where there was none."""
 
     def change(self, name: str, value: str | None) -> None:
