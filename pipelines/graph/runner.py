@@ -16,7 +16,7 @@ from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from cluster.environment import prepare
 from cluster.open import open_cluster
-from components.errors import CorruptArtifact, ProsecoError
+from components.errors import ConfigError, CorruptArtifact, ProsecoError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
 from components.store.files import at, files_below, publish_text
 from components.store.lease import Fence, Lease
@@ -29,6 +29,7 @@ from pipelines.graph.progress import Screen
 from pipelines.graph.resources import Resources
 from pipelines.graph.schedule import Outcome, Schedule
 from pipelines.graph.stage import Context, Given, Stage
+from pipelines.needs import tracking_problem
 
 
 @dataclass
@@ -63,6 +64,7 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     that nothing was done, and then neither torch nor Ray nor MLflow was imported.
 
     Raises:
+        ConfigError: MLflow's tables would lie where SQLite is unsafe.
         ProsecoError: stages failed for a reason that the user can mend. Those that do not need them were made.
     """
     root = at(runtime.root).absolute()  # workers have other working directories
@@ -70,6 +72,8 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     todo = [f for f in findings if f.state != "fresh"]
     if not todo:
         return findings
+    if (problem := tracking_problem(runtime, root)) is not None:
+        raise ConfigError([problem])
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
     mark_root(root)
     held = Held(runtime)
