@@ -26,6 +26,10 @@ from components.data.documents import BadDocument, Document
 from components.data.prompts import PromptsConfig
 from components.data.rows import TokenRows
 from components.data.tokenizer import load_tokenizer
+from components.evaluation import trajectory
+from components.evaluation.batch_page import Correction, Example, drawn
+from components.evaluation.chart import Point, Series, line_chart
+from components.evaluation.page import Section, folded, page, table
 from components.models.weights import load_model, load_weights
 from components.scorers.ngram import Ngrams
 from components.shards.prompt import PROMPTS, FilePrompts
@@ -272,3 +276,22 @@ def test_a_row_that_names_a_picture_has_nobody_fetch_it(kind, tmp_path, elsewher
     saved = PromptsConfig(path=str(tmp_path / "saved"), pieces=1)
     assert [record["text"] for p in saved.cut() for _, record in saved.read(p)] == ["hello"]
     assert elsewhere.asked == []
+
+
+def test_pages_show_what_rows_hold_and_run_none_of_it():
+    evil = "</pre></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
+    frames = trajectory.frames((1, 2, 3, 4), [{"call": 1, "position": 0, "old": 0, "new": 1, "reason": "reveal"}])
+    example = Example(evil, (evil,), (evil,), (Correction(1, 0, evil, evil, None),))
+    parts = [
+        trajectory.draw(frames, lambda token: evil, 0),
+        trajectory.draw(frames, lambda token: "<", 0),
+        drawn(example),
+        folded(evil, {evil: [evil]}),
+        table((evil,), [(evil,)]),
+        line_chart([Series(evil, (Point(1.0, 0.5), Point(2.0, 0.7)))], evil, evil),
+        page(evil, evil, [Section(evil, "")]),
+    ]
+    for part in parts:
+        assert "<script" not in part
+        assert "<img" not in part
+        assert "<<" not in part
