@@ -32,6 +32,8 @@ REMOTE = (
 MOUNTS = Path("/proc/mounts")
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """What a container may have, in the two versions of control groups."""
+QUOTA = (Path("/sys/fs/cgroup/cpu.max"),)
+"""Microseconds of a CPU in a period, and those of the period."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,10 @@ def hydra() -> Check:
 
 
 def num_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """CPUs that this process may run on; in a container those of its limit, begun ones too."""
+    there = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quota, period = next((path.read_text().split() for path in QUOTA if path.exists()), ("max", "1"))
+    return min(there, -(-int(quota) // int(period))) if quota.isdecimal() else there
 
 
 def cpus() -> Check:

@@ -16,12 +16,12 @@ from cluster.config import RuntimeConfig
 from components.data.tokenizer import load_tokenizer
 from components.errors import Problem, ProsecoError
 from components.store.artifact import IDENTITY, read_manifest
-from components.store.files import folders, is_local, read_json
+from components.store.files import at, folders, is_local, read_json
 from components.tracking import JOURNAL, written_metrics
 from pipelines.doctor import GIB, Check, file_system, free_bytes, is_remote, memory_bytes, num_cpus
 from pipelines.graph.plan import Finding
 from pipelines.graph.schedule import PATIENCE_S
-from pipelines.graph.stage import Stage
+from pipelines.graph.stage import Given, Stage
 from pipelines.job import duration
 
 FLOAT = 4
@@ -92,6 +92,9 @@ def vocabulary(stage: Stage, root: Path) -> int:
     if stage.name == "tokenizer":
         made = read_manifest(stage.folder(root))
         return int(made.info["vocab_size"]) if made is not None else foreseen(stage.config.tokenizer)
+    given = stage.inputs.get("tokenizer")
+    if isinstance(given, Given):
+        return vocabulary_of(str(given.place / "tokenizer.json"))
     return next((vocabulary(below, root) for below in stage.made_of()), UNKNOWN_VOCABULARY)
 
 
@@ -103,7 +106,7 @@ def foreseen(tokenizer: Any) -> int:
 
 @lru_cache(maxsize=4)
 def vocabulary_of(path: str) -> int:
-    return load_tokenizer(Path(path)).vocab_size
+    return load_tokenizer(at(path)).vocab_size
 
 
 def parameters(stage: Stage, root: Path) -> int:

@@ -395,7 +395,7 @@ async def status_of(app, method: str, path: str) -> int:
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PUT", "OPTIONS"])
 def test_no_other_spelling_of_a_path_passes_without_a_key(method, tmp_path):
     key = ApiKey("anna", hashlib.sha256(b"secret").hexdigest())
-    app = build_app([], ServiceLimits(), Doors(Keys([key])))
+    app = build_app(Shelf([]), ServiceLimits(), Doors(Keys([key])))
     app.max_requests = 8  # without models there are no replicas, and no room
     asked = ["v1/models", "v1/completions", "v1/tables", "v1/samplers", "v1/score", "metrics"]
     for path in asked:

@@ -35,6 +35,7 @@ from components.scorers.ngram import Ngrams
 from components.shards.prompt import PROMPTS, FilePrompts
 from components.store.artifact import read_manifest, require_unchanged
 from components.store.files import digest_file
+from components.store.history import read_history
 from components.store.samples import find_row, made_by, read_shard
 from components.training import checkpoint
 from pipelines.config.load import load_run
@@ -79,6 +80,7 @@ def prompts_with(folder: Path, raw: bytes) -> FilePrompts:
 
 
 def put(folder: Path, name: str, raw: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(raw)
     return folder / name
 
@@ -101,6 +103,7 @@ READERS = {
     "a saved dataset": lambda f, raw: [
         list(c.read(p)) for c in [PromptsConfig(path=str(put(f, "state.json", raw).parent))] for p in c.cut()
     ],
+    "a night": lambda f, raw: read_history(put(f / "nightly" / "n", "00000001.json", raw).parents[2], "n"),
     "keys": lambda f, raw: read_keys(put(f, "keys.yaml", raw)),
     "a run": lambda f, raw: load_run(put(f, "run.yaml", raw), []),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from cluster.service.errors import ApiError
 from cluster.service.gate import Doors
 from cluster.service.limits import ServiceLimits
 from cluster.service.serving import named_folders
+from cluster.service.shelf import Shelf
 from cluster.service.tables import Table, find_table
 from components.api import load
 from components.data.corpora.listing import below, listed
@@ -24,6 +25,7 @@ from components.errors import ConfigError, CorruptArtifact, DataError, ModelErro
 from components.models.weights import load_weights, read_info
 from components.options import parse
 from components.store.artifact import read_manifest
+from components.store.history import History, read_history
 from components.store.lease import Lease
 from components.store.links import by_link, links_in
 from components.store.names import file_name, relative_path
@@ -52,6 +54,12 @@ def written(folder: Path, file: str, value: object) -> Path:
     return folder
 
 
+def night(root: Path, **changes: object) -> Path:
+    """A root with one night."""
+    written(root / "nightly" / "n", "00000001.json", {"date": "2026-11-26", "decision": "first", "candidate": KEY} | changes)
+    return root
+
+
 ENTRANCES = {
     "a name": lambda f, name: file_name(name, "a file"),
     "a path": lambda f, name: relative_path(name, "a file"),
@@ -70,11 +78,23 @@ ENTRANCES = {
     ),
     "a file of a piece": lambda f, name: tokenize.read_receipt(written(f, "p.json", {"files": {name: "0"}}) / "p.json", f),
     "a file of prompts": lambda f, name: prompts.finished_piece(written(f, "p.json", {"files": {name: "0"}}) / "p.json", f),
+    "a nightly run": lambda f, name: read_history(f, name),
+    "a champion": lambda f, name: History(f / "nightly" / "n").export(name),
+    "the verdict of a night": lambda f, name: read_history(night(f, verdict=name), "n"),
+    "the candidate of a night": lambda f, name: read_history(night(f, candidate=name), "n"),
     "the model of a table": lambda f, name: Table("t", "", "", f, name, ()).tokenizer(),
     "a shard of a table": lambda f, name: Table("t", "", "", f, "", (name,)).rows,
 }  # fmt: skip
 SPLIT = {"a path", "a file of a manifest", "a file of prompts"}
 """Entrances that take folders, too, each part a name."""
+
+
+def names_for(entrance: str) -> list[object]:
+    """What an entrance must refuse; nothing but texts comes to some, and some take the empty one for none."""
+    of_night = entrance.endswith("of a night")
+    fine = {"a/b"} if entrance in SPLIT else {""} if of_night else set()
+    texts = [name for name in NAMES if name not in fine]
+    return texts if of_night or "file" in entrance or entrance == "a path" else [*texts, *NO_NAMES]
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
@@ -84,13 +104,22 @@ def test_what_leads_out_is_refused(entrance, tmp_path):
     for victim in (tmp_path / "victim", folder.parent / "victim", folder.parent / "victim.json"):
         victim.write_text("kept")
     before = tree(tmp_path)
-    takes_text_only = "file" in entrance or entrance == "a path"
-    for name in [*NAMES, *([] if takes_text_only else NO_NAMES)]:
-        if entrance in SPLIT and name == "a/b":
-            continue
+    for name in names_for(entrance):
         assert "names a file" in refused(lambda name=name: ENTRANCES[entrance](folder, name)), name
-    ours = {"manifest.json", "rows.json", "state.json", "p.json"}
+    ours = {"manifest.json", "rows.json", "state.json", "p.json", "nightly", "n", "00000001.json"}
     assert {k: v for k, v in tree(tmp_path).items() if Path(k).name not in ours} == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"date": "9999/../../../victim"}, {"date": "z"}, {"date": ""}, {"date": 3}, {"missed": "1"}, {"candidate": 7}, {"reason": None},
+     {"decision": ["first"]}, {"of_nobody": ""}],
+)  # fmt: skip
+def test_the_page_of_a_night_is_named_by_a_date(changes, tmp_path):
+    """The page lies beside the entries, under the date that one of them says."""
+    assert "can not be read as what became of a night" in refused(lambda: read_history(night(tmp_path, **changes), "n"))
+    assert read_history(night(tmp_path, decision="rolled back"), "n").champion == ""
+    assert read_history(night(tmp_path), "n").champion == KEY
 
 
 def test_a_served_name_is_a_name(tmp_path):
@@ -104,7 +133,7 @@ def test_a_table_is_asked_for_by_its_name(tmp_path):
     (tmp_path / "victim").mkdir()
     manifest(tmp_path / "victim")
     (tmp_path / "root" / "generate").mkdir(parents=True)
-    app = build_app([], ServiceLimits(), Doors(), tmp_path / "root")
+    app = build_app(Shelf([]), ServiceLimits(), Doors(), tmp_path / "root")
     with TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=False) as client:
         for name in NAMES:
             with pytest.raises(ApiError) as caught:

@@ -119,6 +119,11 @@ def test_a_container_has_what_it_may_have(monkeypatch, tmp_path):
         (tmp_path / "memory.max").write_text(text)
         monkeypatch.setattr(doctor, "LIMITS", (tmp_path / "nothing", tmp_path / "memory.max"))
         assert doctor.memory_bytes() == expected
+    machine = doctor.num_cpus()
+    for text, expected in (("max 100000\n", machine), ("50000 100000\n", 1), ("99900000 100000", machine)):
+        (tmp_path / "cpu.max").write_text(text)
+        monkeypatch.setattr(doctor, "QUOTA", (tmp_path / "nothing", tmp_path / "cpu.max"))
+        assert doctor.num_cpus() == expected
 
 
 @pytest.mark.parametrize(("kind", "ok"), [("ext4", True), ("nfs4", False), ("cifs", False), ("fuse.sshfs", False), ("xfs", True)])
