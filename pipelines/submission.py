@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,10 @@ def submit(jobs: Jobs, run: Run, id: str, variables: Mapping[str, str]) -> tuple
     Returns:
         the job, and whether it is a new one.
     Raises:
-        ConfigError: the run names places that mean something else on another machine, or a variable that is a secret.
+        ConfigError: the run names places that mean something else on another machine, or the id is none.
         ClusterError: the cluster does not take it.
     """
-    problems = [*elsewhere(run), *unsafe(id, variables)]
+    problems = [*elsewhere(run), *misnamed(id)]
     if problems:
         raise ConfigError(problems)
     text = json.dumps(plain_of(run) | {"workflow": run.workflow}, indent=1)  # JSON is YAML, too
@@ -55,15 +55,17 @@ def submit(jobs: Jobs, run: Run, id: str, variables: Mapping[str, str]) -> tuple
     raise ClusterError(f"{run.name} was sent to this cluster {MAX_TRIES} times already. Give the job an id by --id.")
 
 
-def unsafe(id: str, variables: Mapping[str, str]) -> Iterator[Problem]:
-    """What a cluster would make a file's name of, or write into its logs."""
+def misnamed(id: str) -> Iterator[Problem]:
+    """What no job may be called."""
     if id and not ID.fullmatch(id):
         rule = "1 to 100 letters, digits, - _ and ., not . first: the cluster names files by it"
         yield Problem("--id", id, rule, "e.g. --id nightly-2026-11-26")
-    for name in variables:
-        if SECRET.search(name) and not name.endswith(("_PATH", "_FILE")):
-            rule = "no secret: Ray writes the variables of a job into logs that all users of its machines can read"
-            yield Problem("--env", name, rule, "set it on the machines of the cluster, or give them a role that needs none")
+
+
+def secrets_in(variables: Iterable[str]) -> list[str]:
+    """Those that are secrets by their names. Ray writes the variables of a job into logs that all users of its machines can
+    read."""
+    return [name for name in variables if SECRET.search(name) and not name.endswith(("_PATH", "_FILE"))]
 
 
 def ids(name: str, text: str) -> Iterator[str]:

@@ -38,7 +38,7 @@ from pipelines.graph.runner import execute
 from pipelines.graph.stage import in_order
 from pipelines.replay import trained_of
 from pipelines.stages import prompts, tokenize
-from pipelines.submission import unsafe
+from pipelines.submission import misnamed
 from pipelines.workflows import build
 from pipelines.workflows.one_stage import given_samples, model_of_samples
 from tests.chaos import harness
@@ -151,8 +151,8 @@ def test_a_table_is_asked_for_by_its_name(tmp_path):
 def test_a_job_of_a_cluster_has_a_name():
     for name in NAMES:
         if name:
-            assert [p.path for p in unsafe(name, {})] == ["--id"], name
-    assert list(unsafe("nightly-2026-11-26.2", {"PROSECO_DATA": "/data"})) == []
+            assert [p.path for p in misnamed(name)] == ["--id"], name
+    assert list(misnamed("nightly-2026-11-26.2")) == []
 
 
 @pytest.mark.parametrize("place", ["run", "corpora", "train", "samplers"])
