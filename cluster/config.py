@@ -8,9 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.errors import Problem
+from components.errors import Problem, without_passwords
 from components.models.device import DTypeName, Kind, Precision, dtype_on
 from components.options import Count, Natural, NonNegative, Positive, options
+
+ROOT_PASSWORD = "leave it out, and set it for its kind of file system, e.g. FSSPEC_SFTP_PASSWORD"
+TRACKING_PASSWORD = (
+    "leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a database the file of its "
+    "driver, e.g. ~/.pgpass"
+)
 
 
 @options
@@ -108,6 +114,10 @@ class RuntimeConfig:
         if "://" in self.root and not self.tracking_uri:
             rule = "somewhere else where the root is no folder of this machine, because SQLite can not lie there"
             yield Problem("tracking_uri", "", rule, "give the address of an MLflow server, or none")
+        for name, place, remedy in (("root", self.root, ROOT_PASSWORD), ("tracking_uri", self.tracking_uri, TRACKING_PASSWORD)):
+            if without_passwords(place) != place:
+                rule = "without a password, which process lists, manifests, tags and messages would show"
+                yield Problem(name, place, rule, remedy)
         if self.executor == "ray" and not self.address and self.cpus and self.cpus < max(self.workers, self.replicas):
             rule = f"at least one for each of {self.workers} workers and {self.replicas} replicas, or they never start"
             yield Problem("cpus", self.cpus, rule, "raise it, or lower workers and replicas")

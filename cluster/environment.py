@@ -12,12 +12,14 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.config import RuntimeConfig
+from components.errors import ConfigError, Problem
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -57,6 +59,9 @@ def of_workers(runtime: RuntimeConfig) -> dict[str, str]:
     return threads if runtime.on_gpu else threads | ALLOCATOR
 
 
+MAX_BASE = 20
+"""Characters of the folder for temporary files: the path of a socket has 107, and Ray's own part of it 64."""
+
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
@@ -66,7 +71,7 @@ class Prepared:
 
     token: Path | None = None
     """File with the token of a cluster of our own."""
-    former: dict[str, str | None] = field(default_factory=dict)
+    former: dict[str, str | None] = field(default_factory=dict, repr=False)
     """Values of the variables that were set for this cluster only; None where there was none."""
 
     def change(self, name: str, value: str | None) -> None:
@@ -106,9 +111,14 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
     """Set the variables for everything that a process does, and, given a runtime, for its cluster.
 
     The cluster's part holds until the returned value is closed.
+
+    Raises:
+        ConfigError: see ``private_folder``.
     """
     import torch
 
+    ours = runtime is not None and runtime.executor == "ray" and not runtime.address
+    folder = private_folder() if ours and "RAY_TMPDIR" not in os.environ else None
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not torch.cuda.is_available():
@@ -129,12 +139,34 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
         prepared.change("RAY_AUTH_MODE", "token")
         prepared.change("RAY_AUTH_TOKEN_PATH", str(prepared.token))
         prepared.change("RAY_AUTH_TOKEN", None)  # it would be read first, and can be seen in /proc
+        if folder is not None:
+            prepared.change("RAY_TMPDIR", str(folder))
         for name in QUIET.keys() - os.environ.keys():
             prepared.change(name, QUIET[name])
         # Inherited rather than asked for, so that the workers that Ray starts ahead will do.
         for name, value in of_workers(runtime).items():
             prepared.change(name, value)
     return prepared
+
+
+def private_folder() -> Path:
+    """A folder of this user alone for what Ray leaves of clusters of our own: sockets, packages, logs.
+
+    Ray lets everybody write to all of it, and whoever puts a socket of his own in the place of one of Ray's is sent
+    what others unpickle, and gives them what they do.
+
+    Raises:
+        ConfigError: the folder is somebody else's, or open to others.
+    """
+    base = tempfile.gettempdir()
+    path = Path(base if len(base) <= MAX_BASE else "/tmp") / f"proseco-ray-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        rule = "a folder of your own of mode 700, because whoever can write to it can give commands to a run"
+        raise ConfigError([Problem("RAY_TMPDIR", str(path), rule, "remove that one, or set RAY_TMPDIR to another")])
+    return path
 
 
 def new_token() -> Path:

@@ -109,8 +109,9 @@ def wait(nodes: LocalNodes) -> None:
             with urllib.request.urlopen(urllib.request.Request(f"{nodes.jobs}/api/jobs/", headers=headers), timeout=5):
                 return
         if not nodes.lives() or time.monotonic() - begun > START_S:
+            logs = f"{os.environ['RAY_TMPDIR']}/ray/session_latest/logs"
             raise ClusterError(
-                f"The cluster on this machine took no jobs within {START_S:g} s. Its logs lie in /tmp/ray/session_latest/logs; "
+                f"The cluster on this machine took no jobs within {START_S:g} s. Its logs lie in {logs}; "
                 f"see whether the machine has memory and disk left (`proseco doctor`)."
             )
         time.sleep(POLL_S)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from cluster.cluster import TrainLaunch
 from cluster.environment import prepare
 from cluster.watchdog import Watchdog
-from components.errors import ConfigError, ProsecoError
+from components.errors import ConfigError, ProsecoError, TrainingError
 from components.models.cpu import use_threads
 from components.models.device import device_problems
 from components.models.transformer import Transformer
@@ -105,11 +105,10 @@ def failure_of(job: Job) -> ProsecoError | None:
     path = failure_file(job)
     found = read_json(path)
     remove(path)
-    if found is None:
+    if not isinstance(found, dict):
         return None
-    import components.errors as tree
-
-    return getattr(tree, found["type"])(found["message"])
+    kind = ProsecoError.named(str(found.get("type"))) or TrainingError
+    return kind(str(found.get("message")))
 
 
 def do_shard(shard: SampleShard | ScoreShard, threads: int) -> dict[str, Any]:

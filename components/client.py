@@ -123,7 +123,7 @@ class Client:
 
     url: str
     """Such as http://127.0.0.1:8000."""
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     """Sent as a bearer token."""
     timeout_s: float = 120.0
     """The longest silence of the service."""

@@ -20,11 +20,30 @@ message alone; a traceback is for defects, and those are not in this tree.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/'\"]*@")
+"""User and password in a URL; the password may hold an ``@`` itself."""
+
+
+def without_passwords(text: str) -> str:
+    """A text with ``***`` for the passwords of the URLs in it."""
+    return PASSWORD.sub(r"\1:***@", text)
 
 
 class ProsecoError(Exception):
-    """Base of everything that a user can cause and can mend."""
+    """Base of everything that a user can cause and can mend. Messages reach logs, so they show no password of a URL."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(without_passwords(message))
+
+    @classmethod
+    def named(cls, name: str) -> type[ProsecoError] | None:
+        """The error of that name in this tree, or None."""
+        if cls.__name__ == name:
+            return cls
+        return next((found for below in cls.__subclasses__() if (found := below.named(name))), None)
 
 
 @dataclass(frozen=True)

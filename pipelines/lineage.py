@@ -80,11 +80,12 @@ def read(place: Path) -> Made | None:
     manifest = read_manifest(place)
     if manifest is None:
         return None
-    identity = read_json(place / IDENTITY) or {}
+    record = read_json(place / IDENTITY)
+    identity = record.get("identity") if isinstance(record, dict) else None
     return Made(
         manifest.stage, manifest.key, manifest.label, dict(manifest.inputs), manifest.finished, manifest.host,
         manifest.seconds, manifest.version, manifest.seal, len(manifest.files), sum(f.size_bytes for f in manifest.files),
-        identity.get("identity", {}).get("config"),
+        identity.get("config") if isinstance(identity, dict) else None,
     )  # fmt: skip
 
 

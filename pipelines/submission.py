@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from pipelines.config.load import Run
 
 FILE = "run.yaml"
 MAX_TRIES = 1000
+ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+SECRET = re.compile(r"(^|_)(SECRET|PASSWORD|TOKEN|CREDENTIALS?|KEY)(_|$)", re.IGNORECASE)
+"""In the names of variables that hold one."""
 
 
 def submit(jobs: Jobs, run: Run, id: str, variables: Mapping[str, str]) -> tuple[Job, bool]:
@@ -32,10 +35,10 @@ def submit(jobs: Jobs, run: Run, id: str, variables: Mapping[str, str]) -> tuple
     Returns:
         the job, and whether it is a new one.
     Raises:
-        ConfigError: the run names places that mean something else on another machine.
+        ConfigError: the run names places that mean something else on another machine, or the id is none.
         ClusterError: the cluster does not take it.
     """
-    problems = list(elsewhere(run))
+    problems = [*elsewhere(run), *misnamed(id)]
     if problems:
         raise ConfigError(problems)
     text = json.dumps(plain_of(run) | {"workflow": run.workflow}, indent=1)  # JSON is YAML, too
@@ -50,6 +53,19 @@ def submit(jobs: Jobs, run: Run, id: str, variables: Mapping[str, str]) -> tuple
             if id or job.active:
                 return job, False
     raise ClusterError(f"{run.name} was sent to this cluster {MAX_TRIES} times already. Give the job an id by --id.")
+
+
+def misnamed(id: str) -> Iterator[Problem]:
+    """What no job may be called."""
+    if id and not ID.fullmatch(id):
+        rule = "1 to 100 letters, digits, - _ and ., not . first: the cluster names files by it"
+        yield Problem("--id", id, rule, "e.g. --id nightly-2026-11-26")
+
+
+def secrets_in(variables: Iterable[str]) -> list[str]:
+    """Those that are secrets by their names. Ray writes the variables of a job into logs that all users of its machines can
+    read."""
+    return [name for name in variables if SECRET.search(name) and not name.endswith(("_PATH", "_FILE"))]
 
 
 def ids(name: str, text: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ The file holds digests only: ``sha256`` is that of the key, e.g. ``printf %s "$K
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -18,7 +19,7 @@ import yaml
 from pydantic import Field
 
 from cluster.service.errors import ApiError, too_many
-from components.errors import ConfigError
+from components.errors import ConfigError, Problem
 from components.options import Count, options, parse
 from components.store.files import read_text
 
@@ -121,16 +122,39 @@ def read_keys(path: Path) -> Keys:
         plain = (
             [json.loads(line) for line in text.splitlines() if line.strip()] if is_lines(text) else yaml.safe_load(text)
         )
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:  # which quotes the lines, and what stands there may be a key
+        line = f" at line {error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else ""
+        raise ConfigError(f"The file of keys {path} is not YAML{line}. Write e.g. [{{name: anna, sha256: ...}}].") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"The file of keys {path} can not be read: {error}") from None
     if not isinstance(plain, list) or not plain:
         raise ConfigError(f"The file of keys {path} holds no list of keys. Write e.g. [{{name: anna, sha256: ...}}].")
-    keys = [parse(ApiKey, entry, f"keys[{number}]") for number, entry in enumerate(plain)]
+    keys = [read_key(entry, f"keys[{number}]") for number, entry in enumerate(plain)]
     for field in ("name", "sha256"):
         values: list[Any] = [getattr(key, field) for key in keys]
         if len(set(values)) < len(values):
             raise ConfigError(f"Two keys of {path} have the same {field}. Give each its own.")
     return Keys(keys)
+
+
+def read_key(entry: Any, path: str) -> ApiKey:
+    """One entry. Raises ConfigError, without what stands there: a key that was written in place of its digest is a secret."""
+    try:
+        return parse(ApiKey, entry, path)
+    except ConfigError as error:
+        first = {p.path: without_value(p) for p in reversed(error.problems)}
+        raise ConfigError([*reversed(first.values())]) from None
+
+
+def without_value(problem: Problem) -> Problem:
+    """The problem without what stands there, be it a value or a name."""
+    entry, _, name = problem.path.partition(".")
+    known = name in {f.name for f in dataclasses.fields(ApiKey)}
+    found = dataclasses.replace(problem, path=problem.path if known else entry, value="(not shown)")
+    if name != "sha256":
+        return found
+    rule = "the SHA-256 of the key, 64 hex digits, and never the key itself"
+    return dataclasses.replace(found, rule=rule, remedy="printf %s \"$KEY\" | sha256sum")
 
 
 def is_lines(text: str) -> bool:

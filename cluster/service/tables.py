@@ -24,9 +24,10 @@ from cluster.service.errors import ApiError, refused
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import ConfigError, CorruptArtifact, ProsecoError
 from components.options import Natural, json_schema, options, parse
-from components.store.artifact import read_manifest
+from components.store.artifact import MANIFEST, read_manifest
 from components.store.cache import local
 from components.store.files import exists, folders
+from components.store.links import by_link
 from components.store.names import file_name
 from components.store.samples import shard_file
 
@@ -58,7 +59,11 @@ class Table:
     shards: tuple[str, ...]
 
     def file(self, shard: str) -> Path:
-        return shard_file(self.root / "generate" / self.name / "shards", shard)
+        """The file of a shard. Raises CorruptArtifact where a link leads to one somewhere else."""
+        path = shard_file(self.root / "generate" / self.name / "shards", shard)
+        if by_link(path, self.root):
+            raise CorruptArtifact(f"{path} is reached by a link, and only what lies in the root is shown. Copy it there.")
+        return path
 
     @property
     def rows(self) -> int:
@@ -70,8 +75,8 @@ class Table:
 
     def tokenizer(self) -> Tokenizer | None:
         """That of the model that made the rows, where it lies in the same root."""
-        folder = self.root / "export" / file_name(self.model_key, f"The manifest of {self.name}")
-        return load_tokenizer(folder / "tokenizer.json") if exists(folder / "tokenizer.json") else None
+        file = self.root / "export" / file_name(self.model_key, f"The manifest of {self.name}") / "tokenizer.json"
+        return load_tokenizer(file) if exists(file) and not by_link(file, self.root) else None
 
 
 @contextmanager
@@ -94,8 +99,9 @@ def num_rows(path: Path) -> int:
 
 
 def open_table(root: Path, name: str) -> Table | None:
-    """The table of a folder of the root, or None where there is no finished one."""
-    manifest = read_manifest(root / "generate" / name)
+    """The table of a folder of the root, or None where there is no finished one. A link to one is none."""
+    folder = root / "generate" / name
+    manifest = None if by_link(folder / MANIFEST, root) else read_manifest(folder)
     if manifest is None or manifest.stage != "generate":
         return None
     shards = tuple(manifest.info["shards"])

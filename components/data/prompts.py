@@ -138,14 +138,18 @@ def read_saved(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]
     """A folder saved by `datasets`, memory-mapped; pieces are ranges of its rows."""
     from datasets import DatasetDict, load_from_disk
 
-    found = load_from_disk(config.path)
+    try:
+        found = load_from_disk(config.path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{config.path} is no folder that `datasets` saved ({error}). Save it again.") from error
     if isinstance(found, DatasetDict):
         if config.split not in found:
             raise DataError(f"{config.path} has the splits {', '.join(found)}, not {config.split!r}. Set prompts.split.")
         found = found[config.split]
     place, count = map(int, piece.split("/"))
+    table = found.with_format("arrow")  # which opens no picture or sound that a row names by its path or URL
     for number in range(place * len(found) // count, (place + 1) * len(found) // count):
-        yield f"{number}", dict(found[number])
+        yield f"{number}", table[number].to_pylist()[0]
 
 
 READERS = {"text": read_lines, "jsonl": read_json_lines, "parquet": read_parquet, "dataset": read_saved}

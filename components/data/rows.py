@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from components.errors import CorruptArtifact
 from components.store.cache import local
-from components.store.files import read_text
+from components.store.files import read_object
 from components.store.names import file_name
 
 
@@ -48,11 +48,25 @@ def write_rows(path: Path, rows: list[PackedRow], length: int, vocab_size: int) 
         writer.write_table(table)
 
 
+def read_rows_json(folder: Path) -> dict[str, Any]:
+    """What a tokenized corpus says of itself. Raises CorruptArtifact where it is none."""
+    try:
+        info = read_object(folder / "rows.json")
+        if {"length", "pad_in_loss", "shards"} - info.keys():
+            raise ValueError("it does not say length, pad_in_loss and shards")
+    except (OSError, ValueError) as error:
+        raise CorruptArtifact(
+            f"{folder / 'rows.json'} is missing or damaged ({error}). Give the folder of a tokenize stage, or run `proseco gc "
+            f"--corrupt --delete` and the workflow again; the stage is then made anew."
+        ) from None
+    return info
+
+
 class TokenRows:
     """The rows of one split of a tokenized corpus. Nothing is read before it is asked for."""
 
     def __init__(self, folder: Path, split: str):
-        info = json.loads(read_text(folder / "rows.json"))
+        info = read_rows_json(folder)
         self.length: int = info["length"]
         self.pad_in_loss: bool = info["pad_in_loss"]
         self.blocks = [self._open(folder / file_name(name, folder / "rows.json")) for name in info["shards"][split]]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from components.data.config import TokenizerConfig
 from components.errors import DataError
 from components.store.cache import local
-from components.store.files import exists
+from components.store.files import is_file
 
 MASK, PAD, END, UNKNOWN = "[MASK]", "[PAD]", "[EOS]", "[UNK]"
 SPECIAL = [MASK, PAD, END, UNKNOWN]
@@ -88,7 +88,7 @@ def load_tokenizer(path: Path, fast: bool = False) -> Tokenizer:
     Raises:
         DataError: it is missing or is not one.
     """
-    if not exists(path):
+    if not is_file(path):
         raise DataError(f"{path} does not exist. Set tokenizer.path to a tokenizer.json.")
     try:
         inner = HfTokenizer.from_file(str(local(path)))

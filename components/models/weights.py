@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.errors import ModelError
+from components.errors import ConfigError, ModelError
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.device import Placement
 from components.models.transformer import Transformer
+from components.options import parse
 from components.store.artifact import read_manifest
 from components.store.cache import local
 from components.store.content import digest
-from components.store.files import exists, read_text
+from components.store.files import is_file, read_object
 from components.store.root import foreign
 
 
@@ -37,10 +37,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: it is missing or is not one.
     """
+    if not is_file(path):
+        raise ModelError(f"{path} does not exist. Give the folder of an exported model or of a checkpoint.")
     try:
         return load_file(local(path))
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist. Give the folder of an exported model or of a checkpoint.") from None
     except SafetensorError as error:
         raise ModelError(
             f"{path} is not a readable safetensors file ({error}). It was cut off or is something else: "
@@ -100,10 +100,15 @@ def load_model(folder: Path, placement: Placement = HOME) -> Transformer:
 
     Raises:
         ModelError: the folder is not an export of ours.
+        ConfigError: its config.json describes no network.
     """
     raw = read_info(folder)
     names = {f.name for f in dataclasses.fields(ModelConfig)}
-    model = Transformer(ModelConfig(**{k: v for k, v in raw.items() if k in names}), raw["vocab_size"])
+    path = str(folder / "config.json")
+    config = parse(ModelConfig, {k: v for k, v in raw.items() if k in names}, path)
+    if wrong := [dataclasses.replace(p, path=f"{path}.{p.path}") for p in config.problems(0)]:
+        raise ConfigError(wrong)
+    model = Transformer(config, raw["vocab_size"])
     fill(model, load_weights(folder / "model.safetensors"), str(folder))
     return place(model.eval(), placement)
 
@@ -135,14 +140,20 @@ def read_info(folder: Path) -> dict[str, Any]:
         ModelError: the folder is not an export of ours.
     """
     config_path = folder / "config.json"
-    if not exists(config_path):
+    if not is_file(config_path):
         raise ModelError(
             f"{folder} holds no config.json, so it is no exported model. "
             f"Give the folder that the export stage made (`proseco show RUN --json` names it)."
         )
-    raw: dict[str, Any] = json.loads(read_text(config_path))
+    try:
+        raw = read_object(config_path)
+    except ValueError as error:
+        raise ModelError(f"{config_path} is not the config.json of a model ({error}). Export the model again.") from None
     if raw.get("model_type") != "proseco":
         raise ModelError(f"{config_path} has model_type {raw.get('model_type')!r}; only 'proseco' is read here.")
+    lost = [name for name in ("vocab_size", "length") if type(raw.get(name)) is not int or raw[name] < 1]
+    if lost:
+        raise ModelError(f"{config_path} has no {lost[0]}, a whole number from 1. Export the model again.")
     return raw
 
 

@@ -45,7 +45,8 @@ def collect(kind: Any, plain: Any, path: str, problems: list[Problem]) -> Any:
             found = error.errors(include_url=False)
             problems += [problem_of(kind, plain, path, e) for e in found]
             rest = without(plain, [tuple(e["loc"]) for e in found])
-            if any(e["type"] == "missing_argument" for e in found) or rest == plain:
+            lost = any(e["type"] == "missing_argument" or (e["type"] == "missing" and len(e["loc"]) == 1) for e in found)
+            if lost or rest == plain:
                 raise ConfigError(problems) from None  # there is no default to go on with
             plain = rest
     return validate(kind, {})

@@ -12,12 +12,13 @@ import io
 import math
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.data.tokenizer import Tokenizer
-from components.errors import ConfigError, SamplingError
+from components.errors import ConfigError, CorruptArtifact, SamplingError
 from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting, written
 from components.scorers.config import NgramConfig
 from components.store.cache import local
@@ -64,10 +65,16 @@ class Ngrams:
     """A trained model."""
 
     def __init__(self, path: Path):
-        with np.load(local(path), allow_pickle=False) as file:
-            self.vocab_size, self.discount = int(file["vocab_size"]), float(file["discount"])
-            self.order = max(int(k.removeprefix("gram_")) for k in file.files if k.startswith("gram_"))
-            self.tables = {n: (file[f"gram_{n}"], file[f"count_{n}"]) for n in range(1, self.order + 1)}
+        """Raises CorruptArtifact where the file is no such model."""
+        try:
+            with np.load(local(path), allow_pickle=False) as file:
+                self.vocab_size, self.discount = int(file["vocab_size"]), float(file["discount"])
+                self.order = max(int(k.removeprefix("gram_")) for k in file.files if k.startswith("gram_"))
+                self.tables = {n: (file[f"gram_{n}"], file[f"count_{n}"]) for n in range(1, self.order + 1)}
+        except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
+            raise CorruptArtifact(
+                f"{path} is missing or damaged ({error}). Run `proseco gc --corrupt --delete`, then the same command again."
+            ) from None
         self.total = int(self.tables[1][1].sum())
         # For each history: how often it was followed by anything, and by how many different tokens.
         self.histories = {}

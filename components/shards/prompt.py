@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from components.data.rows import TokenRows
 from components.errors import CorruptArtifact
@@ -106,7 +107,7 @@ class FilePrompts:
             begin += count
         before: Sequence[int] = [0] * len(records)
         if self.repeated:
-            before = np.load(local(self.folder / OCCURRENCES), mmap_mode="r")[first:last].tolist()
+            before = read_occurrences(self.folder / OCCURRENCES)[first:last].tolist()
         found = []
         for number in range(start, stop):
             record = records[number // self.num_samples - first]
@@ -120,6 +121,16 @@ class FilePrompts:
                 )
             )
         return found
+
+
+def read_occurrences(path: Path) -> NDArray[np.int32]:
+    """How many equal prompts come before each. Raises CorruptArtifact where the file does not say so."""
+    try:
+        return np.load(local(path), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise CorruptArtifact(
+            f"{path} is missing or damaged ({error}). Run `proseco gc --corrupt --delete`, then the same command again."
+        ) from None
 
 
 def read_part(path: Path) -> pa.Table:

@@ -226,6 +226,17 @@ def read_text(path: Any) -> str:
     return path.fs.cat_file(path.path).decode("utf-8")  # an open file of memory shares its place with all readers
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises FileNotFoundError, or ValueError where it holds something else."""
+    try:
+        found = json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
+
+
 def read_json(path: Path) -> Any:
     """What a file holds, or None where it is missing, a link or no JSON."""
     try:
@@ -237,6 +248,11 @@ def read_json(path: Path) -> Any:
 def exists(path: Path) -> bool:
     """Is there a file or folder?"""
     return path.exists()
+
+
+def is_file(path: Any) -> bool:
+    """Is it a file, and no folder, pipe or device, which a folder of somebody else may hold and which never end?"""
+    return path.is_file() if is_local(path) else bool(path.fs.isfile(path.path))
 
 
 def size_of(path: Any) -> int:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ class History:
         for entry in self.entries:
             if entry.decision in ("first", "promoted"):
                 found.append(entry.candidate)
-            elif entry.decision == "rolled back":
+            elif entry.decision == "rolled back" and found:
                 found.pop()
         return tuple(found)
 
@@ -130,14 +131,31 @@ def champions(root: Path) -> set[str]:
     return {key for folder in folders(root / FOLDER) for key in read_history(root, folder.name).champions}
 
 
+def entry_of(plain: dict[str, Any], place: Path) -> Entry:
+    """An entry as it was read: its date and its keys become parts of paths.
+
+    Raises:
+        ValueError, TypeError: it is none.
+        CorruptArtifact: a key is no name.
+    """
+    entry = Entry(**plain)
+    for name, value in plain.items():
+        if type(value) is not (int if name == "missed" else str):
+            raise ValueError(f"{name} is {value!r}")
+    Date.fromisoformat(entry.date)
+    for key in (entry.candidate, entry.before, entry.verdict):
+        if key:
+            file_name(key, place)
+    return entry
+
+
 def entries(folder: Path) -> Iterator[Entry]:
     places = [p for p in children(folder) if re.fullmatch(r"\d{8}\.json", p.name)]
     for number, place in enumerate(places, 1):
         try:
             if int(place.stem) != number:
                 raise ValueError(f"number {number} is missing")
-            plain: dict[str, Any] = json.loads(read_text(place))
-            yield Entry(**plain)
+            yield entry_of(json.loads(read_text(place)), place)
         except (ValueError, TypeError, RecursionError) as error:
             raise CorruptArtifact(
                 f"{place} can not be read as what became of a night ({error}), so which model is the champion is not "

@@ -24,9 +24,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.errors import ConfigError, LeaseHeld, LeaseLost
+from components.errors import ConfigError, LeaseHeld, LeaseLost, StoreError
 from components.options import options, parse
 from components.store.files import children, create_text, publish_text, read_text, remove
+from components.store.links import by_link
 
 FOLDER = ".leases"
 POLL_S = 0.5
@@ -103,7 +104,13 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def take(self) -> Holder | None:
-        """Have the lease, if nobody alive has it. Returns who has it otherwise."""
+        """Have the lease, if nobody alive has it. Returns who has it otherwise. Raises StoreError where it would be kept
+        somewhere else."""
+        if by_link(self.chain, self.chain.parent.parent):
+            raise StoreError(
+                f"{self.chain}, where a lease is kept, is reached by a link, and numbered files are removed from there. Nothing "
+                f"was changed. Remove the link and run the same command again."
+            )
         number, holder = highest(self.chain)
         if number and holder is not None and not self._dead(holder):
             return holder

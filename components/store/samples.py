@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,29 +138,38 @@ def read_receipt(folder: Path, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("sha256"), str) else None
 
 
-def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """All or some columns of a table. Raises CorruptArtifact if the file is not Parquet, or lacks one."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises CorruptArtifact where what is read in the block is no Parquet file."""
     try:
-        found = pq.read_table(local(path), columns=None if columns is None else list(columns))
+        yield
     except (OSError, pa.ArrowInvalid) as error:
         raise CorruptArtifact(
             f"{path} is missing or damaged ({error}). Run `proseco gc --corrupt --delete`, then the same "
             f"command again: the stage is made anew from its inputs."
         ) from error
+
+
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All or some columns of a table. Raises CorruptArtifact if the file is not Parquet, or lacks one."""
+    with reading(path):
+        found = pq.read_table(local(path), columns=None if columns is None else list(columns))
     if lost := [name for name in columns or () if name not in found.column_names]:
         raise CorruptArtifact(f"{path} has no column {lost[0]!r}: it was made by another version. Make the samples anew.")
     return found
 
 
 def find_row(path: Path, row_id: str) -> dict[str, Any] | None:
-    """The row of a name in a table, or None where it has none."""
-    found = pq.read_table(local(path), filters=[("row_id", "==", row_id)]).to_pylist()
+    """The row of a name in a table, or None where it has none. Raises CorruptArtifact where it is no table."""
+    with reading(path):
+        found = pq.read_table(local(path), filters=[("row_id", "==", row_id)]).to_pylist()
     return found[0] if found else None
 
 
 def made_by(path: Path) -> dict[str, Any]:
     """What a sample table says of how it was made. Raises CorruptArtifact where it says nothing."""
-    said = (pq.read_schema(local(path)).metadata or {}).get(MADE_BY)
+    with reading(path):
+        said = (pq.read_schema(local(path)).metadata or {}).get(MADE_BY)
     if said is None:
         raise CorruptArtifact(f"{path} does not say how it was made: another version wrote it. Make the samples anew.")
     found: dict[str, Any] = json.loads(said)

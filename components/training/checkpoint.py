@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from components.store.files import (
     folders,
     publish_text,
     publishing,
-    read_text,
+    read_object,
     remove_tree,
 )
 from components.store.names import file_name
@@ -88,14 +89,27 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """What ``state.json`` says. Raises CorruptArtifact where it is none of ours."""
+    try:
+        state = read_object(checkpoint / "state.json")
+        if not isinstance(state.get("files"), dict) or type(state.get("step")) is not int:
+            raise ValueError("it names no files and no step")
+    except (OSError, ValueError) as error:
+        raise CorruptArtifact(
+            f"{checkpoint / 'state.json'} is missing or damaged ({error}). Delete the folder {checkpoint} to resume from the "
+            f"checkpoint before it."
+        ) from None
+    return state
+
+
 def read(checkpoint: Path, kinds: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
     """(kind, parameter name, tensor) of every kind asked for.
 
     Raises:
         CorruptArtifact: a file is missing or its bytes are not those that were written.
     """
-    state = json.loads(read_text(checkpoint / "state.json"))
-    for name, digest in state["files"].items():
+    for name, digest in state_of(checkpoint)["files"].items():
         file = checkpoint / file_name(name, checkpoint / "state.json")
         if not exists(file) or digest_file(file) != digest:
             raise CorruptArtifact(
@@ -117,7 +131,7 @@ def restore(checkpoint: Path, engine: TrainEngine, ema: Ema, skipped: Collection
     tensors: dict[str, dict[str, Tensor]] = {"weight": {}, "ema": {}, **{m: {} for m in MOMENTS}}
     for kind, name, tensor in read(checkpoint, tuple(tensors)):
         tensors[kind][name] = tensor
-    step = int(json.loads(read_text(checkpoint / "state.json"))["step"])
+    step = int(state_of(checkpoint)["step"])
     engine.set_weights(tensors["ema"])
     for average, master in zip(ema.averages, ema.masters, strict=True):
         average.copy_(master)

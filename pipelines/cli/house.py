@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
+from rich.text import Text
 
-from components.store.files import at
+from components.store.files import at, is_local
 from pipelines.cli.screen import in_words, load, out, run_arguments
+
+if TYPE_CHECKING:
+    from pipelines.doctor import Check
 
 
 @click.command(name="list")
@@ -51,22 +56,46 @@ def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
 
 
 @click.command()
-@click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--root", type=at, metavar="FOLDER", help="Of the results; that of the run where not given, or runs.")
+@click.option("--keys", type=click.Path(path_type=Path), help="The file of a service's keys, to look at its mode.")
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
-def doctor(root: Path, as_json: bool) -> None:
-    """Check versions, CPUs, memory, disk and the root, and say how to mend what is wrong."""
-    from pipelines.doctor import examine
+def doctor(run: Path | None, overrides: tuple[str, ...], root: Path | None, keys: Path | None, as_json: bool) -> None:
+    """Check versions, CPUs, memory, disk, the root and files of tokens, and say how to mend what is wrong.
 
-    found = examine(root)
+    With a RUN also what its stages need that are not made yet: CPUs, memory and disk by estimates, where MLflow's tables
+    lie, and on a cluster the time to stop.
+    """
+    from pipelines.cli.runs import lines_of
+
+    found = examined(run, overrides, root, keys)
     if as_json:
         click.echo(json.dumps([vars(c) for c in found], indent=1))
     else:
         for c in found:
-            out.print(f"[{'green]ok  ' if c.ok else 'red]bad '}[/] {c.name}: {c.value}", end="")
-            out.print("" if c.ok else f"\n       {c.remedy}")
+            name, *more = lines_of([c])
+            out.print("[green]ok  [/]" if c.ok else "[red]bad [/]", Text(name))
+            for line in () if c.ok else more:
+                out.print(line, markup=False)
     if not all(c.ok for c in found):
         sys.exit(1)
+
+
+def examined(run: Path | None, overrides: tuple[str, ...], root: Path | None, keys: Path | None) -> list[Check]:
+    """What doctor looks at."""
+    from pipelines.doctor import examine, network_file_system
+    from pipelines.graph.plan import plan
+    from pipelines.needs import needs, stopping
+
+    if run is None:
+        root = root or at("runs")
+        tables = [network_file_system(root)] if is_local(root) else []
+        return [*examine(root, keys), *tables, *stopping([], root)]
+    config, stages = load(run, overrides)
+    root = root or at(config.runtime.root)
+    return [*examine(root, keys), *needs(plan(list(stages.values()), root), config.runtime, root)]
 
 
 @click.command()

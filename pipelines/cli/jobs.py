@@ -17,6 +17,10 @@ from components.errors import ConfigError
 from pipelines.cli.screen import in_words, load, out, run_arguments
 
 STOPPED = 130
+IN_LOGS = (
+    "whoever has the cluster's token can read the variables of a job, and Ray writes them into logs that all users of its "
+    "machines can read. Give the machines secrets of their own instead, as files, roles or variables."
+)
 STATES = {"SUCCEEDED": "green", "RUNNING": "yellow", "PENDING": "yellow", "STOPPED": "magenta", "FAILED": "red"}
 
 in_cluster = click.option(
@@ -74,11 +78,15 @@ def submit(run: Path, overrides: tuple[str, ...], address: str, id: str, variabl
     travels is the run, with what it extends; places in it are full paths or URLs.
     """
     from cluster.jobs import Jobs
+    from pipelines.submission import secrets_in
     from pipelines.submission import submit as send
 
     config, _ = load(run, overrides)
     jobs = Jobs(address)
-    job, new = send(jobs, config, id, named(variables))
+    passed = named(variables)
+    if secrets := secrets_in(passed):
+        click.echo(f"{', '.join(secrets)}: {IN_LOGS}", err=True)
+    job, new = send(jobs, config, id, passed)
     click.echo(f"{job.id}: {'sent' if new else 'was sent before'} to {address}")
     if not no_follow:
         followed(jobs, job.id)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from rich.table import Column, Table
+from rich.text import Text
 
+from components.errors import ConfigError
 from components.store.files import at, exists
 from pipelines.cli.screen import STATES, in_words, load, out, run_arguments
+
+if TYPE_CHECKING:
+    from pipelines.doctor import Check
+    from pipelines.graph.estimate import Estimate
+    from pipelines.graph.plan import Finding
 
 
 @click.command()
@@ -18,21 +26,64 @@ from pipelines.cli.screen import STATES, in_words, load, out, run_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
 def plan(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what a run would do, and why, before anything is started."""
+    """Say what a run would do, and why, before anything is started.
+
+    Also how long it may take, where its like was made in the root before, and what of this machine may be too little;
+    [b]proseco doctor RUN[/b] tells all that was looked at.
+    """
+    from pipelines.graph.estimate import estimates
     from pipelines.graph.plan import plan as make_plan
+    from pipelines.needs import needs, tracking_problem
 
     config, stages = load(run, overrides)
-    findings = make_plan(list(stages.values()), at(config.runtime.root))
+    root = at(config.runtime.root)
+    findings = make_plan(list(stages.values()), root)
+    expected = estimates(findings, root)
     if as_json:
-        rows = [{"stage": f.stage.label, "key": f.stage.key, "state": f.state, "reasons": f.reasons} for f in findings]
-        click.echo(json.dumps(rows, indent=1))
-        return
-    table = Table("stage", "state", "key", "why", box=None, pad_edge=False)
+        click.echo(json.dumps([planned(f, expected.get(f.stage.key)) for f in findings], indent=1))
+    else:
+        print_plan(findings, expected)
+        problems = [c for c in needs(findings, config.runtime, root) if not c.ok]
+        for line in lines_of(problems):
+            out.print(line, markup=False)
+    problem = tracking_problem(config.runtime, root)
+    if problem is not None and any(f.state != "fresh" for f in findings):
+        raise ConfigError([problem])
+
+
+def planned(finding: Finding, expected: Estimate | None) -> dict[str, Any]:
+    """A line of the plan for a program."""
+    found = {"stage": finding.stage.label, "key": finding.stage.key, "state": finding.state, "reasons": finding.reasons}
+    return found | {"estimate_s": expected and expected.seconds, "estimate_of": expected and expected.of}
+
+
+def print_plan(findings: list[Finding], expected: dict[str, Estimate]) -> None:
+    """The plan for people."""
+    from pipelines.job import duration
+
+    table = Table("stage", "state", *(["about"] if expected else []), "key", "why", box=None, pad_edge=False)
     for f in findings:
-        table.add_row(f.stage.label, f"[{STATES[f.state]}]{f.state}[/]", f.stage.key, "\n".join(f.reasons))
+        about = [duration(expected[f.stage.key].seconds) if f.stage.key in expected else ""] if expected else []
+        table.add_row(f.stage.label, f"[{STATES[f.state]}]{f.state}[/]", *about, f.stage.key, Text("\n".join(f.reasons)))
     out.print(table)
     todo = sum(f.state != "fresh" for f in findings)
     out.print(f"{todo} of {len(findings)} stages to do" if todo else "everything is fresh; a run would do nothing")
+    if expected:
+        seconds = duration(sum(e.seconds for e in expected.values()))
+        example = next(iter(expected.values())).of
+        out.print(
+            f"an estimate: {seconds} one after the other for {len(expected)} of them, by what their like in this root took when "
+            f"they were last executed, e.g. {example}",
+            markup=False,
+        )
+
+
+def lines_of(checks: list[Check]) -> Iterator[str]:
+    """Checks that are not met, for people."""
+    for c in checks:
+        yield f"{c.name}: {c.value}"
+        yield f"       rule:   {c.rule}"
+        yield f"       remedy: {c.remedy}"
 
 
 @click.command()

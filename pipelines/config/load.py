@@ -12,8 +12,10 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from omegaconf import OmegaConf
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from components.errors import ConfigError, Problem
@@ -32,11 +34,7 @@ def load_run(path: Path, overrides: list[str]) -> Run:
         ConfigError: with everything that is wrong.
     """
     raw = read_yaml(path)
-    try:
-        merged = OmegaConf.merge(OmegaConf.create(raw), OmegaConf.create(dotted(overrides)))
-        plain = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path} with overrides {overrides}: {first_line(error)}") from error
+    plain = resolved(raw, dotted(overrides), f"{path} with overrides {overrides}")
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no mapping; a run is a mapping of sections such as corpora and train.")
     workflow = plain.pop("workflow", RunConfig.workflow)
@@ -107,8 +105,14 @@ READERS: dict[str, Callable[[dict[Any, Any], Path, list[Problem]], Run]] = {
 """How the YAML of each workflow is read, by its field ``workflow``."""
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file over the one that it ``extends``, if any."""
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file over the one that it ``extends``, if any.
+
+    Args:
+        above: files that extend this one.
+    """
+    if path.resolve() in above:
+        raise ConfigError(f"{path} extends itself, by way of {len(above)} files. Take out one `extends`.")
     if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
@@ -124,7 +128,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise
     plain = plain or {}
     if isinstance(plain, dict) and "extends" in plain:
-        below = read_yaml(path.parent / str(plain.pop("extends")))
+        below = read_yaml(path.parent / str(plain.pop("extends")), (*above, path.resolve()))
         plain = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(plain)), resolve=False)
     return plain  # type: ignore[no-any-return]
 
@@ -172,8 +176,23 @@ def dotted(overrides: list[str]) -> dict[str, Any]:
 
 def over(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Nested options over nested options."""
-    merged = OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(options))
-    return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
+    return resolved(base, options, "a section")  # type: ignore[no-any-return]
+
+
+def resolved(base: Any, options: Any, where: str) -> Any:
+    """One over the other, with ``${...}`` as the value that it names.
+
+    OmegaConf's resolvers are switched off: a run of somebody else could read what stands in the environment, such as
+    secrets, into a name or an address.
+
+    Raises:
+        ConfigError: they do not go together, or there is no such value.
+    """
+    try:
+        with patch.object(BaseContainer, "_resolvers", {}):
+            return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(options)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {first_line(error)}. ${{...}} names another value of the run, and nothing else.") from error
 
 
 def first_line(error: Exception) -> str:

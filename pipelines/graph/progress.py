@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from components.errors import without_passwords
 from pipelines.graph.plan import Finding
 
 LINE_EVERY_S = 15.0
@@ -27,7 +28,7 @@ class Screen:
         self.lock = threading.Lock()
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self.console.print(without_passwords(message), markup=False)
 
     def stage(self, number: int, total: int, finding: Finding) -> None:
         self.say(f"[{number}/{total}] {finding.stage.label}  ({finding.state}) {finding.stage.key}")

@@ -16,10 +16,11 @@ from cluster.cluster import Cluster
 from cluster.config import RuntimeConfig
 from cluster.environment import prepare
 from cluster.open import open_cluster
-from components.errors import CorruptArtifact, ProsecoError
+from components.errors import ConfigError, CorruptArtifact, ProsecoError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
 from components.store.files import at, files_below, publish_text
 from components.store.lease import Fence, Lease
+from components.store.links import require_no_links
 from components.store.root import mark_root, remove_stage, require_ours, stages
 from components.tracking import JOURNAL
 from pipelines.graph.live import following
@@ -28,6 +29,7 @@ from pipelines.graph.progress import Screen
 from pipelines.graph.resources import Resources
 from pipelines.graph.schedule import Outcome, Schedule
 from pipelines.graph.stage import Context, Given, Stage
+from pipelines.needs import tracking_problem
 
 
 @dataclass
@@ -62,6 +64,7 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     that nothing was done, and then neither torch nor Ray nor MLflow was imported.
 
     Raises:
+        ConfigError: MLflow's tables would lie where SQLite is unsafe.
         ProsecoError: stages failed for a reason that the user can mend. Those that do not need them were made.
     """
     root = at(runtime.root).absolute()  # workers have other working directories
@@ -69,6 +72,8 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     todo = [f for f in findings if f.state != "fresh"]
     if not todo:
         return findings
+    if (problem := tracking_problem(runtime, root)) is not None:
+        raise ConfigError([problem])
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
     mark_root(root)
     held = Held(runtime)
@@ -139,6 +144,7 @@ def run_stage(
     if finding.state == "damaged":
         remove_stage(folder)
     require_ours(folder)
+    require_no_links(folder)
     identity = {"format": FORMAT, "label": stage.label, "identity": stage.identity}
     publish_text(folder / IDENTITY, json.dumps(identity, indent=1))
     inputs = {role: below.folder(root).absolute() for role, below in stage.inputs.items()}

@@ -81,6 +81,17 @@ def test_nobody_without_the_token_of_a_run_can_have_a_command_run(run, tmp_path)
     assert not (tmp_path / "without").exists()
 
 
+def test_what_ray_leaves_of_a_run_is_closed_to_other_users(run):
+    """It lets everybody write to its sockets and logs, so the folder around them must not let others in."""
+    sockets = next(
+        found[1] for p in run.tree() if (found := re.search(rb"--raylet_socket_name=(\S+?)/sockets/", of(p, "cmdline")))
+    )
+    session = Path(sockets.decode())
+    assert stat.S_IMODE(session.stat().st_mode) == 0o777
+    assert stat.S_IMODE(session.parents[1].stat().st_mode) == 0o700
+    assert session.parents[1].stat().st_uid == os.getuid()
+
+
 def test_a_driver_without_the_token_of_a_run_is_turned_away(run, tmp_path):
     (tmp_path / "wrong").write_text("0" * 64)
     token = run.variable("RAY_AUTH_TOKEN_PATH")

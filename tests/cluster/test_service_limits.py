@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -369,3 +370,37 @@ def test_a_file_of_keys_is_yaml_or_json_lines_and_is_checked(tmp_path):
             read_keys(path)
     with pytest.raises(ConfigError, match="can not be read"):
         read_keys(tmp_path / "none")
+
+
+async def status_of(app, method: str, path: str) -> int:
+    """The status of a request whose path no client has tidied up."""
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"example.org"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http", "path": path,
+        "raw_path": path.encode(), "root_path": "", "query_string": b"", "headers": headers, "client": ("192.0.2.1", 1),
+        "server": ("192.0.2.2", 80), "state": {},
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PUT", "OPTIONS"])
+def test_no_other_spelling_of_a_path_passes_without_a_key(method, tmp_path):
+    key = ApiKey("anna", hashlib.sha256(b"secret").hexdigest())
+    app = build_app(Shelf([]), ServiceLimits(), Doors(Keys([key])))
+    app.max_requests = 8  # without models there are no replicas, and no room
+    asked = ["v1/models", "v1/completions", "v1/tables", "v1/samplers", "v1/score", "metrics"]
+    for path in asked:
+        for begin, end in (("/", ""), ("//", ""), ("/./", ""), ("/x/../", ""), ("/", "/"), ("/", "\0"), ("http://h/", ""), ("", "")):
+            status = asyncio.run(status_of(app, method, begin + path + end))
+            assert status in (401, 403, 404, 405, 415), (method, begin + path + end, status)
+        assert asyncio.run(status_of(app, method, f"/{path.upper()}")) in (404, 405, 415)
+        assert asyncio.run(status_of(app, method, f"/{path}")) == 401

@@ -33,3 +33,44 @@ def test_a_key_that_deepspeed_removed_is_refused_by_it():
 
     with pytest.raises(Exception, match="elasticity"):
         DeepSpeedConfig(zero_config(1, 4, 1.0, "fp32", False, 1) | {"elasticity": {"enabled": True}})
+
+
+class Asked(dict):
+    """A configuration that remembers which of its values were read."""
+
+    def __init__(self, values: dict):
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def get(self, key, default=None):
+        self.read.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key):
+        self.read.add(key)
+        return super().__contains__(key)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_key_is_read_by_the_version_that_is_installed(stage, precision):
+    """At the top DeepSpeed ignores what it does not know, so a key that it dropped would be without effect."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    made = Asked(zero_config(stage, 4, 1.0, precision, offload=stage > 0, world_size=1) | {"of_nobody": 1})
+    DeepSpeedConfig(made)
+    assert made.keys() - made.read == {"of_nobody"}
+
+
+def test_below_the_top_a_key_that_is_not_known_is_refused_by_it():
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    for section in ("zero_optimization", "bf16"):
+        made = zero_config(2, 4, 1.0, "bf16", False, 1)
+        made[section] |= {"of_nobody": 1}
+        with pytest.raises(ValueError, match="of_nobody"):
+            DeepSpeedConfig(made)

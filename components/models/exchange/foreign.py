@@ -9,7 +9,6 @@ what was not: an initialiser, not the model. Nothing is skipped in silence.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from components.errors import ModelError
 from components.models.config import ModelConfig
 from components.models.transformer import Transformer
 from components.models.weights import load_weights
+from components.store.files import is_file, read_object
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,12 @@ def read_foreign(folder: Path, vocab_size: int = 0) -> tuple[Transformer, Report
         )
     form = FORMATS[name]
     path = folder / "config.json"
-    if not path.exists():
+    if not is_file(path):
         raise ModelError(f"{folder} holds no config.json, and the number of heads is nowhere else.")
-    theirs = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        theirs = read_object(path)
+    except ValueError as error:
+        raise ModelError(f"{path} is not the config.json of a model ({error}). Get the folder again.") from None
     try:
         config = ModelConfig(**form.sizes(theirs)).resolved()
     except KeyError as error:
