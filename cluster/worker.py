@@ -28,7 +28,7 @@ from components.tracking import JOURNAL, JsonlTracker
 from components.training import checkpoint
 from components.training.engine import TorchEngine, TrainEngine
 from components.training.job import Job
-from components.training.loop import fit
+from components.training.loop import fence_of, fit
 
 
 def failure_file(job: Job) -> Path:
@@ -52,7 +52,7 @@ def train_rank(launch: TrainLaunch, leaving: Callable[[], bool] | None = None) -
     watchdog: Watchdog | None = None
     try:
         engine = build_engine(launch)
-        tracker = JsonlTracker(launch.job.folder / JOURNAL) if engine.rank == 0 else None
+        tracker = JsonlTracker(launch.job.folder / JOURNAL, fence_of(launch.job)) if engine.rank == 0 else None
         if tracker:
             tracker.params({"host": platform.node(), "pid": os.getpid(), "world_size": engine.world_size})
         watchdog = Watchdog(launch.runtime.hang_s, leaving)

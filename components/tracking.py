@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,10 +26,14 @@ class Tracker(Protocol):
 
 
 class JsonlTracker:
-    """Appends one JSON object a line, each at once, so that another process can follow."""
+    """Appends one JSON object a line, each at once, so that another process can follow.
 
-    def __init__(self, path: Path):
-        self._path = path
+    Args:
+        fence: raises where another run took this stage over: what a sleeper adds to a journal that is finished damages it.
+    """
+
+    def __init__(self, path: Path, fence: Callable[[], None] = lambda: None):
+        self._path, self._fence = path, fence
 
     def params(self, values: Mapping[str, Any]) -> None:
         self._write({"params": dict(values)})
@@ -38,6 +42,7 @@ class JsonlTracker:
         self._write({"step": step, **values})
 
     def _write(self, row: dict[str, Any]) -> None:
+        self._fence()
         append_text(self._path, json.dumps({"time_s": round(time.time(), 3), **row}) + "\n")
 
 

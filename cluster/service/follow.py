@@ -62,6 +62,8 @@ class Follower:
     limits: ServiceLimits
     say: Callable[[str], None]
     stop: threading.Event
+    served: str
+    """Key of the champion that is served."""
     refused: set[tuple[int, str]] = field(default_factory=set)
     """Length of the history, and champion."""
 
@@ -77,10 +79,9 @@ class Follower:
         """Have the champion served, if it is not."""
         history = history_at(self.folder)
         key, state = history.champion, (len(history.entries), history.champion)
-        now = self.shelf.places[self.name].model
-        if key == now.version or state in self.refused:
+        if key == self.served or state in self.refused:
             return
-        self.say(f"{self.name}: {key} is champion in place of {now.version}; it is started")
+        self.say(f"{self.name}: {key} is champion in place of {self.served}; it is started")
         backend: Backend | None = None
         try:
             folder = history.export(key)
@@ -102,13 +103,13 @@ class Follower:
             why = f"{counted.failed} of {counted.failed + counted.answered} requests failed"
             self.refuse(state, why, left.backend)
             return
+        self.served = key
         self.say(f"{self.name}: {key} is served, after {counted.answered} requests on trial")
         self.drain(left.backend)
 
     def refuse(self, state: tuple[int, str], why: str, backend: Backend | None) -> None:
         self.refused.add(state)
-        now = self.shelf.places[self.name].model.version
-        self.say(f"{self.name}: {state[1]} was refused, because {why}; {now} is still served. See `proseco rollback`.")
+        self.say(f"{self.name}: {state[1]} was refused, because {why}; {self.served} is still served. See `proseco rollback`.")
         if backend is not None:
             self.end(backend)
 

@@ -137,7 +137,7 @@ def until_stopped(
         return backend
 
     followers = [
-        Follower(name, folder, shelf, partial(start, name), on_ray.OnRay.end, limits, say, stop)
+        Follower(name, folder, shelf, partial(start, name), on_ray.OnRay.end, limits, say, stop, folders[name].name)
         for name, folder in followed.items()
     ]
     threads = [threading.Thread(target=f.follow, daemon=True, name=f"follow {f.name}") for f in followers]

@@ -21,20 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-MIN_PAIRS = 30
-"""Fewer tell nothing by a normal interval."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a candidate has to show by one metric."""
-
-    metric: str
-    """For people."""
-    column: str
-    larger_is_better: bool
-    margin: float | None = None
-    """How much worse it may be; None where it has to be better."""
+from components.evaluation.rule import MIN_PAIRS, Rule
 
 
 @dataclass(frozen=True)

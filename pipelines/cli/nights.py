@@ -51,13 +51,10 @@ def read(run: Path, overrides: tuple[str, ...], date: str) -> Any:
     """The nightly run of a date."""
     from pipelines.config.load import load_run, read_yaml
     from pipelines.config.nightly import NightlyConfig
-    from pipelines.nights import now
 
-    plain = read_yaml(run)
-    if (said := plain.get("workflow", "")) != NightlyConfig.workflow:
+    if (said := read_yaml(run).get("workflow", "")) != NightlyConfig.workflow:
         raise ConfigError(f"{run} says workflow: {said or 'nothing'}. Only one that says workflow: nightly has nights.")
-    given = date or plain.get("date") or now().date().isoformat()
-    return load_run(run, [f"date={given}", *overrides])
+    return load_run(run, [*overrides, *([f"date={date}"] if date else [])])
 
 
 def tell(night: Any, as_json: bool) -> None:

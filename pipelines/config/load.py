@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,7 +34,7 @@ def load_run(path: Path, overrides: list[str]) -> Run:
     Raises:
         ConfigError: with everything that is wrong.
     """
-    raw = read_yaml(path)
+    raw = dated(read_yaml(path))
     plain = resolved(raw, dotted(overrides), f"{path} with overrides {overrides}")
     if not isinstance(plain, dict):
         raise ConfigError(f"{path} holds no mapping; a run is a mapping of sections such as corpora and train.")
@@ -46,6 +47,11 @@ def load_run(path: Path, overrides: list[str]) -> Run:
     if problems:
         raise ConfigError(problems)
     return run
+
+
+def dated(raw: dict[str, Any]) -> dict[str, Any]:
+    """A nightly run that names no date is that of today, in UTC."""
+    return {"date": datetime.now(UTC).date().isoformat(), **raw} if raw.get("workflow") == NightlyConfig.workflow else raw
 
 
 def one_run(plain: dict[Any, Any], path: Path, problems: list[Problem], below: str = "") -> RunConfig:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cluster.config import RuntimeConfig
 from components.errors import Problem
-from components.evaluation.gate import MIN_PAIRS
+from components.evaluation.rule import MIN_PAIRS
 from components.options import Count, NonNegative, nearest, options
 from components.scorers import SCORERS
 from components.scorers.config import NelboConfig, ScorerOptions
@@ -53,7 +53,7 @@ class NightlyConfig:
     name: Name = "nightly"
     """Of the nightly run, and of its model in MLflow's registry; the file's own where it is not given."""
     date: str = ""
-    """The night, YYYY-MM-DD; other values may hold ``${date}``, as in ``path: /data/until-${date}``."""
+    """The night, YYYY-MM-DD, today in UTC where it is not given; other values may hold ``${date}``, as in ``path: /data/until-${date}``."""
     run: RunConfig = RunConfig()
     """The sections of a run, as it is where there is no champion to start from."""
     warm: RunConfig = RunConfig()

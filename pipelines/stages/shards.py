@@ -46,7 +46,7 @@ class Made:
     told: float = -math.inf
 
     def __post_init__(self) -> None:
-        self.tracker = JsonlTracker(self.context.folder / JOURNAL)
+        self.tracker = JsonlTracker(self.context.folder / JOURNAL, self.context.fence.check)
         self.context.progress.total(self.number, "shards")
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora.config import SourceOptions
 from components.data.prompts import PromptsConfig, Wanted
-from components.evaluation.gate import Rule
+from components.evaluation.rule import Rule
 from components.models.config import ModelConfig
 from components.models.device import DTypeName
 from components.samplers.config import SamplerConfig

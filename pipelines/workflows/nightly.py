@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.evaluation.gate import Rule
+from components.evaluation.rule import Rule
 from components.scorers.config import ScorerOptions, reads_model
 from components.store.content import SHOWN, digest
 from components.store.files import at
@@ -20,7 +20,6 @@ from pipelines.graph.stage import Given, Stage
 from pipelines.stages import spec
 from pipelines.workflows import main_job
 from pipelines.workflows.main_job import Graph, Start
-from pipelines.workflows.one_stage import given_model
 
 
 def build(nightly: NightlyConfig) -> dict[str, Stage]:
@@ -42,7 +41,11 @@ def champion_of(history: History) -> Given | None:
         ModelError: its folder is gone.
         CorruptArtifact: it was changed since.
     """
-    return given_model(history.export(history.champion)) if history.champion else None
+    if not history.champion:
+        return None
+    from pipelines.workflows.one_stage import given_model  # reads weights, so it needs torch
+
+    return given_model(history.export(history.champion))
 
 
 def start_of(champion: Given) -> Start:

@@ -67,7 +67,7 @@ class Following:
         self.shelf = Shelf([open_model("tiny", folder, self.start(folder), 0)])
         stop = threading.Event()
         self.follower = Follower(
-            "tiny", self.history.folder, self.shelf, self.start, self.end, self.limits, self.said.append, stop
+            "tiny", self.history.folder, self.shelf, self.start, self.end, self.limits, self.said.append, stop, "a"
         )
 
     def export(self, key: str, seed: int) -> Path:
@@ -150,7 +150,7 @@ def test_a_new_champion_has_a_share_of_the_requests_and_then_all(following, clie
     assert len(following.opened) == 2, "nothing is new"
     text = client.get("/metrics").text
     assert f'proseco_model_version{{model="tiny",on_trial="no",version="{after}"}} 1.0' in text
-    assert 'proseco_trials_total{model="tiny",outcome="taken"} 1.0' in text
+    assert "proseco_trials_total{model=\"tiny\",outcome=\"taken\"} 1.0" in text, [x for x in text.splitlines() if "trials" in x]
     assert client.get("/v1/models").json()["data"][0]["version"] == after
 
 

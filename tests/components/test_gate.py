@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.evaluation.gate import MIN_PAIRS, Rule, compare, interval, verdict
+from components.evaluation.gate import compare, interval, verdict
+from components.evaluation.rule import MIN_PAIRS, Rule
 
 BETTER = Rule("m", "m", True)
 

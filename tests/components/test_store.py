@@ -33,6 +33,7 @@ from components.store.fingerprint import canonical, differences, fingerprint
 from components.store.lease import FOLDER, Lease, file_of, highest
 from components.store.root import mark_root
 from components.store.samples import finished_shard, publish_shard
+from components.tracking import JsonlTracker, read_metrics
 from tests.objects import BUCKET, objects, reach
 
 
@@ -460,3 +461,14 @@ def test_who_did_not_hear_that_it_had_written_has_written(tmp_path, monkeypatch)
             lease(root).wait(0)
         with lease(root).wait(0):
             pass
+
+
+def test_who_was_taken_over_adds_nothing_to_a_journal_that_may_be_finished(root):
+    first = lease(root).wait(0)
+    journal = JsonlTracker(root / "metrics.jsonl", first.fence.check)
+    journal.metrics({"loss": 1.0}, 1)
+    publish_text(file_of(first.chain, 2), json.dumps(dataclasses.asdict(first.record) | {"id": "theirs"}))
+    with pytest.raises(LeaseLost):
+        journal.metrics({"loss": 0.5}, 2)
+    assert [row["step"] for row in read_metrics(root / "metrics.jsonl")] == [1]
+    first.release()
