@@ -155,7 +155,7 @@ def compare(folder: Path, clients: int, requests: int, threads: tuple[int, ...])
     """Throughput and 95th percentile of the shared engine, and of an engine a request in so many threads."""
     numbers = {}
     for kind in (*map(str, threads), "shared"):
-        with running(kind, folder) as (port, _):
+        with running(kind, folder, deadline_s=600.0) as (port, _):  # an engine a request takes its time
             asyncio.run(closed_loops(port, 2, 1))
             seconds, answers = asyncio.run(closed_loops(port, clients, requests))
         assert all(a.code == 200 for a in answers), collections.Counter(a.code for a in answers)
