@@ -27,11 +27,15 @@ text: setup
 	$(BIN)/proseco run configs/runs/text.yaml
 	$(BIN)/proseco show configs/runs/text.yaml
 
+# Tests that start no cluster run two at once; those that do, or that look at the clock, have the machine to themselves.
+APART := tests/components tests/parity tests/pipelines tests/chaos/test_kill.py
+
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(APART)
+	$(BIN)/python -m pytest $(APART:%=--ignore=%)
 
 # What a GPU must do as a CPU does, and how fast it is: runs/gpu/gpu.html. Skips with a sentence where there is none.
 gpu: setup

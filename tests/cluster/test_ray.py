@@ -13,7 +13,7 @@ import pytest
 
 from cluster.config import RuntimeConfig
 from cluster.open import open_cluster
-from cluster.processes import command
+from cluster.processes import command, read
 from components.errors import ConfigError
 from tests.chaos import harness
 from tests.cluster.nodes import nodes
@@ -115,17 +115,16 @@ def kill_when_checkpointed(folder: Path, killed: list[int], which: str) -> None:
     while not list((folder / "checkpoints").glob("*/state.json")):
         time.sleep(0.01)
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    pids = {
-        "rank": [first["params"]["pid"]],
-        "controller": [
-            int(p.name)
-            for p in Path("/proc").glob("[0-9]*")
-            if command(int(p.name)).startswith(b"ray::TrainController")
-        ],
-    }[which]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        killed.append(pid)
+    pids = {"rank": [first["params"]["pid"]], "controller": controllers()}[which]
+    killed.append(pids[-1])
+    os.kill(pids[-1], signal.SIGKILL)
+
+
+def controllers() -> list[int]:
+    """Processes that watch over trainings, the oldest first: those of trainings that have ended may be there for a while."""
+    found = [int(p.name) for p in Path("/proc").glob("[0-9]*")]
+    found = [pid for pid in found if command(pid).startswith(b"ray::TrainController")]
+    return sorted(found, key=lambda pid: (read(pid) or (0, 0, False))[1])
 
 
 @pytest.mark.parametrize("which", ["rank", "controller"])
