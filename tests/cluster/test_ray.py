@@ -127,34 +127,42 @@ def controllers() -> list[int]:
     return sorted(found, key=lambda pid: (read(pid) or (0, 0, False))[1])
 
 
-@pytest.mark.parametrize("which", ["rank", "controller"])
-def test_a_training_one_of_whose_processes_is_killed_resumes_from_its_checkpoint(which, cluster, tmp_path):
-    """SIGKILL after a checkpoint; the result equals an undisturbed training, bit for bit."""
+def trained(cluster, folder: Path, killed: list[int] | None = None, which: str = "") -> dict[str, object]:
+    """The last weights of a training on two workers, one of whose processes is killed meanwhile where that is asked for."""
     from cluster.cluster import TrainLaunch
     from components.training import checkpoint
     from tests.doubles import TINY, job, token_rows
 
-    rows = token_rows(tmp_path / "rows")
+    folder.mkdir()
+    rows = token_rows(folder / "rows")
     runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, max_failures=2)
     joined = open_cluster(runtime)
-    found, killed = {}, []
     try:
-        for name in ("undisturbed", "killed"):
-            folder = tmp_path / name
-            folder.mkdir()
-            if name == "killed":
-                threading.Thread(target=kill_when_checkpointed, args=(folder, killed, which), daemon=True).start()
-            made = job(folder, rows, 4, steps=300, checkpoint_every=50)
-            joined.train(TrainLaunch(job=made, model=TINY, init=None, runtime=runtime))
-            last = checkpoint.latest(folder / "checkpoints")
-            assert last.name == "step-00000300"
-            found[name] = {f"{k}/{n}": t for k, n, t in checkpoint.read(last, ("weight", "ema"))}
+        if killed is not None:
+            threading.Thread(target=kill_when_checkpointed, args=(folder, killed, which), daemon=True).start()
+        made = job(folder, rows, 4, steps=300, checkpoint_every=50)
+        joined.train(TrainLaunch(job=made, model=TINY, init=None, runtime=runtime))
     finally:
         joined.close()
+    last = checkpoint.latest(folder / "checkpoints")
+    assert last.name == "step-00000300"
+    return {f"{k}/{n}": t for k, n, t in checkpoint.read(last, ("weight", "ema"))}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, tmp_path_factory) -> dict[str, object]:
+    return trained(cluster, tmp_path_factory.mktemp("undisturbed") / "t")
+
+
+@pytest.mark.parametrize("which", ["rank", "controller"])
+def test_a_training_one_of_whose_processes_is_killed_resumes_from_its_checkpoint(which, cluster, undisturbed, tmp_path):
+    """SIGKILL after a checkpoint; the result equals an undisturbed training, bit for bit."""
+    killed: list[int] = []
+    found = trained(cluster, tmp_path / "killed", killed, which)
     starts = [line for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines() if '"pid"' in line]
     assert len(killed) == 1
     assert len(starts) == 2
-    assert all(bool((found["undisturbed"][k] == found["killed"][k]).all()) for k in found["undisturbed"])
+    assert all(bool((undisturbed[k] == found[k]).all()) for k in undisturbed)
 
 
 def test_what_finds_no_room_is_told_after_a_while(cluster, tmp_path):
