@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -128,6 +129,7 @@ def fits(choice: dict[str, Any]) -> bool:
     return not rules.problems(configured(choice), "s")
 
 
+@functools.cache
 def valid_choices() -> list[tuple[int, ...]]:
     """Indices of every combination that the rules allow, over the whole product."""
     found = []
