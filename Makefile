@@ -27,15 +27,12 @@ text: setup
 	$(BIN)/proseco run configs/runs/text.yaml
 	$(BIN)/proseco show configs/runs/text.yaml
 
-# Tests that start no cluster run two at once; those that do, or that look at the clock, have the machine to themselves.
-APART := tests/components tests/parity tests/pipelines tests/chaos/test_kill.py
-
+# Two tests at once, of which at most one starts a cluster; those marked long are left to `make chaos`.
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(APART)
-	$(BIN)/python -m pytest $(APART:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 # What a GPU must do as a CPU does, and how fast it is: runs/gpu/gpu.html. Skips with a sentence where there is none.
 gpu: setup
@@ -43,6 +40,7 @@ gpu: setup
 
 # Kills a run on Ray at every fault point and at ten moments; about forty minutes on two cores.
 chaos: setup
+	$(BIN)/python -m pytest -m long
 	rm -rf runs/chaos
 	$(BIN)/python -m tests.chaos.harness --executor ray --folder runs/chaos
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +20,7 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 import jaxtyping
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from cluster.environment import prepare
 from components.models.device import device_problems, resolve
@@ -33,6 +35,24 @@ prepare()
 OBJECTIVES = Path(__file__).parents[1] / "components" / "objectives"
 SHAPED = [f"components.objectives.{p.stem}" for p in OBJECTIVES.glob("*.py") if p.stem != "__init__"]
 jaxtyping.install_import_hook([*SHAPED, "components.samplers"], "beartype.beartype")
+
+
+ALONE = ("tests/chaos/", "tests/cluster/", "tests/service/")
+"""Tests that start clusters and servers, or look at the clock: one after the other. They mostly wait."""
+KILLS = "tests/chaos/test_kill.py"
+"""It starts no cluster."""
+
+
+class Sides(LoadScopeScheduling):
+    """Two tests at once: those of a file stay together, and those that want the machine for themselves on one side."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "machine" if file.startswith(ALONE) and file != KILLS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sides:
+    return Sides(config, log)
 
 
 @pytest.fixture(scope="session")

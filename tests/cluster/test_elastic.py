@@ -143,6 +143,7 @@ def test_a_training_takes_a_node_that_comes(tmp_path, undisturbed):
         require_same_course(root, undisturbed)
 
 
+@pytest.mark.long
 def test_a_node_that_is_taken_away_with_notice_loses_nothing_made_before_it(tmp_path, undisturbed):
     """A checkpoint is written when the notice comes, far from any that was due, and the other node begins there."""
     with nodes(2, 1, PROSECO_FAULT=SLOW) as made, training(made, tmp_path, "train.base.checkpoint_every=1000") as process:
@@ -168,6 +169,7 @@ def test_a_node_that_is_taken_away_with_notice_loses_nothing_made_before_it(tmp_
         require_same_course(root, undisturbed)
 
 
+@pytest.mark.long
 def test_a_training_that_hangs_is_started_again(tmp_path, undisturbed):
     """At step 250, and from the checkpoint of step 240 on there are fewer steps left than it takes to hang again."""
     with training(None, tmp_path, "runtime.hang_s=5", PROSECO_FAULT="train.mid_step:250:hang") as process:
