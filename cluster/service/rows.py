@@ -164,6 +164,8 @@ def length_of(model: ServedModel, body: Decoding, pieces: Pieces, is_template: b
         raise wrong("length", length, "it says the same as max_tokens", "give one of them")
     trained = int(model.info["length"])
     wanted = given + body.max_tokens if body.max_tokens is not None else length or (given if is_template else trained)
+    if wanted < 1:
+        raise wrong("template" if is_template else "length", wanted, "a row of at least one position", "ask for some to be written")
     longest = min(limits.max_length, int(model.info.get("num_positions", 0)) or limits.max_length)
     if wanted > longest:
         param = "length" if length else "max_tokens"

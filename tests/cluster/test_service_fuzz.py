@@ -63,6 +63,11 @@ def test_bodies_made_of_the_schema_and_against_it_never_fail(client, path):
         assert codes
 
 
+@pytest.mark.parametrize("template", [[""], ["", ""]])
+def test_a_template_without_a_position_is_refused(client, template):
+    assert answered(client, "/v1/completions", {"template": template, "options": {}}) == 400
+
+
 NUMBERS = st.one_of(
     st.integers(-3, 12), st.sampled_from([-1.5, 0.0, 0.3, 0.9, 1.0, 1e-300, 1e300, 10**9, 2**31, 2**62])
 )

@@ -80,7 +80,8 @@ def under_way(root: Path, key: str, here: int = 3) -> Path:
     """
     folder = root / "generate" / key
     folder.mkdir(parents=True)
-    made = Made(SimpleNamespace(folder=folder, progress=SimpleNamespace(total=lambda *_: None)), 10)
+    free = SimpleNamespace(check=lambda: None)
+    made = Made(SimpleNamespace(folder=folder, progress=SimpleNamespace(total=lambda *_: None), fence=free), 10)
     made.finished, made.finished_here = 3, here
     made.waits(2, 1.5)
     return folder
