@@ -71,7 +71,7 @@ class NightlyConfig:
         """Broken rules between sections."""
         if not is_date(self.date):
             yield Problem("date", self.date, "a day as YYYY-MM-DD", "give --date, e.g. --date 2026-11-26")
-        for run in {"": self.run, "warm": self.warm}.values():
+        for run in (self.run, self.warm):
             if self.gate.sampler not in run.samplers:
                 rule = f"one of the run's samplers: {', '.join(run.samplers)}"
                 yield Problem("gate.sampler", self.gate.sampler, rule, nearest(self.gate.sampler, list(run.samplers)))
