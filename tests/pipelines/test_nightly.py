@@ -223,6 +223,15 @@ def test_a_step_back_during_a_night_has_it_decide_nothing(week, monkeypatch):
     assert (again.made, again.entry.before) == (True, champion)
 
 
+def test_the_gate_is_as_strict_as_it_is_told_to_be(week):
+    """On so many rows, and by intervals of that confidence."""
+    overrides = ["gate.held_out_rows=35", "gate.confidence=0.8"]
+    entry = week.night("2026-11-27", *overrides).entry
+    assert build(week.config("2026-11-28", *overrides))["gate"].config.confidence == 0.8
+    found = json.loads((week.root / "gate" / entry.verdict / "verdict.json").read_text())["measured"]
+    assert {m["metric"]: m["pairs"] for m in found} == {"entropy": 40, "held_out": 35}
+
+
 def test_champions_are_kept_when_what_no_run_needs_is_removed(week, tmp_path):
     history = week.history()
     result = CliRunner().invoke(main, ["gc", "--root", str(week.root), "--keep", f"{week.run} date=2026-11-30", "--delete"])
