@@ -66,8 +66,8 @@ class Place:
 
     model: ServedModel
     trial: ServedModel | None = None
-    every: int = 1
-    """One request of so many goes to the version on trial."""
+    share: float = 0.0
+    """Of the requests, for the version on trial."""
     turn: Iterator[int] = field(default_factory=itertools.count)
 
 
@@ -89,8 +89,11 @@ class Shelf:
     def pick(self, name: str) -> ServedModel:
         """The version for a request."""
         place = self.places[name]
-        trial = place.trial
-        return trial if trial is not None and next(place.turn) % place.every == 0 else place.model
+        trial, share = place.trial, place.share
+        if trial is None:
+            return place.model
+        turn = next(place.turn)
+        return trial if int(turn * share) > int((turn - 1) * share) else place.model
 
     def current(self) -> list[ServedModel]:
         """The models without those on trial."""
@@ -103,8 +106,7 @@ class Shelf:
     def try_out(self, model: ServedModel, share: float) -> OnTrial:
         """Send a share of the requests for a name to another version."""
         place, counted = self.places[model.name], OnTrial(model.backend)
-        place.every = max(1, round(1 / share)) if share else 1 << 62
-        place.turn = itertools.count(1)
+        place.share, place.turn = share, itertools.count(1)
         place.trial = dataclasses.replace(model, backend=counted)
         return counted
 

@@ -154,6 +154,14 @@ def test_a_new_champion_has_a_share_of_the_requests_and_then_all(following, clie
     assert client.get("/v1/models").json()["data"][0]["version"] == after
 
 
+@pytest.mark.parametrize("share, of_twenty", [(0.0, 0), (0.1, 2), (0.25, 5), (0.7, 14), (1.0, 20)])
+def test_the_share_of_a_version_on_trial_is_what_it_is_told(following, share, of_twenty):
+    following.promote("b", 1)
+    model = open_model("tiny", following.root / "export" / "b", following.shelf.places["tiny"].model.backend, 0)
+    following.shelf.try_out(model, share)
+    assert sum(following.shelf.pick("tiny").version == model.version for _ in range(20)) == of_twenty
+
+
 def test_a_step_back_is_followed_like_any_other_change(following, client):
     following.promote("b", 1)
     following.follower.look()
