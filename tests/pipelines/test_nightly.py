@@ -9,13 +9,17 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from components.data.rows import TokenRows
 from components.errors import CorruptArtifact, StoreError
+from components.store.artifact import read_manifest
 from components.store.history import FOLDER, Entry, History, read_history
 from components.store.lease import Lease
 from components.store.root import mark_root
+from components.store.samples import read_shards
 from pipelines.cli import main
 from pipelines.config.load import load_run
 from pipelines.graph.progress import Screen
@@ -186,7 +190,12 @@ def test_both_are_measured_on_rows_that_nobody_trained_on(week):
         "held_out_candidate": stages["export/base"].key,
     }
     assert gate.inputs["held_out_champion"].inputs["samples"].key == gate.inputs["held_out_candidate"].inputs["samples"].key
-    assert stages["held_out"].config.split == "test"
+    held, tokenized = (week.root / name / stages[label].key for name, label in (("held_out", "held_out"), ("tokenize", "tokenize/numbers")))
+    drawn = read_shards(held / "shards", read_manifest(held).info["shards"])["tokens"].to_pylist()
+    first = {split: TokenRows(tokenized, split).take(np.arange(len(drawn))).tokens.tolist() for split in ("test", "train")}
+    assert drawn == first["test"] != first["train"]
+    other = build(week.config("2026-11-30", "gate.held_out_split=validation"))
+    assert other["held_out"].config.split == "validation"
 
 
 def test_while_a_night_is_at_work_another_is_left_to_it_or_waits(week):
