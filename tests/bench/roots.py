@@ -1,8 +1,9 @@
 """One run on a plain folder, on fsspec's local file system and on its memory: are the three tables equal?
 
-python -m tests.bench.roots configs/runs/demo.yaml --folder FOLDER [key=value ...]
+python -m tests.bench.roots configs/runs/demo.yaml --folder FOLDER [--submit] [key=value ...]
 
-Without a cluster, by plain torch in one process, two roots at a time. Exits with 1 where the tables differ.
+Without a cluster, by plain torch in one process, two roots at a time. With ``--submit`` once more by `proseco submit` on two
+nodes on loopback, with DeepSpeed and replicas, on a store of objects. Exits with 1 where the tables differ.
 """
 
 from __future__ import annotations
@@ -43,11 +44,30 @@ def results(run: Path, root: str, cache: Path, overrides: list[str]) -> tuple[li
     return json.loads(said.stdout)["results"], time.monotonic() - start
 
 
+def submitted(run: Path, overrides: list[str]) -> tuple[list[dict[str, object]], float]:
+    """The table of a run that a cluster of two nodes makes, with its root on a store of objects, and its seconds."""
+    from tests.cluster.nodes import nodes
+    from tests.objects import BUCKET, objects
+
+    command = [sys.executable, "-m", "pipelines.cli"]
+    options = [str(run), f"runtime.root=s3://{BUCKET}/run", "runtime.tracking_uri=none", *overrides]
+    with objects() as reach, nodes(2, cpus=2) as made:
+        start = time.monotonic()
+        passed = [word for name in reach for word in ("--env", name)]
+        subprocess.run([*command, "submit", *options, *passed], env=os.environ | made.environment | reach, check=True)
+        seconds = time.monotonic() - start
+        said = subprocess.run(
+            [*command, "show", *options, "--json"], env=os.environ | reach, check=True, capture_output=True, text=True
+        )
+    return json.loads(said.stdout)["results"], seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--submit", action="store_true")
     given = parser.parse_args()
     given.folder.mkdir(parents=True)
     here = given.folder.absolute()
@@ -57,9 +77,11 @@ def main() -> None:
             n: threads.submit(results, given.run, r, here / f"cache-{n}", given.overrides) for n, r in roots.items()
         }
         found = {name: one.result() for name, one in waiting.items()}
+    if given.submit:
+        found["submitted"] = submitted(given.run, given.overrides)
     expected = found["folder"][0]
     for name, (table, seconds) in found.items():
-        print(f"{name:8} {len(table)} rows in {seconds:.0f} s, {'equal' if table == expected else 'DIFFERENT'}")
+        print(f"{name:9} {len(table)} rows in {seconds:.0f} s, {'equal' if table == expected else 'DIFFERENT'}")
     sys.exit(any(table != expected for table, _ in found.values()))
 
 
