@@ -8,6 +8,7 @@ not used.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import tempfile
 import threading
@@ -18,16 +19,23 @@ from typing import Any
 import ray
 import torch.distributed as dist
 from ray._private.state import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import (
+    DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+)
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.cluster import Stopped, TrainLaunch
 from cluster.config import RuntimeConfig
 from cluster.worker import failure_file, failure_of, train_rank
-from components.errors import TrainingError
+from components.errors import ClusterError, TrainingError
 from components.store.files import exists
 
 
@@ -38,6 +46,7 @@ def train(launch: TrainLaunch, stopped: threading.Event) -> None:
 
     Raises:
         TrainingError: a rank stopped on purpose, or workers or who watches over them died more often than allowed.
+        ClusterError: workers that had died found no room in time.
     """
     runtime, folder = launch.runtime, launch.job.folder
     for _ in range(runtime.max_failures + 1):
@@ -49,7 +58,16 @@ def train(launch: TrainLaunch, stopped: threading.Event) -> None:
                 raise Stopped from error
             if (failure := failure_of(launch.job)) is not None:
                 raise failure from error
+            if isinstance(error, ControllerError) and isinstance(
+                error.controller_failure, WorkerGroupStartupTimeoutError
+            ):
+                raise ClusterError(
+                    f"{folder.name}: training workers that had died found no room on the cluster in {runtime.start_wait_s:g} s "
+                    f"(runtime.start_wait_s). Their checkpoints are kept; give the same command again when there is room, lower "
+                    f"runtime.workers, or let it go on with fewer by runtime.min_workers."
+                ) from error
             died = error
+            free_room()
     raise TrainingError(
         f"The process that watches over the training workers died more than {runtime.max_failures} times "
         f"(runtime.max_failures): {last_line(died)}. What they had written as checkpoints is kept in "
@@ -81,7 +99,9 @@ def fit(launch: TrainLaunch) -> None:
             run_config=RunConfig(
                 name=f"{folder.parent.name}-{folder.name}",
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=runtime.max_failures),
+                failure_config=FailureConfig(
+                    max_failures=runtime.max_failures, controller_failure_limit=starts(runtime.start_wait_s)
+                ),
             ),
         )
         try:
@@ -97,6 +117,23 @@ def fit(launch: TrainLaunch) -> None:
         failure = failure_of(launch.job)
         if failure is not None:
             raise failure
+
+
+def starts(seconds: float) -> int:
+    """How often Ray Train may ask anew for room for its workers, so that it gives up after so many seconds."""
+    each = float(os.environ.get(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, DEFAULT_WORKER_GROUP_START_TIMEOUT_S))
+    return math.ceil(seconds / each)
+
+
+def free_room() -> None:
+    """Give back the CPUs and GPUs of workers whose watcher died. Ray has a process that does so, but it asks the server of the
+    dashboard who lives; without one nothing is ever freed, and the next workers wait for the room of the last."""
+    job = ray.get_runtime_context().get_job_id()
+    for packed in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(packed)
+        of_actor = not ray.ActorID(group.creator_actor_id).is_nil()  # what a driver takes counts as of a dead one
+        if of_actor and group.creator_actor_dead and group.creator_job_id.hex() == job:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def meeting(runtime: RuntimeConfig, scratch: str) -> TorchConfig:

@@ -30,7 +30,8 @@ def training(run: Running) -> bool:
 def sampling(run: Running) -> bool:
     """Amid a table of samples, after its first shard."""
     return any(
-        not exists(f / MANIFEST) and any(p.suffix == ".json" for p in children(f / "shards")) for f in run.of("generate")
+        not exists(f / MANIFEST) and any(p.suffix == ".json" for p in children(f / "shards"))
+        for f in run.of("generate")
     )
 
 
@@ -123,7 +124,9 @@ FAULTS: dict[str, Fault] = {
     "driver": Fault("the driver is killed amid a training", killing_driver(training)),
     "driver-sampling": Fault("the driver is killed amid a table", killing_driver(sampling)),
     "worker": Fault("a training worker is killed", killing("RayTrainWorker", training), "ray"),
-    "watcher": Fault("the process that watches over the workers is killed", killing("TrainController", training), "ray"),
+    "watcher": Fault(
+        "the process that watches over the workers is killed", killing("TrainController", training), "ray"
+    ),
     "replica": Fault("a replica is killed", killing("ServeReplica", sampling), "ray"),
     "controller": Fault("Serve's controller is killed", killing("ServeController", sampling), "ray"),
     "head": Fault("the head of the cluster is killed", killing("gcs_server", sampling), "own"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import subprocess
@@ -18,6 +19,8 @@ GONE_S = 150.0
 """How long an embedded cluster may take to follow a driver that was killed; Ray's agents look now and then."""
 MOMENT_S = 600.0
 """How long the moment of a fault may take to come."""
+STOP_S = 60.0
+"""How long a driver may take to stop when it is told to."""
 POLL_S = 0.05
 
 
@@ -31,7 +34,11 @@ class Running:
     stages: Mapping[str, Stage]
     log: Path
     draw: random.Random
+    patience_s: float = math.inf
+    """How long the command may take."""
     driver: subprocess.Popen[bytes] | None = None
+    hung: bool = False
+    """Was it ended because it took longer?"""
     seen: set[processes.Process] = field(default_factory=set)
 
     def start(self, **variables: str) -> subprocess.Popen[bytes]:
@@ -49,12 +56,29 @@ class Running:
             self.seen |= processes.descendants([self.driver.pid])
 
     def wait(self) -> int:
-        """Wait for the end of the command. Returns its exit code."""
+        """Wait for the end of the command, and end it where it takes too long. Returns its exit code."""
         assert self.driver is not None
+        begun = time.monotonic()
         while self.driver.poll() is None:
             self.look()
+            if time.monotonic() - begun > self.patience_s:
+                self.hung = True
+                self.end()
             time.sleep(POLL_S)
         return self.driver.returncode
+
+    def end(self) -> None:
+        """Have the driver stop, as a scheduler does, and kill it with all that it started where it does not."""
+        if self.driver is None or self.driver.poll() is not None:
+            return
+        self.look()
+        self.driver.terminate()
+        try:
+            self.driver.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.driver.kill()
+            self.driver.wait()
+            processes.end(self.seen, 0.0)
 
     def wait_for(self, moment: Callable[[Running], bool]) -> bool:
         """Wait for a moment. False where the run ended before it came."""

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from pipelines.graph.stage import Stage
 
 TRIES = 4
 """Times that the command is given."""
+SLOWER, SPARE_S = 5.0, 300.0
+"""A disturbed run may take so many times as long as an undisturbed one, and so many seconds more."""
 Load = Callable[[Path, tuple[str, ...]], tuple[Any, dict[str, Stage]]]
 
 
@@ -76,11 +78,11 @@ def disturb(name: str, run: Running, expected: Mapping[str, str]) -> Verdict:
         return Verdict(name, fault.what, None, "left out: the run was over before the moment came; make it longer")
     code = run.wait()
     tries = 1
-    while tries < TRIES and (code or (name == "damage" and tries == 1)):
+    while tries < TRIES and not run.hung and (code or (name == "damage" and tries == 1)):
         run.start()
         code = run.wait()
         tries += 1
-    problems = []
+    problems = [f"it did not end in {run.patience_s:.0f} s and was stopped"] if run.hung else []
     if code:
         problems.append(f"the command ends with {code} after {tries} tries; see {run.log}")
     else:
@@ -114,13 +116,22 @@ def chaos(
         command = [sys.executable, "-m", "pipelines.cli", "run", str(path), *given, "--quiet"]
         return Running(command, root, config.runtime, stages, folder / f"{name}.log", random.Random(f"{seed} {name}"))
 
+    begun = time.monotonic()
     alone = running("undisturbed")
     alone.start()
-    if alone.wait():
-        raise StoreError(f"The run does not succeed undisturbed; see {alone.log}. Mend it first.")
+    try:
+        if alone.wait():
+            raise StoreError(f"The run does not succeed undisturbed; see {alone.log}. Mend it first.")
+    finally:
+        alone.end()
     expected = outcome(alone.root, alone.stages)
+    patience = SLOWER * (time.monotonic() - begun) + SPARE_S
     for name in names:
-        yield disturb(name, running(name), expected)
+        run = replace(running(name), patience_s=patience)
+        try:
+            yield disturb(name, run, expected)
+        finally:
+            run.end()
 
 
 def as_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -135,4 +146,8 @@ def as_page(run: str, verdicts: Sequence[Verdict]) -> str:
     rows = [(v.what, said[v.passed], v.done, v.recovered, v.seconds, "; ".join(v.problems)) for v in verdicts]
     failed = [v.fault for v in verdicts if v.passed is False]
     subtitle = f"{sum(bool(v.passed) for v in verdicts)} passed, {len(failed)} failed, {sum(v.passed is None for v in verdicts)} left out"
-    return page(f"{run} under fire", subtitle, [Section("Faults", table(heads, rows, {i for i, v in enumerate(verdicts) if v.passed is False}))])
+    return page(
+        f"{run} under fire",
+        subtitle,
+        [Section("Faults", table(heads, rows, {i for i, v in enumerate(verdicts) if v.passed is False}))],
+    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
+from cluster import processes
 from pipelines.chaos import verdict as module
 from pipelines.chaos.faults import FAULTS
 from pipelines.chaos.running import Running
@@ -17,6 +19,7 @@ from pipelines.chaos.verdict import disturb
 from pipelines.cli import main
 from pipelines.cli.screen import load
 from tests.chaos import harness
+from tests.waiting import until
 
 OPTIONS = [*harness.LOCAL, "train.base.steps=300", "runtime.lease_expiry_s=2"]
 
@@ -54,7 +57,9 @@ def made(run, tmp_path) -> Running:
 
 
 def test_other_tables_and_processes_that_are_left_are_told(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "FAULTS", FAULTS | {"nothing": module.FAULTS["disk"].__class__("nothing is done", leaving_one)})
+    monkeypatch.setattr(
+        module, "FAULTS", FAULTS | {"nothing": module.FAULTS["disk"].__class__("nothing is done", leaving_one)}
+    )
     monkeypatch.setattr("pipelines.chaos.running.GONE_S", 1.0)
     running = made(run, tmp_path)
     verdict = disturb("nothing", running, {"export/base": "other weights", "generate/mdlm@4": "other rows"})
@@ -71,6 +76,35 @@ def leaving_one(running: Running) -> str:
     running.command = ["sh", "-c", f"sleep 300 & {' '.join(running.command)}"]
     running.start()
     return "nothing"
+
+
+def test_a_run_that_hangs_is_ended_and_told(run, tmp_path):
+    running = made(run, tmp_path)
+    running.command, running.patience_s = ["sleep", "300"], 1.0
+    verdict = disturb("disk", running, {})
+    assert verdict.passed is False
+    assert verdict.problems[0] == "it did not end in 1 s and was stopped"
+    assert running.driver.returncode == -signal.SIGTERM
+
+
+def test_who_stops_the_suite_stops_its_run(run, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "chaos",
+        str(run),
+        *harness.LOCAL,
+        "--folder",
+        str(tmp_path / "out"),
+    ]
+    suite = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: (tmp_path / "out" / "undisturbed" / "train").exists())
+    started = processes.descendants([suite.pid])
+    assert started
+    suite.terminate()
+    suite.wait(60)
+    assert not [p for p in started if p.lives()]
 
 
 def test_a_run_that_does_not_recover_is_told(run, tmp_path):

@@ -154,7 +154,7 @@ def test_a_new_champion_has_a_share_of_the_requests_and_then_all(following, clie
     assert client.get("/v1/models").json()["data"][0]["version"] == after
 
 
-@pytest.mark.parametrize("share, of_twenty", [(0.0, 0), (0.1, 2), (0.25, 5), (0.7, 14), (1.0, 20)])
+@pytest.mark.parametrize(("share", "of_twenty"), [(0.0, 0), (0.1, 2), (0.25, 5), (0.7, 14), (1.0, 20)])
 def test_the_share_of_a_version_on_trial_is_what_it_is_told(following, share, of_twenty):
     following.promote("b", 1)
     model = open_model("tiny", following.root / "export" / "b", following.shelf.places["tiny"].model.backend, 0)

@@ -128,7 +128,10 @@ def controllers() -> list[int]:
 
 
 def trained(cluster, folder: Path, killed: list[int] | None = None, which: str = "") -> dict[str, object]:
-    """The last weights of a training on two workers, one of whose processes is killed meanwhile where that is asked for."""
+    """The last weights of a training on two workers, one of whose processes is killed meanwhile where that is asked for.
+    The cluster has room for no more than those two."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
     from cluster.cluster import TrainLaunch
     from components.training import checkpoint
     from tests.doubles import TINY, job, token_rows
@@ -137,12 +140,14 @@ def trained(cluster, folder: Path, killed: list[int] | None = None, which: str =
     rows = token_rows(folder / "rows")
     runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1, max_failures=2)
     joined = open_cluster(runtime)
+    others = placement_group([{"CPU": 1}] * 2)
     try:
         if killed is not None:
             threading.Thread(target=kill_when_checkpointed, args=(folder, killed, which), daemon=True).start()
         made = job(folder, rows, 4, steps=300, checkpoint_every=50)
         joined.train(TrainLaunch(job=made, model=TINY, init=None, runtime=runtime))
     finally:
+        remove_placement_group(others)
         joined.close()
     last = checkpoint.latest(folder / "checkpoints")
     assert last.name == "step-00000300"
@@ -178,6 +183,56 @@ def test_what_finds_no_room_is_told_after_a_while(cluster, tmp_path):
             ClusterError, match="runtime.workers = 5 asks for 5 CPUs, and the cluster, which has 4 CPUs"
         ):
             joined.train(launch)
+    finally:
+        joined.close()
+
+
+def test_room_of_a_watcher_that_died_is_given_back_and_no_other(cluster):
+    joined = open_cluster(RuntimeConfig(address=cluster.address))
+    try:
+        import ray
+        from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+        from cluster.ray_train import free_room
+
+        @ray.remote(num_cpus=0)
+        class Watcher:
+            def take(self):
+                self.group = placement_group([{"CPU": 1}])
+                ray.get(self.group.ready())
+                return self.group
+
+        lives, dies = Watcher.remote(), Watcher.remote()
+        kept, freed = ray.get([lives.take.remote(), dies.take.remote()])
+        own = placement_group([{"CPU": 1}])
+        ray.get(own.ready())
+        ray.kill(dies)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(dies.take.remote())
+        assert placement_group_table(freed)["state"] == "CREATED", "Ray keeps it"
+        free_room()
+        assert [placement_group_table(g)["state"] for g in (freed, kept, own)] == ["REMOVED", "CREATED", "CREATED"]
+        remove_placement_group(own)
+    finally:
+        joined.close()
+
+
+def test_workers_that_find_no_room_any_more_are_told_of_after_a_while(cluster, tmp_path, monkeypatch):
+    """As where a node is lost amid a training, which was given room at its start."""
+    from cluster import ray_train
+    from cluster.cluster import TrainLaunch
+    from components.errors import ClusterError
+    from tests.doubles import TINY, job, token_rows
+
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    runtime = RuntimeConfig(address=cluster.address, workers=5, start_wait_s=4)
+    joined = open_cluster(runtime)
+    try:
+        launch = TrainLaunch(job=job(tmp_path, token_rows(tmp_path / "rows")), model=TINY, init=None, runtime=runtime)
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match="found no room on the cluster in 4 s"):
+            ray_train.train(launch, threading.Event())
+        assert 4 < time.monotonic() - begun < 40
     finally:
         joined.close()
 
