@@ -239,5 +239,7 @@ class RowSampler:
     def max_calls(self, length: int) -> int:
         corrector = self.parts.corrector
         num_planes = (1 + length if corrector.reads_left_out else 1) * (2 if self.config.guidance.gamma else 1)
-        # Every tick has a predictor pass and the corrector's; then come the last fill and what the corrector adds.
-        return num_planes * (self.parts.ticks(length) * (1 + corrector.num_passes) + 1 + corrector.extra_calls)
+        # Every tick has a predictor pass and the corrector's; then come the last fill, block by block, and what the
+        # corrector adds.
+        ticks, fills = self.parts.ticks(length), self.config.num_blocks(length)
+        return num_planes * (ticks * (1 + corrector.num_passes) + fills + corrector.extra_calls)

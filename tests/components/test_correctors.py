@@ -383,3 +383,33 @@ def test_raw_rows_at_visible_positions_are_not_one_hot():
         spread.append(after)
     answer = oracle(spread[-1].tokens).logits.softmax(-1).gather(-1, spread[-1].tokens[..., None])
     assert float(answer.var()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llada_block", "proseco_llada"])
+def test_with_fewer_steps_than_blocks_each_block_has_a_tick_of_its_own(name, device):
+    """70 positions in 35 blocks and 4 steps, of which the released code makes none for each block."""
+    first = Oracle(num_tokens=2, length=2, seed=1, device=device)
+    length, most = 70, []
+
+    class Long:
+        def __call__(self, tokens, **given):
+            logits = torch.zeros(*tokens.shape, 3, dtype=torch.float64)
+            return Prediction(logits if given.get("select") is None else logits.flatten(0, 1)[given["select"]], {})
+
+    config = replace(presets.preset(name), steps=4, blocks=BlocksConfig(length=2, early_end=False))
+    row = Row(1, (first.mask_id,) * length, (False,) * length)
+    for _, _, record in drive(Long(), sampler_of(first, config), [row]):
+        most.append(int(record.revealed.sum()))
+    assert sum(most) == length
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize("schedule", [ThresholdConfig(1.0), FactorConfig(0.0), FixedCountConfig(per_call=1)])
+def test_the_last_fill_writes_a_block_at_a_time(schedule):
+    """3 ticks of one position each, and two blocks of 4 are left, each of which is written by a call."""
+    oracle = Oracle(num_tokens=2, length=8, seed=1)
+    config = SamplerConfig(steps=3, schedule=schedule, unmask=ConfidenceConfig(), blocks=BlocksConfig(length=4))
+    sampler = sampler_of(oracle, config)
+    written = [int(r.revealed.sum()) for _, _, r in drive(oracle, sampler, rows_of(oracle, 1))]
+    assert written == [1, 1, 1, 1, 4]
+    assert sampler.max_calls(8) == 5
