@@ -182,7 +182,10 @@ class RowSampler:
         if self.parts.corrector.needs_answer:
             opinions = read_opinions(at, logits, s.shown)
         none = nothing[..., None][..., :0]
-        shape = {"entropy": nothing, "margin": nothing, "top_ids": none.long(), "top_probabilities": none}
+        log_odds = nothing
+        if self.parts.reads_log_odds:
+            log_odds = at.draws(categorical.log_odds(draw_logits, token.flatten()[at.drawn]), nothing)
+        shape = {"entropy": nothing, "shortfall": nothing, "top_ids": none.long(), "top_probabilities": none}
         if self.parts.reads_shape:
             shape = measure_shapes(at, draw_logits, self.parts.inputs.top_k)
         return View(
@@ -193,6 +196,7 @@ class RowSampler:
             quota=self.parts.schedule.quota(state, s.window, s.steps),
             token=token,
             confidence=confidence,
+            log_odds=log_odds,
             sampled=sampled,
             sampled_probability=sampled_probability,
             heads={name: head[: at.rows] for name, head in answer.heads.items()},

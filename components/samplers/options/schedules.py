@@ -110,7 +110,7 @@ class ByConfidence(UntilFull):
 
 @options
 class ThresholdConfig(ByConfidence):
-    """Everything whose confidence passes a threshold, and always the first position in order."""
+    """Everything whose confidence reaches a threshold, and always the first position in order."""
 
     name: ClassVar[str] = "threshold"
     code: ClassVar[str] = f"{HERE}.adaptive:Threshold"
