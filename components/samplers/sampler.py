@@ -28,6 +28,7 @@ from torch import Tensor
 
 from components.diffusion import categorical, noise
 from components.diffusion.noise import Stream
+from components.errors import SamplingError
 from components.samplers import planes
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import NO_EXTRAS, Answer, Extras, Query, Sampler, Samples, Vocabulary
@@ -241,6 +242,11 @@ class RowSampler:
         return Samples(state.ids, state.tokens, state.edits)
 
     def max_calls(self, length: int) -> int:
+        if problems := list(self.config.corrector.never_runs(self.config, length)):
+            first = problems[0]
+            raise SamplingError(
+                f"In rows of {length} positions {first.rule} ({first.path} = {first.value!r}). Remedy: {first.remedy}."
+            )
         corrector = self.parts.corrector
         num_planes = (1 + length if corrector.reads_left_out else 1) * (2 if self.config.guidance.gamma else 1)
         # Every tick has a predictor pass and the corrector's; then come the last fill, block by block, and what the

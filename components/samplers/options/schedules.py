@@ -41,6 +41,9 @@ class FirstHittingConfig(ScheduleOptions):
     per_call: Count = 1
     """Positions revealed by one call; more than 1 is no longer exact."""
 
+    def most_ticks(self, ticks: int, length: int) -> int:
+        return min(ticks, -(-length // self.per_call))
+
 
 @options
 class FixedCountConfig(ScheduleOptions):
@@ -58,6 +61,9 @@ class FixedCountConfig(ScheduleOptions):
 
     def ends_itself(self) -> bool:
         return self.per_call > 0
+
+    def most_ticks(self, ticks: int, length: int) -> int:
+        return min(ticks, -(-length // self.per_call)) if self.per_call else min(ticks, length)
 
     def keeps_to_plan(self) -> bool:
         return self.per_call == 0
@@ -95,6 +101,9 @@ class UntilFull(ScheduleOptions):
 
     def ends_itself(self) -> bool:
         return True
+
+    def most_ticks(self, ticks: int, length: int) -> int:
+        return min(ticks, length)
 
 
 @options
