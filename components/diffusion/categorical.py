@@ -25,8 +25,9 @@ def suppress(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
 def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
     """Zero what nucleus and top-k leave out; not renormalised. [..., V] -> [..., V]."""
     if top_k:
-        kth = probabilities.topk(min(top_k, probabilities.shape[-1]), dim=-1).values[..., -1:]
-        probabilities = torch.where(probabilities >= kth, probabilities, 0)
+        # Of equal ones at the border the first ids stay, so that exactly k do.
+        kept = probabilities.argsort(dim=-1, descending=True, stable=True)[..., :top_k]
+        probabilities = torch.zeros_like(probabilities).scatter(-1, kept, probabilities.gather(-1, kept))
     if top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
         total = ordered.sum(-1, keepdim=True)
@@ -56,6 +57,13 @@ def draw(logits: Tensor, u: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]
             tempered = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
         tokens = inverse_cdf(truncate(tempered, config.top_p, config.top_k), u)
     return tokens, probabilities.gather(-1, tokens[..., None])[..., 0]
+
+
+def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log p / (1 - p) of tokens [...] under logits [..., V]: infinite where there is no other."""
+    own = tokens[..., None]
+    others = logits.scatter(-1, own, float("-inf"))
+    return logits.gather(-1, own)[..., 0] - torch.logsumexp(others, -1)
 
 
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def summarise(samples: pa.Table, scores: pa.Table, column: str, larger_is_better
     values = np.asarray(scores[column].to_numpy(), dtype=np.float64)
     quality = values if larger_is_better else -values
     is_share = larger_is_better and set(np.unique(values)) <= {0.0, 1.0}
-    low, high = wilson(quality) if is_share else normal(quality)
+    low, high = interval(values) if larger_is_better else (-end for end in reversed(interval(values)))
     texts = samples["text"].to_pylist()
     seeds = samples["seed"].to_numpy()
     unique = np.mean(
@@ -117,6 +117,11 @@ def wilson(hits: NDArray[np.float64]) -> tuple[float, float]:
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
     return centre - half, centre + half
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95% interval of a mean, which is a share where every value is 0 or 1."""
+    return wilson(values) if set(np.unique(values)) <= {0.0, 1.0} else normal(values)
 
 
 def normal(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -8,12 +8,12 @@ So the head learns to see stale mistakes: written early, judged late. Judged at 
 target is PRISM's p(x_i = z_i | the rest), because y depends on x through the poorer context only; judged at
 every visible token it also learns how many artifacts there were, which ``step`` sets.
 
-Positions that are still masked are never judged; their label would be 0 always.
+Positions that are still masked are never judged; their label would be 0 always. L is the number of a row's positions
+that may be masked: the paper's rows have no prompt.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,12 +67,12 @@ def build(config: DscConfig, setting: Setting) -> Objective[LookBack]:
         fillable = batch.target & (early & ~masked if config.fill_from == "extra" else early)
         return LookBack(batch, tokens, masked, early_tokens, early, fillable)
 
-    def num_filled(batch: Batch) -> int:
-        return math.ceil(batch.tokens.shape[1] * config.step)
+    def num_filled(batch: Batch) -> Int64[Tensor, "B"]:
+        return torch.ceil(batch.maskable.sum(-1).double() * config.step - 1e-9).long()
 
     def counts(rows: LookBack) -> dict[str, Tensor]:
-        if config.scope == "visible":
-            return {"quality": rows.batch.target.sum()}
+        if config.scope == "visible":  # what is filled is visible in x_t: ``DscConfig.problems``
+            return {"quality": (rows.batch.target & ~rows.masked).sum()}
         return {"quality": count_kept(rows.fillable, num_filled(rows.batch))}
 
     def terms(network: Network, rows: LookBack) -> Iterator[Term]:

@@ -4,7 +4,7 @@
 
 Plain cross-entropy of the clean token at every position, with no weight over time; the network gets no time. With
 unit norms the posterior depends on z alone, so one network serves every path of signal-to-noise ratios: masks are
-gamma = 0, written tokens gamma_max. A row's gamma is lognormal; in a share of rows ("ROAR") k tokens, k uniform, are
+gamma = 0, written tokens gamma_max. A row's gamma is lognormal; in a share of rows ("ROAR") k of the L tokens, k uniform below L, are
 seen at gamma_max and the rest not at all, as discrete samplers will show them. Prompts are seen without noise.
 """
 
@@ -32,7 +32,7 @@ from components.objectives.base import (
     one_uniform,
 )
 from components.objectives.config import DslConfig
-from components.objectives.fills import logits_at
+from components.objectives.fills import keep_best, logits_at
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def ratios(batch: Batch, config: DslConfig) -> Float32[Tensor, "B L"]:
     """gamma, the signal-to-noise ratio of each position: one for the row, or gamma_max at some and 0 at the others."""
     z = torch.special.ndtri(one_uniform(batch, Stream.EVIDENCE))
     row = torch.exp(config.log_mean + config.log_std * z).clamp(max=config.gamma_max)
-    seen = corruption(batch) >= draw_times(batch, 0.0)[:, None]
+    size = batch.maskable.sum(-1)
+    number = torch.minimum((draw_times(batch, 0.0) * size).long(), (size - 1).clamp(min=0))
+    seen = keep_best(batch.maskable, number, corruption(batch))
     discrete = one_uniform(batch, Stream.MIX) < config.roar_share
     gamma = torch.where(discrete[:, None], torch.where(seen, config.gamma_max, 0.0), row[:, None])
     return torch.where(batch.maskable, gamma, config.gamma_max).float()

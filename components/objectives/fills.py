@@ -67,18 +67,20 @@ def overwrite_some(tokens: Int64[Tensor, "B L"], share: float, batch: Batch, set
 
 
 def keep_best(
-    candidates: Bool[Tensor, "B L"], num_kept: int, score: Float[Tensor, "B L"]
+    candidates: Bool[Tensor, "B L"], num_kept: int | Int64[Tensor, "B"], score: Float[Tensor, "B L"]
 ) -> Bool[Tensor, "B L"]:  # fmt: skip
-    """The ``num_kept`` candidates of largest score in each row, or all of them where there are fewer.
+    """The ``num_kept`` candidates of largest score in each row (one number, or each row's own), or all of them where
+    there are fewer.
 
     Nothing is drawn: for a random choice the scores are uniforms.
     """
-    return select.best(score, candidates, torch.full_like(candidates[:, 0], num_kept, dtype=torch.long))
+    return select.best(score, candidates, num_kept + torch.zeros_like(candidates[:, 0], dtype=torch.long))
 
 
-def count_kept(candidates: Bool[Tensor, "B L"], num_kept: int) -> Int64[Tensor, ""]:
+def count_kept(candidates: Bool[Tensor, "B L"], num_kept: int | Int64[Tensor, "B"]) -> Int64[Tensor, ""]:
     """How many positions ``keep_best`` keeps, over the batch."""
-    return candidates.sum(-1).clamp(max=num_kept).sum()
+    count = candidates.sum(-1)
+    return torch.minimum(count, num_kept + torch.zeros_like(count)).sum()
 
 
 def quality_term(

@@ -118,7 +118,7 @@ def correcting_term(
     nll = F.cross_entropy(logits, clean, reduction="none")
     wrong = drafted != clean
     loss = torch.where(wrong, nll, -torch.exp(-nll)) if config.error_weighted else nll
-    flat = config.weight == "flat" or config.corrector_time_weight == "flat"
+    flat = config.corrector_time_weight == "flat"
     weight = torch.ones_like(time) if flat else setting.schedule.weight(time)
     loss_sum = (loss * weight[select // tokens.shape[1]]).sum()
     with torch.no_grad():

@@ -63,7 +63,8 @@ class SamplerConfig:
     """The named sampler that these options started from; see docs/samplers.md."""
     steps: Natural = 32
     """T: unmasking ticks. Calls are counted by the engine; ticks without an event need none.
-    0 takes as many as the row's length (twice that for schedules that end by themselves)."""
+    0 takes as many as the row's length (twice that for schedules that end by themselves). With blocks, at least one
+    for each."""
     schedule: Annotated[ScheduleOptions, SCHEDULES.slot()] = AncestralConfig()
     """How much is revealed by when."""
     unmask: Annotated[OrderOptions, ORDERS.slot()] = RandomConfig()
@@ -97,7 +98,12 @@ class SamplerConfig:
 
     def ticks(self, length: int) -> int:
         """T for rows of this length."""
-        return self.steps or (2 * length if self.schedule.ends_itself() else length)
+        asked = self.steps or (2 * length if self.schedule.ends_itself() else length)
+        return max(asked, self.num_blocks(length))
+
+    def num_blocks(self, length: int) -> int:
+        """The most blocks that a row of this length has."""
+        return -(-length // self.blocks.length) if self.blocks.length else 1
 
     def with_steps(self, steps: int) -> SamplerConfig:
         """The same at another budget."""

@@ -183,4 +183,5 @@ class Sampler(Protocol):
         """The result of each group, whose rows have all ended."""
 
     def max_calls(self, length: int) -> int:
-        """No group of this length ever needs more calls."""
+        """No group of this length ever needs more calls. Raises SamplingError where what the options ask for can not
+        happen in a row of this length."""

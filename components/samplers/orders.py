@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from components.diffusion import noise
@@ -38,9 +39,13 @@ class RandomOrder:
 
 
 class ByConfidence:
-    """The probability of the drawn token under the untempered distribution (MaskGIT, arXiv 2202.04200; LLaDA)."""
+    """The probability of the drawn token under the untempered distribution (MaskGIT, arXiv 2202.04200; LLaDA).
 
-    reads = frozenset({"confidence"})
+    Compared are log-odds, which order alike and do not saturate: in float32 a probability above 1 - 6e-8 is 1, and sharp
+    networks would reveal what is leftmost.
+    """
+
+    reads = frozenset({"log_odds"})
 
     def __init__(self, config: ConfidenceConfig):
         self.noise = config.noise
@@ -48,24 +53,24 @@ class ByConfidence:
     def score(self, state: State, view: View | None, steps: int) -> Tensor:
         assert view is not None
         if not self.noise:
-            return view.confidence
+            return view.log_odds
         u = noise.uniform(state.keys, state.tick, 0, state.tokens.shape[1], Stream.CHOICE)
         gumbel = -torch.log(-torch.log(u))
         left = (1 - state.tick / steps).clamp(min=0)[:, None]
-        return view.confidence.double().clamp(min=1e-300).log() + self.noise * left * gumbel
+        return F.logsigmoid(view.log_odds.double()) + self.noise * left * gumbel
 
 
 class ByMargin:
     """The gap between the two best probabilities (arXiv 2502.06768)."""
 
-    reads = frozenset({"margin"})
+    reads = frozenset({"shortfall"})
 
     def __init__(self, config: MarginConfig):
         del config
 
     def score(self, state: State, view: View | None, steps: int) -> Tensor:
         assert view is not None
-        return view.margin
+        return -view.shortfall
 
 
 class ByEntropy:

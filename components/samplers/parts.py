@@ -43,7 +43,12 @@ class Parts:
     def reads_shape(self) -> bool:
         """Something reads the shape of predicted distributions: entropy, margin or the best tokens."""
         reads = self.order.reads | self.schedule.reads
-        return bool(reads & {"entropy", "margin"}) or self.inputs.top_k > 0
+        return bool(reads & {"entropy", "shortfall"}) or self.inputs.top_k > 0
+
+    @property
+    def reads_log_odds(self) -> bool:
+        """Something compares the drawn tokens' confidences."""
+        return "log_odds" in self.order.reads | self.schedule.reads
 
     @property
     def picks_ahead(self) -> bool:

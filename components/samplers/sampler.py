@@ -28,6 +28,7 @@ from torch import Tensor
 
 from components.diffusion import categorical, noise
 from components.diffusion.noise import Stream
+from components.errors import SamplingError
 from components.samplers import planes
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import NO_EXTRAS, Answer, Extras, Query, Sampler, Samples, Vocabulary
@@ -182,7 +183,10 @@ class RowSampler:
         if self.parts.corrector.needs_answer:
             opinions = read_opinions(at, logits, s.shown)
         none = nothing[..., None][..., :0]
-        shape = {"entropy": nothing, "margin": nothing, "top_ids": none.long(), "top_probabilities": none}
+        log_odds = nothing
+        if self.parts.reads_log_odds:
+            log_odds = at.draws(categorical.log_odds(draw_logits, token.flatten()[at.drawn]), nothing)
+        shape = {"entropy": nothing, "shortfall": nothing, "top_ids": none.long(), "top_probabilities": none}
         if self.parts.reads_shape:
             shape = measure_shapes(at, draw_logits, self.parts.inputs.top_k)
         return View(
@@ -193,6 +197,7 @@ class RowSampler:
             quota=self.parts.schedule.quota(state, s.window, s.steps),
             token=token,
             confidence=confidence,
+            log_odds=log_odds,
             sampled=sampled,
             sampled_probability=sampled_probability,
             heads={name: head[: at.rows] for name, head in answer.heads.items()},
@@ -237,7 +242,14 @@ class RowSampler:
         return Samples(state.ids, state.tokens, state.edits)
 
     def max_calls(self, length: int) -> int:
+        if problems := list(self.config.corrector.never_runs(self.config, length)):
+            first = problems[0]
+            raise SamplingError(
+                f"In rows of {length} positions {first.rule} ({first.path} = {first.value!r}). Remedy: {first.remedy}."
+            )
         corrector = self.parts.corrector
         num_planes = (1 + length if corrector.reads_left_out else 1) * (2 if self.config.guidance.gamma else 1)
-        # Every tick has a predictor pass and the corrector's; then come the last fill and what the corrector adds.
-        return num_planes * (self.parts.ticks(length) * (1 + corrector.num_passes) + 1 + corrector.extra_calls)
+        # Every tick has a predictor pass and the corrector's; then come the last fill, block by block, and what the
+        # corrector adds.
+        ticks, fills = self.parts.ticks(length), self.config.num_blocks(length)
+        return num_planes * (ticks * (1 + corrector.num_passes) + fills + corrector.extra_calls)

@@ -34,7 +34,7 @@ class Standing:
     looping: Bool[Tensor, "R"]
     """Inside the corrector's loop."""
     candidates: Bool[Tensor, "R L"]
-    """Masks that this tick may reveal; all of them in the last fill."""
+    """Masks that this tick may reveal; in the last fill all of the active block, so that no call writes several."""
     shown: Int[Tensor, "R L"]
     """What the network is asked about."""
 
@@ -58,7 +58,7 @@ def stand(parts: Parts, state: State) -> Standing:
         reach=reach,
         due=due,
         looping=looping,
-        candidates=torch.where((state.tick > steps)[:, None], masked, candidates),
+        candidates=torch.where((state.tick > steps)[:, None], window, candidates),
         shown=torch.where(looping[:, None], state.draft, state.tokens),
     )
 

@@ -29,7 +29,9 @@ class View:
     token: Int[Tensor, "R L"]
     """The token drawn at each candidate."""
     confidence: Float[Tensor, "R L"]
-    """Its probability, untempered."""
+    """Its probability, untempered,"""
+    log_odds: Float[Tensor, "R L"]
+    """and log p / (1 - p) of it, which still differs where p rounds to 1."""
     best: Int[Tensor, "R L"]
     """The most probable token."""
     log_best: Float[Tensor, "R L"]
@@ -43,8 +45,9 @@ class View:
     """Its probability."""
     entropy: Float[Tensor, "R L"]
     """Of the predicted distribution, in nats."""
-    margin: Float[Tensor, "R L"]
-    """Difference of the two largest probabilities of the predicted distribution."""
+    shortfall: Float[Tensor, "R L"]
+    """1 less the difference of the two largest probabilities of the predicted distribution, which still differs
+    where that rounds to 1."""
     left_out: Float[Tensor, "R L"]
     """Probability of the visible token when it alone is masked."""
     heads: dict[str, Float[Tensor, "R L"]]
@@ -127,16 +130,17 @@ def read_opinions(
 
 
 def measure_shapes(at: Spread, logits: Float[Tensor, "M V"], top_k: int) -> dict[str, Tensor]:
-    """``entropy``, ``margin`` and the ``top_k`` best tokens of a view, of the distributions that are drawn from."""
+    """``entropy``, ``shortfall`` and the ``top_k`` best tokens of a view, of the distributions that are drawn from."""
     p = torch.softmax(logits.double(), -1)
     k = max(2, top_k)
     values, ids = p.topk(min(k, p.shape[-1]), -1)
     values, ids = (F.pad(x, (0, k - x.shape[-1])) for x in (values, ids))
+    others = p.scatter(-1, ids[:, :1], 0).sum(-1)
     nothing = torch.zeros(at.rows, at.length, device=logits.device)
     several = torch.zeros(at.rows, at.length, top_k, device=logits.device)
     return {
         "entropy": at.draws(-torch.special.xlogy(p, p).sum(-1), nothing),
-        "margin": at.draws(values[:, 0] - values[:, 1], nothing),
+        "shortfall": at.draws(others + values[:, 1], nothing.double()),
         "top_ids": at.draws(ids[:, :top_k], several.long()),
         "top_probabilities": at.draws(values[:, :top_k], several),
     }

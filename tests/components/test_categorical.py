@@ -16,6 +16,12 @@ def test_top_k_keeps_the_best():
     assert (categorical.truncate(torch.tensor([0.2, 0.5, 0.3]), 1.0, 2) > 0).tolist() == [False, True, True]
 
 
+def test_of_tokens_that_tie_at_the_border_top_k_keeps_no_more_than_k():
+    p = torch.tensor([[0.2, 0.3, 0.2, 0.3], [0.25] * 4])
+    assert (categorical.truncate(p, 1.0, 3) > 0).tolist() == [[True, True, False, True], [True, True, True, False]]
+    assert torch.equal(categorical.truncate(p, 1.0, 9), p)
+
+
 def test_temperature_zero_is_argmax_and_reports_the_plain_probability():
     logits = torch.tensor([[0.0, 2.0, 1.0]])
     token, probability = categorical.draw(logits, torch.tensor([0.99], dtype=torch.float64), DrawConfig(temperature=0))

@@ -20,7 +20,7 @@ from components.samplers.options.correctors import (
     ProsecoCorrectorConfig,
     TokenEditConfig,
 )
-from components.samplers.options.orders import ConfidenceConfig, EntropyConfig
+from components.samplers.options.orders import ConfidenceConfig, EntropyConfig, MarginConfig
 from components.samplers.options.schedules import EntropyBoundConfig, FactorConfig, FixedCountConfig, ThresholdConfig
 from components.samplers.sampler import build_sampler
 from components.samplers.standing import stand
@@ -180,6 +180,32 @@ def test_the_confidence_threshold_reveals_at_least_one_and_all_that_pass():
     assert config.draw.temperature == 0
 
 
+def test_a_confidence_equal_to_the_threshold_passes_it():
+    """Two tokens of 1/2 each everywhere: all at once at a threshold of 1/2, one at a time a little above it."""
+    oracle = Oracle(num_tokens=2, length=6, joint=lambda outcomes: torch.ones(len(outcomes)))
+    for threshold, calls in ((0.5, 1), (0.5001, 6)):
+        config = preset("threshold", schedule=ThresholdConfig(threshold))
+        assert {s.calls for s in run(oracle, config, rows_of(oracle, 5)).values()} == {calls}
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 4.0, 16.0, 40.0])
+@pytest.mark.parametrize("order", [ConfidenceConfig(), ConfidenceConfig(noise=1e-300), MarginConfig()])
+def test_sharp_networks_are_ranked_by_the_confidence_that_they_have(order, sharpness):
+    """100 rows of float32 logits, of which most probabilities round to 1 in float32: what comes first is what does so
+    in exact arithmetic, by the gap to the other of two tokens."""
+    logits = torch.randn(100, 6, 3, generator=torch.Generator().manual_seed(3)) * sharpness
+    logits[..., 2] = -math.inf
+
+    def network(tokens, *, select=None, **given):
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select], {})
+
+    config = SamplerConfig(steps=6, schedule=FixedCountConfig(), unmask=order, draw=GREEDY)
+    oracle = Oracle(num_tokens=2, length=6, seed=0)
+    expected = (logits[..., 0] - logits[..., 1]).abs().argsort(dim=-1, descending=True)
+    for tick, (_, _, record) in enumerate(drive(network, sampler_of(oracle, config), rows_of(oracle, 100))):
+        assert torch.equal(record.revealed.long().argmax(-1), expected[:, tick])
+
+
 def test_the_factor_rule_is_the_largest_n_that_keeps_it():
     """Fast-dLLM: (n + 1)(1 - c_n) < f with c_n the n-th largest confidence."""
     from components.samplers.schedules.adaptive import Factor
@@ -191,7 +217,7 @@ def test_the_factor_rule_is_the_largest_n_that_keeps_it():
     state = blank.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(3), torch.zeros(3).long())
     none = torch.zeros(0, dtype=torch.int64)
     view = blank.read(state, stand(blank.parts, state), Answer(none, torch.zeros(0, 3), none))
-    view = replace(view, confidence=confidence)
+    view = replace(view, confidence=confidence, log_odds=torch.logit(confidence))
     factor = Factor(FactorConfig(0.3), blank.parts.corrector, NO_EXTRAS)
     chosen = factor.reveal(state, candidates, confidence, view, torch.zeros(3))
     # n = 1: 2 x 0.01; n = 2: 3 x 0.05; n = 3: 4 x 0.1 = 0.4 is too much. None passes in row 2: one all the same.
@@ -383,3 +409,33 @@ def test_raw_rows_at_visible_positions_are_not_one_hot():
         spread.append(after)
     answer = oracle(spread[-1].tokens).logits.softmax(-1).gather(-1, spread[-1].tokens[..., None])
     assert float(answer.var()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llada_block", "proseco_llada"])
+def test_with_fewer_steps_than_blocks_each_block_has_a_tick_of_its_own(name, device):
+    """70 positions in 35 blocks and 4 steps, of which the released code makes none for each block."""
+    first = Oracle(num_tokens=2, length=2, seed=1, device=device)
+    length, most = 70, []
+
+    class Long:
+        def __call__(self, tokens, **given):
+            logits = torch.zeros(*tokens.shape, 3, dtype=torch.float64)
+            return Prediction(logits if given.get("select") is None else logits.flatten(0, 1)[given["select"]], {})
+
+    config = replace(presets.preset(name), steps=4, blocks=BlocksConfig(length=2, early_end=False))
+    row = Row(1, (first.mask_id,) * length, (False,) * length)
+    for _, _, record in drive(Long(), sampler_of(first, config), [row]):
+        most.append(int(record.revealed.sum()))
+    assert sum(most) == length
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize("schedule", [ThresholdConfig(1.0), FactorConfig(0.0), FixedCountConfig(per_call=1)])
+def test_the_last_fill_writes_a_block_at_a_time(schedule):
+    """3 ticks of one position each, and two blocks of 4 are left, each of which is written by a call."""
+    oracle = Oracle(num_tokens=2, length=8, seed=1)
+    config = SamplerConfig(steps=3, schedule=schedule, unmask=ConfidenceConfig(), blocks=BlocksConfig(length=4))
+    sampler = sampler_of(oracle, config)
+    written = [int(r.revealed.sum()) for _, _, r in drive(oracle, sampler, rows_of(oracle, 1))]
+    assert written == [1, 1, 1, 1, 4]
+    assert sampler.max_calls(8) == 5

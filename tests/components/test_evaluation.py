@@ -75,6 +75,16 @@ def test_a_mean_in_nats_is_no_share():
     assert not summarise(samples(), scores, "nats", False)["is_share"]
 
 
+def test_a_metric_of_0_and_1_of_which_less_is_better_has_the_interval_of_its_share():
+    """One error in four: Wilson's interval of 0.25, negated."""
+    found = summarise(samples(), pa.table({"wrong": [0.0, 1.0, 0.0, 0.0]}), "wrong", False)
+    assert found["quality"] == -0.25
+    assert (found["quality_low"], found["quality_high"]) == (pytest.approx(-0.6994, abs=1e-4), pytest.approx(-0.0456, abs=1e-4))
+    none = summarise(samples(), pa.table({"wrong": [0.0] * 4}), "wrong", False)
+    assert none["quality_low"] < -0.4
+    assert none["quality_high"] == pytest.approx(0, abs=1e-12)
+
+
 def test_seeds_are_pooled_by_their_numbers_of_edited_samples():
     rows = [
         row("s", "m", 6.0, 0.5, num_samples=10, call_positions=6.0, reward_calls=0.0, edits=0.5, edited=0.5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -220,7 +221,7 @@ def test_prisms_head_learns_the_leave_one_out_probability_for_one_fill_and_not_f
 def test_look_back_judged_at_artifacts_has_the_same_limit_and_at_all_visible_tokens_another():
     """step = 0.3 fills one of three positions."""
     oracle, artifact = learned_quality(c.DscConfig(step=0.3), seed=3)
-    _, visible = learned_quality(c.DscConfig(step=0.3, scope="visible"), seed=3)
+    _, visible = learned_quality(c.DscConfig(step=0.3, scope="visible", fill_from="extra"), seed=3)
     assert worst_error(oracle, artifact) < 0.06
     assert worst_error(oracle, visible) > 0.4
 
@@ -254,3 +255,57 @@ def test_prisms_head_reads_the_filled_row():
     other[:, 3] = (other[:, 3] - 1) % 5 + 2
     ask_head = lambda t: model(t, heads=("quality",)).heads["quality"][:, 3]  # noqa: E731
     assert bool((ask_head(tokens) != ask_head(other)).all())
+
+
+@pytest.mark.parametrize("prompt", [0, 4])
+@pytest.mark.parametrize(
+    "config",
+    [
+        c.DscConfig(step=0.4),
+        c.DscConfig(step=0.4, fill_from="extra"),
+        c.DscConfig(step=0.4, scope="visible", fill_from="extra"),
+    ],
+)
+def test_look_back_is_divided_by_the_tokens_that_are_judged(config, prompt):
+    """And fills ceil(dt n) of the n positions that may be masked, at most, whatever the prompt's length is."""
+    given = batch(rows=16, prompt=prompt)
+    term = terms_of(config, given, network(config))["quality"]
+    judged = int(term.metrics["share_wrong"][1])
+    objective = config.load()(config, setting())
+    rows = objective.corrupt(given)
+    assert int(objective.counts(rows)["quality"]) == judged > 0
+    if config.scope == "artifact":
+        most = math.ceil(0.4 * int(given.maskable[0].sum()))
+        assert judged <= 16 * most
+        assert judged == int(rows.fillable.sum(-1).clamp(max=most).sum())
+
+
+def test_of_dsls_discrete_rows_every_number_of_seen_tokens_below_all_is_as_frequent():
+    """6,400 rows with a prompt of half their length, their times stratified; a share of 1/n is off by less than 0.01."""
+    from components.objectives.dsl import ratios
+
+    config = c.DslConfig(noise_dim=8, roar_share=1.0)
+    size, seen = LENGTH - LENGTH // 2, []
+    for step in range(100):
+        given = batch(rows=64, prompt=LENGTH // 2, step=step)
+        gamma = ratios(given, config)
+        assert bool((gamma[~given.maskable] == config.gamma_max).all())
+        seen.append(((gamma == config.gamma_max) & given.maskable).sum(-1))
+    shares = torch.bincount(torch.cat(seen), minlength=size + 1) / 6400
+    assert shares[size] == 0
+    assert torch.allclose(shares[:size], torch.full((size,), 1 / size), atol=0.02)
+
+
+def test_each_weight_over_time_flattens_its_own_term():
+    given, models = batch(rows=8), network(c.ProsecoConfig())
+    found = {}
+    for name, config in {
+        "neither": c.ProsecoConfig(),
+        "mdm": c.ProsecoConfig(weight="flat"),
+        "correct": c.ProsecoConfig(corrector_time_weight="flat"),
+    }.items():
+        found[name] = {n: float(t.loss_sum.detach()) for n, t in terms_of(config, given, models).items()}
+    assert found["mdm"]["mdm"] != found["neither"]["mdm"]
+    assert found["mdm"]["correct"] == found["neither"]["correct"]
+    assert found["correct"]["mdm"] == found["neither"]["mdm"]
+    assert found["correct"]["correct"] != found["neither"]["correct"]

@@ -325,7 +325,7 @@ def test_resampling_moves_every_field_of_a_chain_and_leaves_its_slot():
 
 def test_systematic_resampling_keeps_each_count_within_one():
     oracle = Oracle(num_tokens=2, length=3, seed=0)
-    sampler = sampler_of(oracle, SamplerConfig(search=SelfRewardingConfig(particles=8), **ONE_BY_ONE))
+    sampler = sampler_of(oracle, SamplerConfig(search=SelfRewardingConfig(particles=8, resampling="systematic"), **ONE_BY_ONE))
     canvas = torch.full((200, 3), 2)
     state = sampler.start(
         canvas, torch.zeros_like(canvas, dtype=torch.bool), torch.arange(200), torch.zeros(200).long()

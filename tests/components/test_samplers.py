@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
+from components.errors import SamplingError
 from components.models.denoiser import Prediction
 from components.samplers import SamplerConfig, rules
 from components.samplers.contract import Row, Vocabulary
 from components.samplers.correctors.proseco import row_hash
 from components.samplers.options.correctors import NoCorrectorConfig, ProsecoCorrectorConfig
 from components.samplers.options.orders import ConfidenceConfig, RandomConfig
-from components.samplers.options.schedules import AncestralConfig, FixedCountConfig
+from components.samplers.options.schedules import AncestralConfig, FirstHittingConfig, FixedCountConfig, ThresholdConfig
 from components.samplers.sampler import build_sampler
 from tests.decoding import decode, rows_of, run
 from tests.oracle import Oracle, chi_square
@@ -160,6 +162,35 @@ def test_a_corrector_that_would_never_run_is_refused():
     assert "never run" in str(rules.problems(config, "s")[0])
 
 
+@pytest.mark.parametrize(
+    ("schedule", "steps", "last"),
+    [
+        (AncestralConfig(), 0, 7),
+        (AncestralConfig(), 9, 9),
+        (FirstHittingConfig(), 0, 7),
+        (FirstHittingConfig(per_call=2), 0, 4),
+        (ThresholdConfig(), 0, 7),
+        (ThresholdConfig(), 5, 5),
+        (FixedCountConfig(), 0, 7),
+        (FixedCountConfig(), 9, 7),
+        (FixedCountConfig(per_call=3), 0, 3),
+    ],
+)
+def test_a_corrector_whose_first_tick_no_row_of_a_length_reaches_is_refused_for_that_length(schedule, steps, last):
+    """Rows of 7 positions: the last tick that there can be is still right for omega, the one after it is not."""
+    unmask = ConfidenceConfig() if isinstance(schedule, ThresholdConfig) else RandomConfig()
+    config = SamplerConfig(steps=steps, schedule=schedule, unmask=unmask)
+    for options in ({"every": 1}, {"start": 1}):
+        name = next(iter(options))
+        right, wrong = (
+            build_sampler(replace(config, corrector=ProsecoCorrectorConfig(**{name: n})), Vocabulary(MASK))
+            for n in (last, last + 1)
+        )
+        assert right.max_calls(7) > 7 // 3
+        with pytest.raises(SamplingError, match=f"7 positions .* never run.*{last + 1} of {last} .*raise steps"):
+            wrong.max_calls(7)
+
+
 def test_masked_tokens_are_drawn_from_the_last_corrector_pass():
     """Pitfall 16: the denoiser says 1, the corrector says 2; after a corrected tick only 2 may appear,
     and positions that the tick does not reveal stay masked."""
@@ -175,9 +206,9 @@ def test_masked_tokens_are_drawn_from_the_last_corrector_pass():
 def test_without_corrector_ticks_the_draws_are_those_of_plain_sampling(device):
     """Pitfall 17: a corrector that has not begun changes nothing, bit for bit."""
     oracle = Oracle(num_tokens=3, length=6, seed=2, device=device)
-    plain = SamplerConfig(steps=5)
+    plain = SamplerConfig(steps=6, schedule=FixedCountConfig())  # a row with a prompt of one is full after five ticks
     late = dataclasses.replace(plain, corrector=ProsecoCorrectorConfig(start=6, every=6))
-    rows = rows_of(oracle, 40)
+    rows = rows_of(oracle, 40, prompt=1)
     assert [s.tokens for s in run(oracle, plain, rows).values()] == [s.tokens for s in run(oracle, late, rows).values()]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from components.data.config import TokenizerConfig
 from components.data.tokenizer import build_tokenizer
+from components.diffusion import noise
 from components.errors import ConfigError, SamplingError
 from components.evaluation.frontier import normal, summarise, wilson
 from components.models.denoiser import Prediction
@@ -88,6 +89,26 @@ def test_the_bound_of_an_oracle_is_above_the_entropy_and_close():
     assert abs(found - exact) < 5 * error + 0.01 * exact
     again = build_nelbo(NelboConfig(draws=8), ScorerSetting(tokenizer, None, Shifted()))(rows[5:6])
     assert again["nelbo"][0] == pytest.approx(columns["nelbo"][5])
+
+
+def test_a_time_masks_its_own_share_of_a_row():
+    """Each position of 64 rows and 4 draws, one by one: masked with probability t, and not 0.999 t. Times are drawn from
+    all of (0, 1)."""
+    tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
+    seen = []
+
+    class Blank:
+        def __call__(self, tokens, *, time=None):
+            seen.append((tokens == tokenizer.mask_id, time))
+            return Prediction(torch.zeros(*tokens.shape, 7))
+
+    rows = [ScoredRow(i, "", "", (4,) * 64, 0) for i in range(64)]
+    build_nelbo(NelboConfig(draws=4, estimator="time"), ScorerSetting(tokenizer, None, Blank()))(rows)
+    keys = noise.row_keys(0, torch.arange(64))
+    assert len(seen) == 4
+    for draw, (masked, time) in enumerate(seen):
+        assert torch.equal(masked, noise.uniform(keys, draw, 0, 64, noise.Stream.SCORE) >= (1 - time)[:, None])
+    assert float(torch.stack([time for _, time in seen]).min()) < 0.01
 
 
 def test_a_scorer_that_lacks_something_says_what():

@@ -473,3 +473,15 @@ def test_corrections_of_a_row_that_is_run_again_are_told_once():
     while not engine.idle:
         ended |= engine.step()
     assert ended[ticket] == expected
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_row_with_a_single_hole_alone_ends_under_every_sampler(name):
+    """Its first step may need no forward, and then nobody has seen how many tokens there are."""
+    sampler = sampler_of(ORACLE, preset(name))
+    session = Session(ORACLE, sampler, ORACLE.length, sampler.width, reward=likes_last)
+    assert session.admit(0, Row(0, (1, 0, 1, 2, 0, 3), (True, *[False] * 5)))
+    ended = finish(session)[0]
+    assert isinstance(ended, Sample)
+    assert ended.tokens[0] == 1
+    assert 3 not in ended.tokens

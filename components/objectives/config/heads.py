@@ -70,9 +70,16 @@ class DscConfig(ObjectiveOptions):
     fill_from: Literal["all", "extra"] = "all"
     """Fill any mask of the earlier state, or only those that are visible in the later one."""
     scope: Literal["artifact", "visible"] = "artifact"
-    """Judge the filled tokens, or every visible one: another function, which depends on ``step``."""
+    """Judge the filled tokens, or every visible one (with fill_from=extra): another function, which depends on ``step``."""
     head_layers: Natural = 2
     """Blocks of the head."""
+
+    def problems(self, train: Training) -> Iterator[Problem]:
+        if self.scope == "visible" and self.fill_from == "all":
+            rule = "how many tokens are judged is known before the network says which masks it fills"
+            yield Problem(
+                "objective.fill_from", self.fill_from, rule, "set objective.fill_from=extra, or scope=artifact"
+            )
 
     def passes(self, steps: int) -> float:
         return 2 / 3

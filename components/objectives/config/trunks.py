@@ -42,7 +42,7 @@ class ProsecoConfig(ObjectiveOptions):
     corrector_weight: NonNegative = 1.0
     """Of the correcting term."""
     weight: Literal["schedule", "flat"] = "schedule"
-    """Weight of both terms over time: w(t), or 1."""
+    """Weight of the masked-diffusion term over time: w(t), or 1."""
     corrector_time_weight: Literal["schedule", "flat"] = "schedule"
     """lambda(t) of the corrector term: the paper's w(t), or 1."""
     draft_positions: Literal["all", "masked"] = "all"

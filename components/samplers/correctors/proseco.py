@@ -8,7 +8,13 @@ Departures from the released code: fixed points are found per row and by exact e
 the whole batch, and by a relative tolerance under which neighbouring ids above 100,000 are equal);
 limit cycles end early on the draft that S passes would have reached; nothing is drawn and thrown
 away; no nucleus is applied before an argmax; the draft is sampled by default, because an argmax
-draft of an all-mask row is the same for every sample and collapses diversity.
+draft of an all-mask row is the same for every sample and collapses diversity. omega counts the ticks
+of the whole row, where the released block-wise sampler starts again at each block and so never corrects
+blocks of fewer steps than omega. Where no row of a length reaches omega the sampler is refused; schedules
+that end by themselves may end before it in some rows, which then are plain. As in Algorithm 3 the loop
+goes on at every omega-th tick of a row that is full (ancestral schedule), because a network that reads
+the time may answer otherwise at the next: two calls a tick. A counting schedule ends with the
+last mask and spends none there.
 """
 
 from __future__ import annotations

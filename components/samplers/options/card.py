@@ -19,6 +19,7 @@ class Whole(Protocol):
 
     @property
     def steps(self) -> int: ...
+    def ticks(self, length: int) -> int: ...
     @property
     def schedule(self) -> ScheduleOptions: ...
     @property
@@ -65,6 +66,10 @@ class ScheduleOptions(Part):
         """It runs until the row is full, however many ticks that takes."""
         return False
 
+    def most_ticks(self, ticks: int, length: int) -> int:
+        """Ticks that a row of this length can have at most before it is full, of the T that it is given."""
+        return ticks
+
     def keeps_to_plan(self) -> bool:
         """It spreads its counts over a number of ticks that is known ahead."""
         return self.counts
@@ -102,6 +107,10 @@ class CorrectorOptions(Part):
 
     refills: ClassVar[bool] = False
     """As many more are revealed as it masks, in the same tick."""
+
+    def never_runs(self, sampler: Whole, length: int) -> Iterator[Problem]:
+        """Why it would change nothing in any row of this length, where that is known ahead."""
+        yield from ()
 
     def may_skip(self) -> bool:
         """It may find at a tick that its passes are not needed, and then draws from the first answer."""

@@ -65,12 +65,21 @@ class ProsecoCorrectorConfig(CorrectorOptions):
 
     def fits(self, sampler: Whole) -> Iterator[Problem]:
         yield from super().fits(sampler)
-        first = -(-max(self.start, self.every) // self.every) * self.every
-        if sampler.steps and not sampler.schedule.ends_itself() and first > sampler.steps:
-            rule = f"the corrector would never run: its first tick is {first} of {sampler.steps}"
-            yield Problem(
-                "corrector.every", self.every, rule, "raise steps, or lower corrector.every or corrector.start"
-            )
+        if sampler.steps and not sampler.schedule.ends_itself() and self.first() > sampler.steps:
+            yield self.too_late(sampler.steps)
+
+    def never_runs(self, sampler: Whole, length: int) -> Iterator[Problem]:
+        most = sampler.schedule.most_ticks(sampler.ticks(length), length)
+        if self.first() > most:
+            yield self.too_late(most)
+
+    def first(self) -> int:
+        """The first tick at which the loop runs."""
+        return -(-max(self.start, self.every) // self.every) * self.every
+
+    def too_late(self, ticks: int) -> Problem:
+        rule = f"the corrector would never run: its first tick is {self.first()} of {ticks}"
+        return Problem("corrector.every", self.every, rule, "raise steps, or lower corrector.every or corrector.start")
 
 
 @options

@@ -41,6 +41,9 @@ class FirstHittingConfig(ScheduleOptions):
     per_call: Count = 1
     """Positions revealed by one call; more than 1 is no longer exact."""
 
+    def most_ticks(self, ticks: int, length: int) -> int:
+        return min(ticks, -(-length // self.per_call))
+
 
 @options
 class FixedCountConfig(ScheduleOptions):
@@ -58,6 +61,9 @@ class FixedCountConfig(ScheduleOptions):
 
     def ends_itself(self) -> bool:
         return self.per_call > 0
+
+    def most_ticks(self, ticks: int, length: int) -> int:
+        return min(ticks, -(-length // self.per_call)) if self.per_call else min(ticks, length)
 
     def keeps_to_plan(self) -> bool:
         return self.per_call == 0
@@ -96,6 +102,9 @@ class UntilFull(ScheduleOptions):
     def ends_itself(self) -> bool:
         return True
 
+    def most_ticks(self, ticks: int, length: int) -> int:
+        return min(ticks, length)
+
 
 @options
 class ByConfidence(UntilFull):
@@ -110,7 +119,7 @@ class ByConfidence(UntilFull):
 
 @options
 class ThresholdConfig(ByConfidence):
-    """Everything whose confidence passes a threshold, and always the first position in order."""
+    """Everything whose confidence reaches a threshold, and always the first position in order."""
 
     name: ClassVar[str] = "threshold"
     code: ClassVar[str] = f"{HERE}.adaptive:Threshold"

@@ -60,8 +60,9 @@ class Resampled(ManyChains):
     """Ticks between resampling points."""
     ess: Share = 0.5
     """Resample when the effective sample size is below this share of the particles; 1 always."""
-    resampling: Literal["multinomial", "systematic"] = "systematic"
-    """How ancestors are drawn."""
+    resampling: Literal["multinomial", "systematic"] = "multinomial"
+    """How ancestors are drawn: each by itself, as published, or all from one equally spaced grid with less noise.
+    Of particle Gibbs both are drawn given the reference, and leave the target alone."""
 
     @property
     def ticks_between(self) -> int:

@@ -15,14 +15,14 @@ from components.samplers.view import View
 
 
 class Threshold(Base):
-    """Everything more confident than a threshold, and always the first in order (Fast-dLLM, arXiv 2505.22618)."""
+    """Everything as confident as a threshold or more, and always the first in order (Fast-dLLM, arXiv 2505.22618)."""
 
     def __init__(self, config: ThresholdConfig, corrector: Corrector, extras: Extras):
         self.threshold = config.threshold
 
     def reveal(self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor) -> Tensor:
         first = select.best(score, candidates, torch.ones_like(state.tick))
-        return first | (candidates & (view.confidence > self.threshold))
+        return first | (candidates & (view.confidence >= self.threshold))
 
     def choose(
         self, state: State, candidates: Tensor, score: Tensor, view: View, count: Tensor
@@ -38,6 +38,8 @@ class Threshold(Base):
 class Factor(Base):
     """Fast-dLLM's factor rule (arXiv 2505.22618): n tokens are written together while (n + 1)(1 - c_n) < f."""
 
+    reads = frozenset({"log_odds"})
+
     def __init__(self, config: FactorConfig, corrector: Corrector, extras: Extras):
         self.factor = config.factor
 
@@ -45,7 +47,7 @@ class Factor(Base):
         ordered = view.confidence.masked_fill(~candidates, -1).sort(dim=-1, descending=True).values
         n = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
         passes = ((n + 1) * (1 - ordered) < self.factor) & (ordered >= 0)
-        return select.best(view.confidence, candidates, (passes * n).amax(-1).clamp(min=1))
+        return select.best(view.log_odds, candidates, (passes * n).amax(-1).clamp(min=1))
 
 
 class EntropyBound(Base):

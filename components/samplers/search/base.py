@@ -147,9 +147,8 @@ class Group(ABC):
         if self.search.ess >= 1:
             uneven = torch.ones_like(uneven)
         uneven = uneven.repeat_interleave(self.width)
-        chosen = self.ancestors(state, weight)
-        offset = torch.arange(len(chosen), device=chosen.device) // self.width * self.width
-        chosen = torch.where(state["pinned"], 0, chosen) + offset
+        ancestors = self.ancestors(state, weight)
+        chosen = ancestors + torch.arange(len(ancestors), device=ancestors.device) // self.width * self.width
         copied = state.inherited(chosen).having({"log_weight": torch.zeros_like(state["log_weight"])})
         return self.parted(copied).where(uneven, state)
 
@@ -167,14 +166,26 @@ class Group(ABC):
         return again.where(state["alive"], state)
 
     def ancestors(self, state: State, weight: Tensor) -> Tensor:
-        """[R]: places in the group, by the uniforms of its first slot."""
+        """[R]: places in the group, by the uniforms of its first slot. weight: [G, N], of sum 1.
+
+        Where slot 0 is pinned it is its own ancestor, and the others are drawn given that: independently of it by
+        ``multinomial``; by ``systematic``, where slots share one uniform, given that its own point fell into its share.
+        Points are N equally spaced ones on a circle, slot j at v + j, so every slot has the law of the weights and the
+        grid has no first slot: v is uniform on the circle, or, pinned, on the share of slot 0 (conditional systematic
+        resampling: Chopin and Singh, "On particle Gibbs sampling", Bernoulli 21(3), 2015, section 4).
+        """
         keys = state.keys[:: self.width]
         barrier = state["barrier"][:: self.width]
+        pinned = state["pinned"][:: self.width]
         u = noise.uniform(keys, barrier, 0, self.width, Stream.RESAMPLE)
-        if self.search.resampling == "systematic":
-            u = (torch.arange(self.width, device=u.device) + u[:, :1]) / self.width
         total = weight.cumsum(-1)
-        return torch.searchsorted(total, u * total[:, -1:], right=True).clamp(max=self.width - 1).flatten()
+        if self.search.resampling == "systematic":
+            slots = torch.arange(self.width, device=u.device) / self.width
+            first = u[:, :1] * torch.where(pinned[:, None], weight[:, :1] / total[:, -1:], 1.0)
+            u = (first + slots) % 1
+        chosen = torch.searchsorted(total, u * total[:, -1:], right=True).clamp(max=self.width - 1)
+        own = torch.zeros_like(chosen[:, 0])
+        return torch.cat([torch.where(pinned, own, chosen[:, 0])[:, None], chosen[:, 1:]], dim=-1).flatten()
 
     def group_all(self, rows: Tensor) -> Tensor:
         """[R] bool: true for every row of the group."""

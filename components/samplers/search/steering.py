@@ -4,7 +4,8 @@ beta log mean exp(r / beta) over completions of x from the very call that a step
 made for it; the last increment uses the true reward. The differences telescope to r(x_0) / beta, so a biased
 rhat leaves the target p exp(r / beta) alone. Chains are weighted after the step that rhat preceded, which is
 proper weighting too. In later sweeps of particle Gibbs slot 0 replays the reference from stored states at the
-resampling points: it needs no call and is never overwritten. The next reference is drawn by weight; taking
+resampling points: it needs no call and is never overwritten, and the others' ancestors are drawn given that it is its
+own (``Group.ancestors``). The next reference is drawn by weight; taking
 the best instead is an optimiser.
 """
 
@@ -47,7 +48,9 @@ class Steering(Group):
                 "point": Field(torch.zeros_like(state.ids), recorded=False),
                 "best_reward": Field(torch.full_like(state["estimate"], float("-inf")), recorded=False),
                 "best_tokens": Field(state.tokens, recorded=False),
+                "best_edits": Field(state.edits, recorded=False),
                 "kept_tokens": Field(state.tokens, recorded=False),
+                "kept_edits": Field(state.edits, recorded=False),
             }
         )
         if self.sweeps == 1:
@@ -106,7 +109,9 @@ class Steering(Group):
             {
                 "best_reward": torch.where(better, reward[top], state["best_reward"]),
                 "best_tokens": choose_rows(better, state.tokens[top], state["best_tokens"]),
+                "best_edits": torch.where(better, state.edits[top], state["best_edits"]),
                 "kept_tokens": state.tokens[kept],
+                "kept_edits": state.edits[kept],
             }
         )
         over = state["sweep"] + 1 >= self.sweeps
@@ -143,8 +148,9 @@ class Steering(Group):
     def finish(self, state: State) -> Samples:
         if self.search.pick == "first":
             return super().finish(state)
-        kept = state["best_tokens" if self.search.pick == "best" else "kept_tokens"]
-        return Samples(state.ids[:: self.width], kept[:: self.width], state.edits[:: self.width])
+        chosen = "best" if self.search.pick == "best" else "kept"
+        tokens, edits = state[f"{chosen}_tokens"], state[f"{chosen}_edits"]
+        return Samples(state.ids[:: self.width], tokens[:: self.width], edits[:: self.width])
 
     def pick(self, state: State) -> Tensor:
         return torch.zeros(len(state.ids) // self.width, dtype=torch.int64, device=state.ids.device)
