@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.data.documents import BadDocument
-from components.data.packing import batched
+from components.data.documents import EXCERPT, BadDocument
+from components.data.packing import ENCODE_CHARACTERS, batched
 from components.data.prompts import Found, PromptsConfig, read_entries
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import DataError
@@ -91,7 +91,7 @@ def read_piece(piece: Piece) -> dict[str, Any]:
         files[path.relative_to(piece.folder).as_posix()] = digest(path)
 
     entries = read_entries(piece.prompts, piece.name, piece.spec.wanted)
-    for batch in batched(entries, PART_ROWS[piece.spec.wanted]):
+    for batch in batched(entries, PART_ROWS[piece.spec.wanted], characters, ENCODE_CHARACTERS):
         bad += [e for e in batch if isinstance(e, BadDocument)]
         table, unfit = TABLES[piece.spec.wanted]([e for e in batch if isinstance(e, Found)], tokenizer, piece.spec)
         bad += unfit
@@ -107,6 +107,13 @@ def read_piece(piece: Piece) -> dict[str, Any]:
     receipt = {"parts": parts, "quarantined": len(bad), "examples": [asdict(b) for b in bad[:3]], "files": files}
     publish_text(place, json.dumps(receipt))
     return receipt
+
+
+def characters(entry: Found | BadDocument) -> int:
+    """Of an entry's texts."""
+    if isinstance(entry, BadDocument):
+        return 0
+    return len(entry.entry.text) + sum(len(p) for p in entry.entry.pieces() if isinstance(p, str))
 
 
 def finished_piece(place: Path, folder: Path) -> dict[str, Any] | None:
@@ -128,10 +135,13 @@ def prompt_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec
     """Prompts as token ids, and those that the model cannot continue."""
     rows, bad = [], []
     for one in found:
-        tokens = read_tokens(tokenizer, one.entry.pieces())
-        why = unusual(tokens, one.entry.label, tokenizer, spec) or misfit(tokens, spec.length)
+        try:
+            tokens = read_tokens(tokenizer, one.entry.pieces())
+            why = unusual(tokens, one.entry.label, tokenizer, spec) or misfit(tokens, spec.length)
+        except DataError as error:
+            why = str(error)
         if why:
-            bad.append(BadDocument(one.place, why[:200], str(one.entry.pieces())[:200]))
+            bad.append(BadDocument(one.place, why, str(one.entry.pieces())[:EXCERPT]))
             continue
         id = sample_id(Prompt(0, tokens, one.entry.label))
         rows.append(
@@ -150,7 +160,7 @@ def text_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec) 
         if len(tokens) > spec.length:
             why = f"{len(tokens)} tokens, and the model reads {spec.length}"
         if why or not text:
-            bad.append(BadDocument(one.place, (why or "an empty text")[:200], one.entry.text[:200]))
+            bad.append(BadDocument(one.place, why or "an empty text", one.entry.text[:EXCERPT]))
             continue
         id = sample_id(Prompt(0, tokens, one.entry.label))
         rows.append(

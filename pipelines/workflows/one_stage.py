@@ -85,7 +85,7 @@ def read_file(prompts: PromptsConfig, wanted: Wanted, model: Given, length: int)
     config = PromptsSpec(prompts, wanted, length or int(info["length"]), classes, prompts.content())
     name = os.path.basename(prompts.path.rstrip("/"))
     return Stage(
-        "prompts", f"prompts/{name}", 1, config, "pipelines.stages.prompts:run", {"model": model}, WORK["prompts"]
+        "prompts", f"prompts/{name}", 2, config, "pipelines.stages.prompts:run", {"model": model}, WORK["prompts"]
     )
 
 
