@@ -189,17 +189,20 @@ def unusual(tokens: Sequence[int], label: int | None, tokenizer: Tokenizer, spec
 def count_repeated(asked: tuple[Path, tuple[tuple[str, int], ...]]) -> bool:
     """Write how many equal prompts come before each, where some are equal. Were there any?
 
-    In a task, because it holds 8 bytes of every prompt.
+    Equal prompts are counted by their owner's ids, and in the order of the file where these are equal, too: so the
+    prompts of a file that is sorted otherwise have the same samples. In a task, because it holds all ids.
     """
     folder, parts = asked
-    digests = np.concatenate([read_part(shard_file(folder / "shards", name))["digest"].to_numpy() for name, _ in parts])
-    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    if len(first) == len(digests):
+    named = [read_part(shard_file(folder / "shards", name)).select(["digest", "prompt_id"]) for name, _ in parts]
+    table = pa.concat_tables(named)
+    table = table.append_column("place", pa.array(np.arange(table.num_rows)))
+    ordered = table.sort_by([(name, "ascending") for name in ("digest", "prompt_id", "place")])
+    digests = ordered["digest"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, digests[1:] != digests[:-1]])
+    if len(starts) == len(digests):
         return False
-    order = np.argsort(inverse, kind="stable")
-    starts = np.r_[0, np.cumsum(np.bincount(inverse))[:-1]]
     before = np.empty(len(digests), dtype=np.int32)
-    before[order] = np.arange(len(digests)) - starts[inverse[order]]
+    before[ordered["place"].to_numpy()] = np.arange(len(digests)) - np.repeat(starts, np.diff(np.r_[starts, len(digests)]))
     held = io.BytesIO()
     np.save(held, before)
     publish_bytes(folder / OCCURRENCES, held.getvalue())
