@@ -13,12 +13,14 @@ MAX_BYTES = 64 << 20
 """Of a JSON file of a root, such as a manifest."""
 MAX_DOCUMENT_BYTES = 8 << 20
 """Of a document, a line or a prompt. A tokenizer takes about a hundred times as much memory as the text has."""
-MAX_RUN_BYTES = 1 << 20
+MAX_RUN_BYTES = 256 << 10
 """Of a YAML file or an override."""
-MAX_VALUES = 100_000
-"""Values of a YAML file, those that are repeated by reference counted each time."""
 MAX_DEPTH = 64
 """Mappings and lists inside one another."""
+MAX_RUN_DEPTH = 32
+"""The same, in YAML."""
+MAX_BITS = 256
+"""Of whole numbers in YAML, which has ways to write longer ones than Python can show."""
 
 
 def decoded(raw: bytes) -> str:
@@ -51,6 +53,14 @@ def require_flat(plain: Any) -> None:
         if not level:
             return
     raise ValueError(f"it is nested too deeply; at most {MAX_DEPTH} levels are read")
+
+
+def require_numbers(plain: Any) -> None:
+    """Raises ValueError where a whole number is too long to be shown, let alone meant."""
+    if isinstance(plain, int) and plain.bit_length() > MAX_BITS:
+        raise ValueError(f"a whole number has more than {MAX_BITS} bits")
+    for value in below(plain):
+        require_numbers(value)
 
 
 def below(value: Any) -> Iterable[Any]:
