@@ -18,6 +18,7 @@ from typing import Any
 
 from components import faults
 from components.errors import CorruptArtifact, StoreError
+from components.outside import from_json
 from components.store.content import digest
 from components.store.files import create_text, digest_file, read_json, read_text, size_of
 from components.store.names import relative_path
@@ -106,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         CorruptArtifact: the manifest is not one of ours.
     """
     try:
-        raw = json.loads(read_text(folder / MANIFEST))
+        raw = from_json(read_text(folder / MANIFEST))
         if raw["seal"] != sealed(raw):
             raise ValueError("its contents are not those that were sealed")
         files = tuple(FileEntry(**f) for f in raw["files"])
@@ -115,7 +116,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return Manifest(**raw | {"files": files})
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptArtifact(
             f"{folder / MANIFEST} is damaged ({error}). Delete that one file and run again: "
             f"the stage resumes from what lies beside it."
