@@ -40,7 +40,7 @@ in_dtype = click.option(
     help="Preset (see [b]proseco list[/b]) or YAML file, e.g. of configs/samplers.",
 )
 @click.option("--root", default="runs", show_default=True, help="Folder of results; the samples lie below it.")
-@click.option("--num-samples", default=16, show_default=True, help="Samples of each prompt.")
+@click.option("--num-samples", type=click.IntRange(1), default=16, show_default=True, help="Samples of each prompt.")
 @click.option(
     "--prompts",
     type=click.Path(path_type=Path),
@@ -48,9 +48,9 @@ in_dtype = click.option(
     "(texts and numbers of holes), label, id; others by e.g. [b]prompts.prompt_field=question[/b].",
 )
 @click.option("--scorers", default="", help="Comma-separated names; each adds its columns to the table.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--length", default=0, help="Positions of a row; 0 is the trained length.")
-@click.option("--show", "num_shown", default=3, show_default=True, help="Rows to print.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--length", type=click.IntRange(0, 1 << 20), default=0, help="Positions of a row; 0 is the trained length.")
+@click.option("--show", "num_shown", type=click.IntRange(0, 1000), default=3, show_default=True, help="Rows to print.")
 @on_gpus
 @in_dtype
 @in_words
@@ -130,7 +130,7 @@ def replay(row_id: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("given", nargs=-1, required=True, metavar="[NAME=]EXPORT... [limits.KEY=VALUE]...")
-@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to bind to; any but loopback needs --keys."
 )
@@ -138,11 +138,11 @@ def replay(row_id: str, as_json: bool, **options: Any) -> None:
     "--keys", type=click.Path(path_type=Path), help="YAML list or JSON lines of keys, each with name and sha256."
 )
 @click.option("--tables", type=at, metavar="ROOT", help="Show the samples that runs and proseco generate left in this root.")
-@click.option("--replicas", default=1, show_default=True, help="Of each model.")
-@click.option("--threads", default=1, show_default=True)
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Of each model.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--device", type=KINDS, default="auto", show_default=True, help="auto: a GPU where torch sees one.")
 @in_dtype
-@click.option("--gpus", default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")
+@click.option("--gpus", type=click.FloatRange(0), default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")
 @in_words
 def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, tables: Path | None, **options: Any) -> None:
     """Answer requests for texts and scores over HTTP, until interrupted.
@@ -168,8 +168,8 @@ def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, table
 @click.command()
 @click.argument("model", type=at)
 @click.argument("rows", type=at)
-@click.option("--errors", "number", default=1, show_default=True, help="Tokens of each row that are made wrong.")
-@click.option("--num-rows", default=256, show_default=True, help="Validation rows.")
+@click.option("--errors", "number", type=click.IntRange(1), default=1, show_default=True, help="Tokens of each row that are made wrong.")
+@click.option("--num-rows", type=click.IntRange(1), default=256, show_default=True, help="Validation rows.")
 @click.option("--correctors", default="", help="Comma-separated sampler presets whose edits are measured, too.")
 @click.option(
     "--device", default="auto", show_default=True, help="auto (a GPU where torch sees one), cpu, cuda or cuda:N."
@@ -199,7 +199,7 @@ def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", "folder", type=at, metavar="FOLDER", required=True, help="Folder for the model.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json; that of SOURCE where not given.")
-@click.option("--length", default=1024, show_default=True, help="Positions of a row, where nothing else says so.")
+@click.option("--length", type=int, default=1024, show_default=True, help="Positions of a row, where nothing else says so.")
 @in_words
 def import_weights(source: Path, **options: Any) -> None:
     """Make weights of another project a model of ours, and say what did not match.
