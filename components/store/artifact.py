@@ -114,9 +114,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         for entry in files:
             relative_path(entry.path, folder / MANIFEST)
         return Manifest(**raw | {"files": files})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptArtifact(
             f"{folder / MANIFEST} is damaged ({error}). Delete that one file and run again: "
             f"the stage resumes from what lies beside it."

@@ -136,7 +136,8 @@ def finished_shard(folder: Path, name: str) -> dict[str, Any] | None:
 def read_receipt(folder: Path, name: str) -> dict[str, Any] | None:
     """What a receipt says, or None where there is none that can be read."""
     found = read_json(receipt_file(folder, name))
-    return found if isinstance(found, dict) and isinstance(found.get("sha256"), str) else None
+    kinds = {"sha256": str, "rows": int, "account": dict}
+    return found if isinstance(found, dict) and all(isinstance(found.get(n), k) for n, k in kinds.items()) else None
 
 
 @contextmanager
