@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import io
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,6 +113,9 @@ def nightly(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> Night
     return made
 
 
+NAMES = re.compile(r"[^.\[\]\s]+(\.[^.\[\]\s]+|\[[^.\[\]\s]+\])*")
+"""Of nested values, as ``a.b`` or ``a[0].b``."""
+
 READERS: dict[str, Callable[[dict[Any, Any], Path, list[Problem]], Run]] = {
     RunConfig.workflow: one_run,
     Comparison.workflow: comparison,
@@ -128,7 +132,7 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
     if path.resolve() in above:
         raise ConfigError(f"{path} extends itself, by way of {len(above)} files. Take out one `extends`.")
-    if not path.exists():
+    if not is_there(path):
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"{path} does not exist.{hint} A run is a YAML file such as configs/runs/demo.yaml.")
@@ -143,6 +147,14 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         below = read_yaml(path.parent / str(plain.pop("extends")), (*above, path.resolve()))
         plain = merged(below, plain, f"{path} over what it extends", resolve=False)
     return plain
+
+
+def is_there(path: Path) -> bool:
+    """Is there a file or folder of that name? A name that no file system takes is that of none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def from_yaml(raw: bytes) -> dict[str, Any]:
@@ -213,7 +225,7 @@ def dotted(overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         name, given, value = override.partition("=")
         try:
-            if not given or not name or name.count(".") >= MAX_RUN_DEPTH:
+            if not given or not NAMES.fullmatch(name) or name.count(".") >= MAX_RUN_DEPTH:
                 raise ValueError("it names no value")
             require_text(override)
             within_limits(value.encode())
