@@ -20,7 +20,7 @@ from components.outside import MAX_DOCUMENT_BYTES, from_json, require_text
 
 CHUNK = 1 << 20
 BATCH_ROWS = 256
-UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowException)
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException)
 """What is raised where a file is not what its name says, or was cut off or changed."""
 MAX_LABEL = 2**31 - 1
 """Rows hold labels in 32 bits."""
