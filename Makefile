@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo text test gpu chaos soak setup
+.PHONY: demo text test gpu chaos soak fuzz setup
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.ready
@@ -47,3 +47,8 @@ chaos: setup
 # 200,000 rows on Ray while replicas, driver, controller and head are killed at random; a few minutes on two cores.
 soak: setup
 	$(BIN)/python -m tests.chaos.soak --folder runs/soak
+
+# At least 20,000 cases over everything that reads what comes from outside; about ten minutes on one core. `make test` runs
+# a few dozen of each.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz

@@ -11,6 +11,7 @@ Options are those of a run's YAML, nested in the same way, and are checked by th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,14 +138,22 @@ def ask(
     label: int | None = None,
     template: Sequence[str | int] = (),
 ) -> list[tuple[str, Row]]:
-    """Every prompt ``num_samples`` times, with the canvas to fill. Raises DataError where a prompt leaves no room."""
+    """Every prompt ``num_samples`` times, with the canvas to fill; equal prompts have different samples.
+
+    Raises:
+        DataError: a prompt leaves no room, or holds what the vocabulary has not.
+    """
     length, mask_id = length or int(model.info["length"]), model.tokenizer.mask_id
     pieces = {p: read_tokens(model.tokenizer, tuple(template) or (p,)) for p in prompts}
-    return [
-        (p, canvas(Prompt(i, pieces[p], label), length, mask_id, trace, seed))
-        for p in prompts
-        for i in range(num_samples)
-    ]
+    before: Counter[tuple[int, ...]] = Counter()
+    asked = []
+    for p in prompts:
+        if model.tokenizer.unknown_id in pieces[p]:
+            raise DataError(f"The prompt {(tuple(template) or p)!r:.80} holds symbols that the vocabulary has not. Take them out.")
+        for _ in range(num_samples):
+            asked.append((p, canvas(Prompt(before[pieces[p]], pieces[p], label), length, mask_id, trace, seed)))
+            before[pieces[p]] += 1
+    return asked
 
 
 def read_texts(model: Model, asked: Sequence[tuple[str, Row]], samples: Sequence[Sample]) -> list[Text]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.errors import StoreError
+from components.errors import CorruptArtifact, StoreError
 from components.evaluation.page import Section, folded, page, table
 from components.store.artifact import IDENTITY, read_manifest
 from components.store.files import read_json
@@ -67,10 +67,15 @@ def lineage(folder: Path) -> list[Made]:
         if made is None:
             found[key] = Made(ABROAD, key, "no finished stage of this root", {})
             return
+        above.append(key)
         for below in made.inputs.values():
+            if below in above:
+                raise CorruptArtifact(f"{place} says that it was made of {below}, which was made of it: one of them was changed.")
             visit(below, places.get(below))
+        above.pop()
         found[key] = made
 
+    above: list[str] = []
     visit(folder.name, folder)
     return list(found.values())
 

@@ -18,7 +18,7 @@ from components.samplers.contract import Row
 from components.samplers.needs import missing
 from components.scorers import SCORERS
 from components.shards.canvas import canvas, num_leading, read_tokens
-from components.shards.prompt import HOLE, Prompt
+from components.shards.prompt import Prompt
 
 Pieces = tuple[int, ...]
 """Tokens, and ``HOLE`` where something is to be written."""
@@ -141,18 +141,16 @@ def check_label(model: ServedModel, label: int | None) -> None:
 
 
 def read_pieces_of(model: ServedModel, texts: tuple[Any, ...], param: str, limits: ServiceLimits) -> Pieces:
-    """Texts and holes as tokens. Refuses what the model does not know, and what it would take for something else."""
+    """Texts and holes as tokens. Refuses what the model does not know."""
     size = sum(len(text) for text in texts if isinstance(text, str))
     at_most(param, size, limits.max_prompt_chars, "characters in one prompt", "limits.max_prompt_chars")
-    pieces = read_tokens(model.tokenizer, texts)
-    tokens = set(pieces) - {HOLE}
-    tokenizer = model.tokenizer
-    if tokenizer.unknown_id in tokens:
-        raise wrong(param, list(texts), f"symbols that {model.name} knows", "leave out what it was not trained on")
-    for token in (tokenizer.mask_id, tokenizer.pad_id):
-        if token in tokens:
-            shown = tokenizer.inner.id_to_token(token)
-            raise wrong(param, list(texts), f"without {shown}, which is no text", "use template for positions to write")
+    try:
+        pieces = read_tokens(model.tokenizer, texts)
+    except DataError as error:
+        raise ApiError(400, f"{param}: {error}", param=param, code="context_length_exceeded") from None
+    if model.tokenizer.unknown_id in pieces:
+        remedy = "leave out what it was not trained on; for positions to write, use template: a name such as [MASK] is text"
+        raise wrong(param, list(texts), f"symbols that {model.name} knows", remedy)
     return pieces
 
 

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from components.outside import printable
+
+EXCERPT = 200
+"""Characters of what is told of a document that cannot be used."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -26,6 +31,13 @@ class BadDocument:
     id: str
     reason: str
     excerpt: str = ""
+    whole_file: bool = False
+    """It is all that a file holds, as the file cannot be read."""
+
+    def __post_init__(self) -> None:
+        """It is written into tables, whatever was in the document."""
+        for name in ("id", "reason", "excerpt"):
+            object.__setattr__(self, name, printable(getattr(self, name))[:EXCERPT])
 
 
 class Corpus(Protocol):

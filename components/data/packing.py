@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TypeVar
 
 from components.data.config import CorpusConfig, RowsConfig
@@ -16,6 +15,8 @@ from components.data.tokenizer import Tokenizer
 T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 ENCODE_BATCH = 512
+ENCODE_CHARACTERS = 1 << 22
+"""Of the documents that are encoded at once."""
 
 
 @dataclass
@@ -25,7 +26,7 @@ class PackedPiece:
     rows: dict[str, list[PackedRow]] = field(default_factory=lambda: {s: [] for s in SPLITS})
     bad: list[BadDocument] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    """documents, quarantined, tokens, padding, and documents of each split."""
+    """documents, quarantined, unreadable_files among these, tokens, padding, and documents of each split."""
 
 
 def pack_piece(
@@ -34,7 +35,7 @@ def pack_piece(
     """Encode, check and lay out the documents of one piece."""
     packed = PackedPiece()
     tails: dict[str, list[int]] = {s: [] for s in SPLITS}
-    for batch in batched(documents, ENCODE_BATCH):
+    for batch in batched(documents, ENCODE_BATCH, size_of, ENCODE_CHARACTERS):
         packed.counts["documents"] += len(batch)
         good: list[Document] = []
         for document in batch:
@@ -52,6 +53,7 @@ def pack_piece(
         if tail:
             packed.rows[split].append(pad(tail, 0, None, rows.length, tokenizer, packed))
     packed.counts["quarantined"] = len(packed.bad)
+    packed.counts["unreadable_files"] = sum(bad.whole_file for bad in packed.bad)
     return packed
 
 
@@ -101,8 +103,22 @@ def pad(
     return PackedRow([*ids, *[tokenizer.pad_id] * missing], num_prompt, label)
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of at most ``size`` items."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+def size_of(document: Document | BadDocument) -> int:
+    """Characters of a document."""
+    return len(document.text) + len(document.prompt) if isinstance(document, Document) else 0
+
+
+def batched(
+    items: Iterable[T], number: int, size: Callable[[T], int] = lambda item: 0, most: int = 0
+) -> Iterator[list[T]]:
+    """Lists of at most ``number`` items, and of at most ``most`` in size but for an item that is larger alone."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        if batch and (len(batch) == number or total + size(item) > most):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item)
+    if batch:
         yield batch

@@ -14,14 +14,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from components.data.corpora.files import EXCERPT, decode, opened
+from components.data.corpora.files import decode
 from components.data.corpora.listing import Files, below, in_piece, listed
-from components.data.documents import BadDocument, Document
+from components.data.corpora.records import Record, json_lines, parquet_rows, parts_of
+from components.data.documents import EXCERPT, BadDocument, Document
 from components.errors import ConfigError, DataError
 from components.options import Location, Natural, options, parse
+from components.outside import require_text
 from components.store.content import Content
 
-Record = dict[str, Any] | BadDocument
 SUFFIXES = {
     "jsonl": (".jsonl", ".json", ".ndjson"),
     "parquet": (".parquet",),
@@ -88,50 +89,20 @@ class PromptsConfig:
 
 def read_lines(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
     """Text lines that are not blank."""
-    for place, line in lines_of(piece):
-        found = decode(line, place)
-        yield place, {config.prompt_field: found.text, config.text_field: found.text} if isinstance(found, Document) else found
+    for name, path in in_piece(piece):
+        for place, line in parts_of(path, name):
+            found = decode(line, place)
+            yield place, {config.prompt_field: found.text, config.text_field: found.text} if isinstance(found, Document) else found
 
 
 def read_json_lines(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
-    for place, line in lines_of(piece):
-        found = decode(line, place)
-        if isinstance(found, BadDocument):
-            yield place, found
-            continue
-        try:
-            record = json.loads(found.text)
-        except (ValueError, RecursionError) as error:
-            yield place, BadDocument(place, f"broken JSON: {error}"[:EXCERPT], found.text[:EXCERPT])
-            continue
-        good = isinstance(record, dict)
-        yield place, record if good else BadDocument(place, "not an object", found.text[:EXCERPT])
-
-
-def lines_of(piece: str) -> Iterator[tuple[str, bytes]]:
     for name, path in in_piece(piece):
-        with opened(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{name}:{number}", line.rstrip(b"\r\n")
+        yield from json_lines(path, name)
 
 
 def read_parquet(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
-    """Batch by batch. A file that is no Parquet is one bad record."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for name, path in in_piece(piece):
-        number = 0
-        try:
-            with pq.ParquetFile(path) as file:
-                known = {f.name for f in file.schema_arrow}
-                for batch in file.iter_batches(1024, columns=[f for f in fields_of(config) if f in known] or None):
-                    for record in batch.to_pylist():
-                        yield f"{name}:{number}", record
-                        number += 1
-        except (OSError, pa.ArrowInvalid) as error:
-            yield f"{name}:{number}", BadDocument(f"{name}:{number}", f"the rest cannot be read: {error}"[:EXCERPT])
+        yield from parquet_rows(path, name, fields_of(config))
 
 
 def read_saved(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
@@ -209,18 +180,18 @@ def read_entry(config: PromptsConfig, place: str, record: Mapping[str, Any], wan
     excerpt = str(dict(record))[:EXCERPT]
     if not any(record.get(field) is not None for field in needed):
         has = ", ".join(map(str, record))
-        return BadDocument(place, f"no field {' or '.join(map(repr, needed))} (it has {has})"[:EXCERPT], excerpt)
-    try:
-        json.dumps(plain, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:
-        return BadDocument(place, f"no Unicode text: {error.reason} at {error.start}", ascii(excerpt)[:EXCERPT])
-    if isinstance(plain.get("id"), int):
+        return BadDocument(place, f"no field {' or '.join(map(repr, needed))} (it has {has})", excerpt)
+    if type(plain.get("id")) is int:
         plain["id"] = str(plain["id"])
+    try:
+        require_text(json.dumps(plain, ensure_ascii=False))
+    except (ValueError, TypeError) as error:  # of Parquet, such as bytes, which are no text
+        return BadDocument(place, str(error), excerpt)
     try:
         entry = parse(Entry, plain)
     except ConfigError as error:
         first = error.problems[0]
-        return BadDocument(place, f"{first.path} = {first.value!r}: it must be {first.rule}"[:EXCERPT], excerpt)
+        return BadDocument(place, f"{first.path} = {first.value!r}: it must be {first.rule}", excerpt)
     if entry.prompt and entry.template:
         return BadDocument(place, "both a prompt and a template; one of them is meant", excerpt)
     return Found(place, entry)

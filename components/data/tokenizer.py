@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -39,6 +40,14 @@ class Tokenizer:
         self.inner = inner
         self.mask_id, self.pad_id, self.end_id, self.unknown_id = (self._special(t) for t in SPECIAL)
         self._fast = fast_encoder(inner) if fast else None
+        self._special_ids = frozenset((self.mask_id, self.pad_id, self.end_id, self.unknown_id))
+
+    @cached_property
+    def _literal(self) -> HfTokenizer:
+        """The same, but to it names of special tokens are text."""
+        found = HfTokenizer.from_str(self.inner.to_str())
+        found.encode_special_tokens = True
+        return found
 
     def _special(self, token: str) -> int:
         known = (token, *ALIASES[token])
@@ -54,9 +63,18 @@ class Tokenizer:
         return self.inner.get_vocab_size(with_added_tokens=True)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        if self._fast is not None:
-            return self._fast(texts)
-        return [e.ids for e in self.inner.encode_batch(texts, add_special_tokens=False)]
+        """Ids of texts. No text comes to the mask, the padding or the end: a name such as ``[MASK]`` is spelled like any
+        other text, and is unknown where the vocabulary cannot spell it."""
+        found = self._fast(texts) if self._fast is not None else self._ids(self.inner, texts)
+        named = [i for i, ids in enumerate(found) if not self._special_ids.isdisjoint(ids)]
+        spelled = self._ids(self._literal, [texts[i] for i in named]) if named else []
+        for i, ids in zip(named, spelled, strict=True):
+            found[i] = [self.unknown_id if t in self._special_ids else t for t in ids]
+        return found
+
+    @staticmethod
+    def _ids(inner: HfTokenizer, texts: list[str]) -> list[list[int]]:
+        return [e.ids for e in inner.encode_batch(texts, add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int], stop_at_end: bool = True) -> str:
         """Text up to the first end token; padding is dropped and a mask is shown as such."""
@@ -110,17 +128,27 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], symbols: str 
         return load_tokenizer(Path(config.path))
     if config.kind == "bpe":
         return Tokenizer(train_bpe(texts, config.vocab_size))
-    inner = HfTokenizer(models.WordLevel(vocab={}, unk_token=UNKNOWN))
-    splits = {"characters": r"[\s\S]", "symbols": r"\S", "smiles": SMILES}
-    # Everything that the pattern does not match is a token of its own, so nothing is lost silently.
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(splits[config.kind]), behavior="isolated")
-    inner.decoder = decoders.Fuse()
+    found = words(config.kind, {})
     trainer = trainers.WordLevelTrainer(special_tokens=SPECIAL, vocab_size=1 << 16, show_progress=False)
-    inner.train_from_iterator([symbols, *texts], trainer)
-    vocabulary = {token: number for number, token in enumerate(SPECIAL + sorted(set(inner.get_vocab()) - set(SPECIAL)))}
-    # Ids in sorted order: the trainer breaks ties between equally frequent symbols arbitrarily.
-    inner.model = models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN)
+    found.train_from_iterator([symbols, *texts], trainer)
+    # Ids in sorted order: the trainer breaks ties between equally frequent symbols arbitrarily. And in a tokenizer of
+    # their own: the trainer's takes a name of a special token in a text for another token.
+    alphabet = sorted(set(found.get_vocab()) - set(SPECIAL))
+    inner = words(config.kind, {token: number for number, token in enumerate(SPECIAL + alphabet)})
+    inner.add_special_tokens(SPECIAL)
     return Tokenizer(inner)
+
+
+SPLITS = {"characters": r"[\s\S]", "symbols": r"\S", "smiles": SMILES}
+
+
+def words(kind: str, vocabulary: dict[str, int]) -> HfTokenizer:
+    """A tokenizer to which what a pattern matches is a token."""
+    inner = HfTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    # Everything that the pattern does not match is a token of its own, so nothing is lost silently.
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(SPLITS[kind]), behavior="isolated")
+    inner.decoder = decoders.Fuse()
+    return inner
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> HfTokenizer:
@@ -150,5 +178,4 @@ def fast_encoder(inner: HfTokenizer) -> Callable[[list[str]], list[list[int]]] |
 
 def agrees(tokenizer: Tokenizer, texts: list[str]) -> bool:
     """Does the fast encoder give exactly the ids of ``tokenizers`` on these texts?"""
-    slow = [e.ids for e in tokenizer.inner.encode_batch(texts, add_special_tokens=False)]
-    return tokenizer.encode_batch(texts) == slow
+    return tokenizer.encode_batch(texts) == Tokenizer(tokenizer.inner).encode_batch(texts)

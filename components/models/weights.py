@@ -22,7 +22,7 @@ from components.options import parse
 from components.store.artifact import read_manifest
 from components.store.cache import local
 from components.store.content import digest
-from components.store.files import is_file, read_object
+from components.store.files import is_file, read_object, read_start
 from components.store.root import foreign
 
 
@@ -40,13 +40,47 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if not is_file(path):
         raise ModelError(f"{path} does not exist. Give the folder of an exported model or of a checkpoint.")
     try:
-        return load_file(local(path))
-    except SafetensorError as error:
+        place = local(path)
+        require_short_header(read_start(place, 8))
+        return load_file(place)
+    except (SafetensorError, ValueError) as error:
         raise ModelError(
             f"{path} is not a readable safetensors file ({error}). It was cut off or is something else: "
             f"export the model again."
         ) from None
 
+
+MAX_HEADER_BYTES = 16 << 20
+"""Of a safetensors file, whose header names its tensors; it is read whole before anything else is known."""
+
+
+def require_short_header(start: bytes) -> None:
+    """Raises ValueError where a safetensors file that begins so has a header that is too long."""
+    if int.from_bytes(start, "little") > MAX_HEADER_BYTES:
+        raise ValueError(f"its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
+
+
+def require_fit(config: ModelConfig, vocab_size: int, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Hold sizes that are only told against weights that are there, before a network of such sizes is made.
+
+    Raises:
+        ModelError: the network would be far larger than the weights, or these are no finite numbers.
+    """
+    there = sum(tensor.numel() for tensor in tensors.values())
+    told = config.num_parameters(vocab_size)
+    if told > MAX_FRESH * there + (1 << 20):
+        raise ModelError(
+            f"{source} tells of a network of {told:.3g} weights, and holds {there}. Its config.json and its weights do not "
+            f"belong together, or a file of weights is missing: get it again."
+        )
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            kind = "of type " + str(tensor.dtype).removeprefix("torch.") if not tensor.is_floating_point() else "not finite"
+            raise ModelError(f"The weights {name} of {source} are {kind}, and a network computes nothing with them. Get it again.")
+
+
+MAX_FRESH = 4
+"""How many times as many weights a network may have as there are in its files."""
 
 HOME = Placement()
 """The CPU, in float32."""
@@ -108,8 +142,10 @@ def load_model(folder: Path, placement: Placement = HOME) -> Transformer:
     config = parse(ModelConfig, {k: v for k, v in raw.items() if k in names}, path)
     if wrong := [dataclasses.replace(p, path=f"{path}.{p.path}") for p in config.problems(0)]:
         raise ConfigError(wrong)
+    tensors = load_weights(folder / "model.safetensors")
+    require_fit(config, raw["vocab_size"], tensors, str(folder))
     model = Transformer(config, raw["vocab_size"])
-    fill(model, load_weights(folder / "model.safetensors"), str(folder))
+    fill(model, tensors, str(folder))
     return place(model.eval(), placement)
 
 

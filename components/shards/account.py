@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.errors import CorruptArtifact
+
 
 @dataclass(frozen=True)
 class Account:
@@ -47,9 +49,20 @@ class Account:
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> Account:
-        """Of a receipt; what one of an older version lacks is 0."""
-        known = {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
-        return cls(**known | {"corrections_by_position": tuple(known.get("corrections_by_position", ()))})
+        """Of a receipt; what one of an older version lacks is 0.
+
+        Raises:
+            CorruptArtifact: it is none.
+        """
+        known = {f.name: plain[f.name] for f in fields(cls) if f.name in plain} if isinstance(plain, Mapping) else {"rows": plain}
+        corrections = known.pop("corrections_by_position", ())
+        numbers = [*known.values(), *corrections] if isinstance(corrections, list | tuple) else [corrections]
+        if wrong := [x for x in numbers if type(x) not in (int, float) or not 0 <= x < 2**63]:
+            raise CorruptArtifact(
+                f"A receipt accounts for {wrong[0]!r:.60}, where numbers from 0 stand: it was changed. Remove the receipts of "
+                f"its folder and run the same command again."
+            )
+        return cls(**known, corrections_by_position=tuple(corrections))
 
     def rates(self) -> dict[str, float]:
         """What is looked at while a job runs, and after it."""

@@ -14,6 +14,9 @@ from components.errors import DataError
 from components.samplers.contract import Row
 from components.shards.prompt import HOLE, Prompt
 
+MAX_HOLES = 1 << 20
+"""Positions of a template."""
+
 
 def canvas(prompt: Prompt, length: int, mask_id: int, trace: bool = False, seed: int = 0) -> Row:
     """A row of a prompt's tokens, and masks where something is to be written.
@@ -45,7 +48,10 @@ def misfit(tokens: Sequence[int], length: int) -> str:
 
 
 def read_tokens(tokenizer: Tokenizer, pieces: Sequence[str | int]) -> tuple[int, ...]:
-    """Texts and numbers of holes as a prompt's tokens."""
+    """Texts and numbers of holes as a prompt's tokens. Raises DataError where there are more holes than any row has."""
+    holes = sum(p for p in pieces if isinstance(p, int))
+    if holes > MAX_HOLES:
+        raise DataError(f"A template of {holes} positions to write was given; no row has more than {MAX_HOLES}. Lower them.")
     texts = iter(tokenizer.encode_batch([p for p in pieces if isinstance(p, str)]))
     return tuple(t for p in pieces for t in ([HOLE] * p if isinstance(p, int) else next(texts)))
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from components import faults
 from components.errors import CorruptArtifact, StoreError
+from components.outside import from_json
 from components.store.content import digest
 from components.store.files import create_text, digest_file, read_json, read_text, size_of
 from components.store.names import relative_path
@@ -106,20 +107,39 @@ def read_manifest(folder: Path) -> Manifest | None:
         CorruptArtifact: the manifest is not one of ours.
     """
     try:
-        raw = json.loads(read_text(folder / MANIFEST))
+        raw = from_json(read_text(folder / MANIFEST))
         if raw["seal"] != sealed(raw):
             raise ValueError("its contents are not those that were sealed")
+        require_kinds(raw, MANIFEST_KINDS)
+        for role, key in raw["inputs"].items():
+            require_kinds({role: key}, {role: str})
+        for file in raw["files"]:
+            require_kinds(file, FILE_KINDS)
         files = tuple(FileEntry(**f) for f in raw["files"])
         for entry in files:
             relative_path(entry.path, folder / MANIFEST)
         return Manifest(**raw | {"files": files})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptArtifact(
             f"{folder / MANIFEST} is damaged ({error}). Delete that one file and run again: "
             f"the stage resumes from what lies beside it."
         ) from error
+
+
+MANIFEST_KINDS: Mapping[str, Any] = {
+    "stage": str, "label": str, "version": int, "key": str, "inputs": dict, "seconds": (int, float), "finished": str,
+    "host": str, "info": dict, "files": list,
+}  # fmt: skip
+FILE_KINDS: Mapping[str, Any] = {"path": str, "size_bytes": int, "sha256": str}
+
+
+def require_kinds(plain: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises KeyError or ValueError where a field is missing, or holds a value of another type."""
+    for name, kind in kinds.items():
+        if not isinstance(plain[name], kind) or isinstance(plain[name], bool):
+            raise ValueError(f"its {name} is {str(plain[name])[:40]!r}")
 
 
 def require_unchanged(folder: Path) -> Manifest | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 from components import faults
 from components.errors import StoreError
+from components.outside import MAX_BYTES, from_json
 
 OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"}
 """Stores of objects, where a folder is no more than how names begin and nobody has to make it."""
@@ -219,8 +219,16 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_start(path: Path, number: int) -> bytes:
+    """The first bytes of a file, fewer where it has no more."""
+    with path.open("rb") as file:
+        return file.read(number)
+
+
 def read_text(path: Any) -> str:
-    """All of a text file. Raises FileNotFoundError, or UnicodeDecodeError where it is not UTF-8."""
+    """All of a text file. Raises FileNotFoundError, or ValueError where it is not UTF-8 or longer than any that we write."""
+    if size_of(path) > MAX_BYTES and not path.is_symlink():
+        raise ValueError(f"it is longer than {MAX_BYTES >> 20} MiB")
     if is_local(path):
         return path.read_bytes().decode("utf-8")
     return path.fs.cat_file(path.path).decode("utf-8")  # an open file of memory shares its place with all readers
@@ -228,10 +236,7 @@ def read_text(path: Any) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises FileNotFoundError, or ValueError where it holds something else."""
-    try:
-        found = json.loads(read_text(path))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    found = from_json(read_text(path))
     if not isinstance(found, dict):
         raise ValueError("it holds no JSON object")
     return found
@@ -240,8 +245,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """What a file holds, or None where it is missing, a link or no JSON."""
     try:
-        return None if path.is_symlink() else json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):
+        return None if path.is_symlink() else from_json(read_text(path))
+    except (OSError, ValueError):
         return None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import CorruptArtifact, StoreError
+from components.outside import from_json
 from components.store.files import children, create_text, folders, read_text
 from components.store.names import file_name
 
@@ -155,8 +156,8 @@ def entries(folder: Path) -> Iterator[Entry]:
         try:
             if int(place.stem) != number:
                 raise ValueError(f"number {number} is missing")
-            yield entry_of(json.loads(read_text(place)), place)
-        except (ValueError, TypeError, RecursionError) as error:
+            yield entry_of(from_json(read_text(place)), place)
+        except (ValueError, TypeError) as error:
             raise CorruptArtifact(
                 f"{place} can not be read as what became of a night ({error}), so which model is the champion is not "
                 f"known, and nothing is decided. Restore the file from a copy of {folder}."

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from components import faults
 from components.errors import CorruptArtifact
+from components.outside import from_json
 from components.store.cache import local
 from components.store.content import digest
 from components.store.files import create_text, digest_file, exists, publishing, read_json, remove, size_of
@@ -135,7 +136,8 @@ def finished_shard(folder: Path, name: str) -> dict[str, Any] | None:
 def read_receipt(folder: Path, name: str) -> dict[str, Any] | None:
     """What a receipt says, or None where there is none that can be read."""
     found = read_json(receipt_file(folder, name))
-    return found if isinstance(found, dict) and isinstance(found.get("sha256"), str) else None
+    kinds = {"sha256": str, "rows": int, "account": dict}
+    return found if isinstance(found, dict) and all(isinstance(found.get(n), k) for n, k in kinds.items()) else None
 
 
 @contextmanager
@@ -143,7 +145,7 @@ def reading(path: Path) -> Iterator[None]:
     """Raises CorruptArtifact where what is read in the block is no Parquet file."""
     try:
         yield
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise CorruptArtifact(
             f"{path} is missing or damaged ({error}). Run `proseco gc --corrupt --delete`, then the same "
             f"command again: the stage is made anew from its inputs."
@@ -172,7 +174,10 @@ def made_by(path: Path) -> dict[str, Any]:
         said = (pq.read_schema(local(path)).metadata or {}).get(MADE_BY)
     if said is None:
         raise CorruptArtifact(f"{path} does not say how it was made: another version wrote it. Make the samples anew.")
-    found: dict[str, Any] = json.loads(said)
+    with reading(path):
+        found = from_json(said)
+        if not isinstance(found, dict):
+            raise pa.ArrowInvalid("it does not say how it was made")
     return found
 
 

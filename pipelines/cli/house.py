@@ -11,7 +11,7 @@ import rich_click as click
 from rich.text import Text
 
 from components.store.files import at, is_local
-from pipelines.cli.screen import in_words, load, out, run_arguments
+from pipelines.cli.screen import PLACE, in_words, load, out, run_arguments
 
 if TYPE_CHECKING:
     from pipelines.doctor import Check
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a run instead, for editors.")
 @click.option(
-    "--markdown", type=click.Path(path_type=Path), help="Write pages with every option into this folder instead."
+    "--markdown", type=PLACE, help="Write pages with every option into this folder instead."
 )
 @in_words
 def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
@@ -56,10 +56,10 @@ def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("run", type=PLACE, required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--root", type=at, metavar="FOLDER", help="Of the results; that of the run where not given, or runs.")
-@click.option("--keys", type=click.Path(path_type=Path), help="The file of a service's keys, to look at its mode.")
+@click.option("--root", type=PLACE, metavar="FOLDER", help="Of the results; that of the run where not given, or runs.")
+@click.option("--keys", type=PLACE, help="The file of a service's keys, to look at its mode.")
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
 def doctor(run: Path | None, overrides: tuple[str, ...], root: Path | None, keys: Path | None, as_json: bool) -> None:
@@ -101,7 +101,7 @@ def examined(run: Path | None, overrides: tuple[str, ...], root: Path | None, ke
 @click.command()
 @run_arguments
 @click.option("--fault", "names", multiple=True, metavar="NAME", help="Only this one; once for each. All that fit the run where not given.")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("runs/chaos"), show_default=True, help="For the roots, logs and the report.")
+@click.option("--folder", type=PLACE, default=Path("runs/chaos"), show_default=True, help="For the roots, logs and the report.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments.")
 @in_words
 def chaos(run: Path, overrides: tuple[str, ...], names: tuple[str, ...], folder: Path, seed: int) -> None:
@@ -134,9 +134,9 @@ def chaos(run: Path, overrides: tuple[str, ...], names: tuple[str, ...], folder:
 
 
 @click.command()
-@click.argument("stage", type=at)
+@click.argument("stage", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
-@click.option("--html", "page", type=at, metavar="FILE", help="Write a page with a picture into this file instead.")
+@click.option("--html", "page", type=PLACE, metavar="FILE", help="Write a page with a picture into this file instead.")
 @in_words
 def lineage(stage: Path, as_json: bool, page: Path | None) -> None:
     """Tell what a result was made of, from the files in its root alone.
@@ -161,7 +161,7 @@ def lineage(stage: Path, as_json: bool, page: Path | None) -> None:
 
 @click.command()
 @click.option(
-    "--root", type=at, metavar="FOLDER", help="Root to look in; that of the kept runs where not given, or runs."
+    "--root", type=PLACE, metavar="FOLDER", help="Root to look in; that of the kept runs where not given, or runs."
 )
 @click.option(
     "--keep",

@@ -10,8 +10,7 @@ from typing import Any
 import rich_click as click
 from rich.text import Text
 
-from components.store.files import at
-from pipelines.cli.screen import in_words, out
+from pipelines.cli.screen import PLACE, in_words, out
 
 KINDS, PRECISIONS = click.Choice(["auto", "cpu", "cuda"]), click.Choice(["auto", "float32", "bfloat16"])
 on_gpus = click.option(
@@ -31,7 +30,7 @@ in_dtype = click.option(
 
 
 @click.command()
-@click.argument("model", type=at)
+@click.argument("model", type=PLACE)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--sampler",
@@ -40,17 +39,17 @@ in_dtype = click.option(
     help="Preset (see [b]proseco list[/b]) or YAML file, e.g. of configs/samplers.",
 )
 @click.option("--root", default="runs", show_default=True, help="Folder of results; the samples lie below it.")
-@click.option("--num-samples", default=16, show_default=True, help="Samples of each prompt.")
+@click.option("--num-samples", type=click.IntRange(1), default=16, show_default=True, help="Samples of each prompt.")
 @click.option(
     "--prompts",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="JSON lines, Parquet, text lines, a folder of these, or one saved by `datasets`. Fields: prompt or template "
     "(texts and numbers of holes), label, id; others by e.g. [b]prompts.prompt_field=question[/b].",
 )
 @click.option("--scorers", default="", help="Comma-separated names; each adds its columns to the table.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--length", default=0, help="Positions of a row; 0 is the trained length.")
-@click.option("--show", "num_shown", default=3, show_default=True, help="Rows to print.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--length", type=click.IntRange(0, 1 << 20), default=0, help="Positions of a row; 0 is the trained length.")
+@click.option("--show", "num_shown", type=click.IntRange(0, 1000), default=3, show_default=True, help="Rows to print.")
 @on_gpus
 @in_dtype
 @in_words
@@ -71,8 +70,8 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command()
-@click.argument("samples", type=at)
-@click.option("--model", type=at, metavar="FOLDER", help="Model to score with; the sampling model where not given.")
+@click.argument("samples", type=PLACE)
+@click.option("--model", type=PLACE, metavar="FOLDER", help="Model to score with; the sampling model where not given.")
 @click.option("--scorers", default="nelbo,entropy,distinct", show_default=True, help="Comma-separated names.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--root", default="runs", show_default=True, help="Folder of results; the scores lie below it.")
@@ -99,9 +98,9 @@ def score(samples: Path, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("row_id")
-@click.option("--samples", "table", type=at, metavar="FOLDER", help="Its table; all tables of the root where not given.")
-@click.option("--root", type=at, default="runs", show_default=True, metavar="FOLDER", help="Root to look in.")
-@click.option("--model", type=at, metavar="FOLDER", help="What made it, where that is not in the same root.")
+@click.option("--samples", "table", type=PLACE, metavar="FOLDER", help="Its table; all tables of the root where not given.")
+@click.option("--root", type=PLACE, default="runs", show_default=True, metavar="FOLDER", help="Root to look in.")
+@click.option("--model", type=PLACE, metavar="FOLDER", help="What made it, where that is not in the same root.")
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
 @in_words
@@ -130,19 +129,19 @@ def replay(row_id: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("given", nargs=-1, required=True, metavar="[NAME=]EXPORT... [limits.KEY=VALUE]...")
-@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to bind to; any but loopback needs --keys."
 )
 @click.option(
-    "--keys", type=click.Path(path_type=Path), help="YAML list or JSON lines of keys, each with name and sha256."
+    "--keys", type=PLACE, help="YAML list or JSON lines of keys, each with name and sha256."
 )
-@click.option("--tables", type=at, metavar="ROOT", help="Show the samples that runs and proseco generate left in this root.")
-@click.option("--replicas", default=1, show_default=True, help="Of each model.")
-@click.option("--threads", default=1, show_default=True)
+@click.option("--tables", type=PLACE, metavar="ROOT", help="Show the samples that runs and proseco generate left in this root.")
+@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Of each model.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--device", type=KINDS, default="auto", show_default=True, help="auto: a GPU where torch sees one.")
 @in_dtype
-@click.option("--gpus", default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")
+@click.option("--gpus", type=click.FloatRange(0), default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")
 @in_words
 def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, tables: Path | None, **options: Any) -> None:
     """Answer requests for texts and scores over HTTP, until interrupted.
@@ -166,10 +165,10 @@ def serve(given: tuple[str, ...], host: str, port: int, keys: Path | None, table
 
 
 @click.command()
-@click.argument("model", type=at)
-@click.argument("rows", type=at)
-@click.option("--errors", "number", default=1, show_default=True, help="Tokens of each row that are made wrong.")
-@click.option("--num-rows", default=256, show_default=True, help="Validation rows.")
+@click.argument("model", type=PLACE)
+@click.argument("rows", type=PLACE)
+@click.option("--errors", "number", type=click.IntRange(1), default=1, show_default=True, help="Tokens of each row that are made wrong.")
+@click.option("--num-rows", type=click.IntRange(1), default=256, show_default=True, help="Validation rows.")
 @click.option("--correctors", default="", help="Comma-separated sampler presets whose edits are measured, too.")
 @click.option(
     "--device", default="auto", show_default=True, help="auto (a GPU where torch sees one), cpu, cuda or cuda:N."
@@ -196,10 +195,10 @@ def diagnose(model: Path, rows: Path, as_json: bool, **options: Any) -> None:
 
 
 @click.command(name="import")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", "folder", type=at, metavar="FOLDER", required=True, help="Folder for the model.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json; that of SOURCE where not given.")
-@click.option("--length", default=1024, show_default=True, help="Positions of a row, where nothing else says so.")
+@click.argument("source", type=PLACE)
+@click.option("--out", "folder", type=PLACE, metavar="FOLDER", required=True, help="Folder for the model.")
+@click.option("--tokenizer", type=PLACE, help="tokenizer.json; that of SOURCE where not given.")
+@click.option("--length", type=int, default=1024, show_default=True, help="Positions of a row, where nothing else says so.")
 @in_words
 def import_weights(source: Path, **options: Any) -> None:
     """Make weights of another project a model of ours, and say what did not match.

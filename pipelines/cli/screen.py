@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -14,9 +15,30 @@ import rich_click as click
 from rich.console import Console
 
 from components.errors import ProsecoError
+from components.store.files import at
 
 out = Console(highlight=False, soft_wrap=True)
 STATES = {"fresh": "green", "missing": "yellow", "partial": "yellow", "stale": "magenta", "damaged": "red"}
+
+
+class Place(click.ParamType[Path]):
+    """A path, or a URL of a file system of fsspec, that some file can have."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        text = str(value)
+        if "\0" in text or max(map(len, os.fsencode(text).split(b"/"))) > MAX_NAME_BYTES or len(text) > MAX_PATH:
+            self.fail(f"{text[:40]!r}: no file has such a name; each part has at most {MAX_NAME_BYTES} bytes. Give another.", param, ctx)
+        try:
+            return at(text)
+        except (ValueError, ImportError) as error:
+            self.fail(f"{text[:40]!r}: {error}. Give a path, or a URL whose file system is installed.", param, ctx)
+
+
+MAX_NAME_BYTES = 255
+MAX_PATH = 4000
+PLACE = Place()
 
 
 def in_words(command: Callable[..., None]) -> Callable[..., None]:
@@ -41,7 +63,7 @@ def in_words(command: Callable[..., None]) -> Callable[..., None]:
 
 def run_arguments(command: Callable[..., None]) -> Callable[..., None]:
     command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
-    return click.argument("run", type=click.Path(path_type=Path))(command)
+    return click.argument("run", type=PLACE)(command)
 
 
 def load(run: Path, overrides: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:

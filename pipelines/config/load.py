@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from components.errors import ConfigError, Problem
 from components.options import collect, nearest
+from components.outside import MAX_RUN_BYTES, MAX_RUN_DEPTH, decoded, require_numbers, require_text
 from pipelines.config import rules
 from pipelines.config.nightly import NightlyConfig
 from pipelines.config.schema import Comparison, RunConfig
@@ -36,10 +40,8 @@ def load_run(path: Path, overrides: list[str]) -> Run:
     """
     raw = dated(read_yaml(path))
     plain = resolved(raw, dotted(overrides), f"{path} with overrides {overrides}")
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{path} holds no mapping; a run is a mapping of sections such as corpora and train.")
     workflow = plain.pop("workflow", RunConfig.workflow)
-    if workflow not in READERS:
+    if not isinstance(workflow, str) or workflow not in READERS:
         known = list(READERS)
         raise ConfigError([Problem("workflow", workflow, f"one of {', '.join(known)}", nearest(workflow, known))])
     problems: list[Problem] = []
@@ -75,8 +77,8 @@ def comparison(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> Co
     own = ("tasks", "seeds", "one_seed")
     common = {k: v for k, v in plain.items() if k not in own}
     given = plain.get("tasks")
-    given = given if isinstance(given, dict) else {}
-    tasks = {str(n): one_run(over(common, c or {}), path, problems, f"tasks.{n}.") for n, c in given.items()}
+    given = sections_in(given, "tasks", problems) if isinstance(given, dict) else {}
+    tasks = {n: one_run(over(common, c), path, problems, f"tasks.{n}.") for n, c in given.items()}
     head = {k: v for k, v in plain.items() if k in ("name", "seeds", "one_seed", "runtime")}
     made: Comparison = collect(Comparison, head, "", problems)
     if not tasks:
@@ -89,19 +91,30 @@ def comparison(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> Co
     return dataclasses.replace(made, tasks=tasks)
 
 
+def sections_in(plain: dict[Any, Any], path: str, problems: list[Problem]) -> dict[str, dict[Any, Any]]:
+    """The values that are mappings or nothing; what is something else goes to ``problems``."""
+    for name, value in plain.items():
+        if value is not None and not isinstance(value, dict):
+            problems.append(Problem(f"{path}.{name}" if path else str(name), value, "a section with options", "write name: value below it"))
+    return {str(name): value or {} for name, value in plain.items() if value is None or isinstance(value, dict)}
+
+
 def nightly(plain: dict[Any, Any], path: Path, problems: list[Problem]) -> NightlyConfig:
     """The sections of a run stand at the top; ``warm`` is what changes where there is a champion to start from."""
     own = {f.name for f in dataclasses.fields(NightlyConfig)} - {"name", "runtime"}
-    sections = plain.get("run") or {k: v for k, v in plain.items() if k not in own}
+    given = sections_in({k: v for k, v in plain.items() if k in ("run", "warm")}, "", problems)
+    sections = given.get("run") or {k: v for k, v in plain.items() if k not in own}
     run = one_run(sections, path, problems)
-    changes = plain.get("warm") or {}
-    warm = one_run(over(sections, changes), path, [] if problems else problems, "warm.") if isinstance(changes, dict) else run
+    warm = one_run(over(sections, given.get("warm", {})), path, [] if problems else problems, "warm.")
     head = {k: v for k, v in plain.items() if k in own | {"name", "runtime"} and k not in ("run", "warm")}
     found: list[Problem] = []
     made = dataclasses.replace(collect(NightlyConfig, head, "", found), run=run, warm=warm)
     problems += found or ([] if problems else made.problems())
     return made
 
+
+NAMES = re.compile(r"[^.\[\]\s]+(\.[^.\[\]\s]+|\[[^.\[\]\s]+\])*")
+"""Of nested values, as ``a.b`` or ``a[0].b``."""
 
 READERS: dict[str, Callable[[dict[Any, Any], Path, list[Problem]], Run]] = {
     RunConfig.workflow: one_run,
@@ -119,24 +132,59 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
     if path.resolve() in above:
         raise ConfigError(f"{path} extends itself, by way of {len(above)} files. Take out one `extends`.")
-    if not path.exists():
+    if not is_there(path):
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"{path} does not exist.{hint} A run is a YAML file such as configs/runs/demo.yaml.")
     try:
-        own = OmegaConf.load(path)
-        plain: Any = OmegaConf.to_container(own, resolve=False)
-    except (OmegaConfBaseException, OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # YAML errors have no common base that OmegaConf promises
-        if type(error).__module__.startswith("yaml"):
-            raise ConfigError(f"{path} is not YAML: {error}") from error
-        raise
-    plain = plain or {}
-    if isinstance(plain, dict) and "extends" in plain:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        with path.open("rb") as file:
+            plain = from_yaml(file.read(MAX_RUN_BYTES + 1))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. A run is a YAML file such as configs/runs/demo.yaml.") from error
+    if "extends" in plain:
         below = read_yaml(path.parent / str(plain.pop("extends")), (*above, path.resolve()))
-        plain = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(plain)), resolve=False)
-    return plain  # type: ignore[no-any-return]
+        plain = merged(below, plain, f"{path} over what it extends", resolve=False)
+    return plain
+
+
+def is_there(path: Path) -> bool:
+    """Is there a file or folder of that name? A name that no file system takes is that of none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def from_yaml(raw: bytes) -> dict[str, Any]:
+    """The mapping that YAML holds, ``{}`` where it holds nothing. Raises ValueError where it is none, or breaks a limit."""
+    text = within_limits(raw)
+    try:
+        plain: Any = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not YAML: {error}") from None
+    except OmegaConfBaseException as error:
+        raise ValueError(first_line(error)) from None
+    require_numbers(plain)
+    if plain and not isinstance(plain, dict):
+        raise ValueError("it holds no mapping")
+    return plain or {}
+
+
+def within_limits(raw: bytes) -> str:
+    """The text of YAML that is neither too long nor nested too deeply to be read. Raises ValueError."""
+    if len(raw) > MAX_RUN_BYTES:
+        raise ValueError(f"it is longer than {MAX_RUN_BYTES >> 10} KiB")
+    text, depth = decoded(raw), 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_RUN_DEPTH:
+                raise ValueError(f"it is nested too deeply; at most {MAX_RUN_DEPTH} levels are read")
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not YAML: {error}") from None
+    return text
 
 
 def with_files(plain: dict[Any, Any], folder: Path) -> dict[Any, Any]:
@@ -173,10 +221,21 @@ def dotted(overrides: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: one of them is no override.
     """
-    wrong = [o for o in overrides if "=" not in o]
-    if wrong:
-        raise ConfigError(f"{wrong[0]!r} is no override. Write path.to.value=new, e.g. runtime.root=/data/runs.")
-    found: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))  # type: ignore[assignment]
+    found: dict[str, Any] = {}
+    for override in overrides:
+        name, given, value = override.partition("=")
+        try:
+            if not given or not NAMES.fullmatch(name) or name.count(".") >= MAX_RUN_DEPTH:
+                raise ValueError("it names no value")
+            require_text(override)
+            within_limits(value.encode())
+            own: Any = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            require_numbers(own)
+        except (ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(
+                f"{override[:100]!r} is no override: {first_line(error)}. Write path.to.value=new, e.g. runtime.root=/data/runs."
+            ) from None
+        found = merged(found, own, f"overrides {overrides}", resolve=False)
     return found
 
 
@@ -188,6 +247,15 @@ def over(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
 def resolved(base: Any, options: Any, where: str) -> Any:
     """One over the other, with ``${...}`` as the value that it names.
 
+    Raises:
+        ConfigError: they do not go together, or there is no such value.
+    """
+    return merged(base, options, where, resolve=True)
+
+
+def merged(base: Any, options: Any, where: str, resolve: bool) -> Any:
+    """One over the other.
+
     OmegaConf's resolvers are switched off: a run of somebody else could read what stands in the environment, such as
     secrets, into a name or an address.
 
@@ -196,9 +264,11 @@ def resolved(base: Any, options: Any, where: str) -> Any:
     """
     try:
         with patch.object(BaseContainer, "_resolvers", {}):
-            return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(options)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {first_line(error)}. ${{...}} names another value of the run, and nothing else.") from error
+            return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(options)), resolve=resolve)
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError of OmegaConf: a list over a mapping
+        raise ConfigError(
+            f"{where[:200]}: {first_line(error)}. ${{...}} names another value of the run, and nothing else."
+        ) from error
 
 
 def first_line(error: Exception) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.data.documents import BadDocument
-from components.data.packing import batched
+from components.data.documents import EXCERPT, BadDocument
+from components.data.packing import ENCODE_CHARACTERS, batched
 from components.data.prompts import Found, PromptsConfig, read_entries
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import DataError
@@ -91,7 +91,7 @@ def read_piece(piece: Piece) -> dict[str, Any]:
         files[path.relative_to(piece.folder).as_posix()] = digest(path)
 
     entries = read_entries(piece.prompts, piece.name, piece.spec.wanted)
-    for batch in batched(entries, PART_ROWS[piece.spec.wanted]):
+    for batch in batched(entries, PART_ROWS[piece.spec.wanted], characters, ENCODE_CHARACTERS):
         bad += [e for e in batch if isinstance(e, BadDocument)]
         table, unfit = TABLES[piece.spec.wanted]([e for e in batch if isinstance(e, Found)], tokenizer, piece.spec)
         bad += unfit
@@ -107,6 +107,13 @@ def read_piece(piece: Piece) -> dict[str, Any]:
     receipt = {"parts": parts, "quarantined": len(bad), "examples": [asdict(b) for b in bad[:3]], "files": files}
     publish_text(place, json.dumps(receipt))
     return receipt
+
+
+def characters(entry: Found | BadDocument) -> int:
+    """Of an entry's texts."""
+    if isinstance(entry, BadDocument):
+        return 0
+    return len(entry.entry.text) + sum(len(p) for p in entry.entry.pieces() if isinstance(p, str))
 
 
 def finished_piece(place: Path, folder: Path) -> dict[str, Any] | None:
@@ -128,10 +135,13 @@ def prompt_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec
     """Prompts as token ids, and those that the model cannot continue."""
     rows, bad = [], []
     for one in found:
-        tokens = read_tokens(tokenizer, one.entry.pieces())
-        why = unusual(tokens, one.entry.label, tokenizer, spec) or misfit(tokens, spec.length)
+        try:
+            tokens = read_tokens(tokenizer, one.entry.pieces())
+            why = unusual(tokens, one.entry.label, tokenizer, spec) or misfit(tokens, spec.length)
+        except DataError as error:
+            why = str(error)
         if why:
-            bad.append(BadDocument(one.place, why[:200], str(one.entry.pieces())[:200]))
+            bad.append(BadDocument(one.place, why, str(one.entry.pieces())[:EXCERPT]))
             continue
         id = sample_id(Prompt(0, tokens, one.entry.label))
         rows.append(
@@ -150,7 +160,7 @@ def text_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec) 
         if len(tokens) > spec.length:
             why = f"{len(tokens)} tokens, and the model reads {spec.length}"
         if why or not text:
-            bad.append(BadDocument(one.place, (why or "an empty text")[:200], one.entry.text[:200]))
+            bad.append(BadDocument(one.place, why or "an empty text", one.entry.text[:EXCERPT]))
             continue
         id = sample_id(Prompt(0, tokens, one.entry.label))
         rows.append(
@@ -179,17 +189,20 @@ def unusual(tokens: Sequence[int], label: int | None, tokenizer: Tokenizer, spec
 def count_repeated(asked: tuple[Path, tuple[tuple[str, int], ...]]) -> bool:
     """Write how many equal prompts come before each, where some are equal. Were there any?
 
-    In a task, because it holds 8 bytes of every prompt.
+    Equal prompts are counted by their owner's ids, and in the order of the file where these are equal, too: so the
+    prompts of a file that is sorted otherwise have the same samples. In a task, because it holds all ids.
     """
     folder, parts = asked
-    digests = np.concatenate([read_part(shard_file(folder / "shards", name))["digest"].to_numpy() for name, _ in parts])
-    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    if len(first) == len(digests):
+    named = [read_part(shard_file(folder / "shards", name)).select(["digest", "prompt_id"]) for name, _ in parts]
+    table = pa.concat_tables(named)
+    table = table.append_column("place", pa.array(np.arange(table.num_rows)))
+    ordered = table.sort_by([(name, "ascending") for name in ("digest", "prompt_id", "place")])
+    digests = ordered["digest"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, digests[1:] != digests[:-1]])
+    if len(starts) == len(digests):
         return False
-    order = np.argsort(inverse, kind="stable")
-    starts = np.r_[0, np.cumsum(np.bincount(inverse))[:-1]]
     before = np.empty(len(digests), dtype=np.int32)
-    before[order] = np.arange(len(digests)) - starts[inverse[order]]
+    before[ordered["place"].to_numpy()] = np.arange(len(digests)) - np.repeat(starts, np.diff(np.r_[starts, len(digests)]))
     held = io.BytesIO()
     np.save(held, before)
     publish_bytes(folder / OCCURRENCES, held.getvalue())

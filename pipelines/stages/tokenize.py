@@ -73,7 +73,7 @@ def run(config: TokenizeSpec, context: Context) -> Mapping[str, Any]:
         json.dumps({"length": config.rows.length, "pad_in_loss": config.rows.pad_in_loss, "shards": shards}, indent=1),
     )
     sums = {f"{s}_rows": sum(r["rows"][s] for r in receipts) for s in SPLITS}
-    return {**{k: total[k] for k in ("documents", "quarantined", "tokens", "padding")}, **sums, "fast": fast}
+    return {**{k: total[k] for k in ("documents", "quarantined", "unreadable_files", "tokens", "padding")}, **sums, "fast": fast}
 
 
 def keep_if_unchanged(config: TokenizeSpec, folder: Path) -> None:
@@ -154,8 +154,9 @@ def check_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: C
         return
     share = total["quarantined"] / total["documents"]
     first = BadDocument(**next(e for r in receipts for e in r["examples"]))
+    files = f", {total['unreadable_files']} of them whole files" if total["unreadable_files"] else ""
     message = (
-        f"{total['quarantined']} of {total['documents']} documents were quarantined ({share:.1%}); the first is "
+        f"{total['quarantined']} of {total['documents']} documents were quarantined ({share:.1%}){files}; the first is "
         f"{first.id}: {first.reason}. All are in {context.folder}/quarantine-*.parquet"
     )
     if share > corpus.max_bad_share:

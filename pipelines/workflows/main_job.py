@@ -91,10 +91,10 @@ def add_rows(graph: Graph) -> None:
     learned = contents if file is None else {}
     words = spec.TokenizerSpec(run.tokenizer, run.corpora, run.rows.pieces, learned, file)
     if graph.start is None:
-        graph.add("tokenizer", "tokenizer", words, {})
+        graph.add("tokenizer", "tokenizer", words, {}, version=2)
     for name, corpus in run.corpora.items():
         config = spec.TokenizeSpec(corpus, run.rows, run.tokenizer.fast, contents.get(name))
-        graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": graph.tokenizer})
+        graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": graph.tokenizer}, version=2)
 
 
 def add_training(graph: Graph, name: str) -> Stage:

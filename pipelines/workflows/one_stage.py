@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from cluster.config import RuntimeConfig
 from components.data.prompts import PromptsConfig, Wanted
-from components.errors import ConfigError, ModelError, StoreError
+from components.errors import ConfigError, CorruptArtifact, ModelError, StoreError
 from components.models.weights import MODEL_FILES, read_info, version_of
 from components.samplers import SamplerConfig
 from components.samplers.needs import check_needs
@@ -57,7 +57,10 @@ def given_samples(folder: Path) -> Given:
             f"{folder} holds no finished samples (no manifest of a generate stage). Give the folder that "
             f"`proseco generate` names, or that of a run's generate stage."
         )
-    for name in manifest.info["shards"]:
+    shards = manifest.info.get("shards")
+    if not isinstance(shards, list):
+        raise CorruptArtifact(f"{folder / MANIFEST} names no shards: it was changed. Run `proseco gc --corrupt --delete`, then its run again.")
+    for name in shards:
         file_name(name, folder / MANIFEST)
     return Given(manifest.label, manifest.key, folder, manifest.info)
 
@@ -85,7 +88,7 @@ def read_file(prompts: PromptsConfig, wanted: Wanted, model: Given, length: int)
     config = PromptsSpec(prompts, wanted, length or int(info["length"]), classes, prompts.content())
     name = os.path.basename(prompts.path.rstrip("/"))
     return Stage(
-        "prompts", f"prompts/{name}", 1, config, "pipelines.stages.prompts:run", {"model": model}, WORK["prompts"]
+        "prompts", f"prompts/{name}", 2, config, "pipelines.stages.prompts:run", {"model": model}, WORK["prompts"]
     )
 
 

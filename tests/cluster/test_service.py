@@ -225,6 +225,7 @@ REASONS = {
     "no prompt at all": ({"prompt": []}, "prompt", "at least 1 of them"),
     "unknown symbol": ({"prompt": "9"}, "prompt", "symbols that toy knows"),
     "a mask in a prompt": ({"prompt": "1[MASK]"}, "prompt", "use template"),
+    "a template of very many positions": ({"template": ["1", 2**31 - 1, 2**31 - 1]}, "template", "no row has more than 1048576"),
     "no room": ({"prompt": "123123123"}, "prompt[0]", "leaves none to write"),
     "label without classes": ({"label": 1}, "label", "without classes"),
     "negative label": ({"label": -1}, "label", "at least 0"),

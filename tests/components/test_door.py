@@ -12,7 +12,7 @@ PACKAGES = ("components", "cluster", "pipelines")
 DOOR = "components/store/"
 
 ELSEWHERE = {
-    "components/data/corpora/files.py": "reads corpora",
+    "components/data/corpora/records.py": "reads corpora and prompts",
     "components/data/corpora/listing.py": "lists corpora",
     "components/data/corpora/config.py": "looks whether a corpus is there",
     "components/models/exchange/foreign.py": "reads weights of other projects",

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.api import load
+from components.api import load, sample
 from components.api import score as score_rows
 from components.errors import ConfigError, DataError, SamplingError
 from components.samplers import preset
@@ -144,6 +144,26 @@ def test_two_thousand_prompts_of_which_many_are_equal_give_as_many_rows_in_any_o
     assert len(tables[0]) == 2000
     assert tables[0] == tables[1]
     assert len({r[2] for r in tables[0].values()}) > 1000, "equal prompts have samples of their own"
+
+
+def test_rows_of_equal_prompts_stay_with_their_owners_ids_in_any_order(model, tmp_path):
+    records = [{"prompt": "123"[: 1 + i % 3], "id": f"p{i}"} for i in range(60)]
+    tables = []
+    for name, given in (("a", records), ("b", random.Random(1).sample(records, len(records)))):
+        tables.append(rows(made(model, tmp_path / "r", prompts=write_jsonl(tmp_path / f"{name}.jsonl", given))))
+    assert tables[0] == tables[1]
+    assert len({r[0] for r in tables[0].values()}) == 60
+    assert len(tables[0]) == 120
+
+
+def test_equal_prompts_in_python_have_samples_of_their_own(model):
+    given = load(model)
+    found = sample(given, "mdlm", num_samples=2, prompts=["1", "2", "1", "1"], steps=3, seed=5)
+    ids = [r.sample.id for r in found]
+    assert len(set(ids)) == 8
+    assert [r.sample.id for r in sample(given, "mdlm", num_samples=6, prompts=["1"], steps=3, seed=5)] == ids[:2] + ids[4:]
+    with pytest.raises(DataError, match="symbols that the vocabulary has not"):
+        sample(given, "mdlm", prompts=["1[MASK]"], steps=3)
 
 
 def test_neither_the_size_of_shards_nor_who_makes_them_changes_a_row(model, tmp_path):

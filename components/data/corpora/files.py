@@ -1,37 +1,33 @@
 """Corpora that lie in files: the standard library, text, JSON lines, Parquet, the hub.
 
-Text is read as bytes and decoded strictly, line by line where lines are documents, so that one bad
-line is one bad document and not a failed file. Parquet and the hub go through ``datasets``, streaming.
+A document that cannot be used is quarantined with a reason, whatever is wrong with it, and so is a file that cannot be
+read, as a whole. The hub goes through ``datasets``, streaming.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from components.data.corpora.config import HubConfig, JsonlConfig, ParquetConfig, StdlibConfig, TextConfig
+from components.data.corpora.config import HubConfig, JsonlConfig, ParquetConfig, RecordSource, StdlibConfig, TextConfig
 from components.data.corpora.listing import in_piece
-from components.data.documents import BadDocument, Document
+from components.data.corpora.records import Record, json_lines, label_in, parquet_rows, parts_of, text_in, whole_of
+from components.data.documents import EXCERPT, BadDocument, Document
 from components.errors import DataError
+from components.outside import decoded
 
-EXCERPT = 200
-
-
-def opened(path: Path) -> IO[bytes]:
-    """A file's bytes, unpacked where it is gzipped."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+SEPARATORS = {"line": b"\n", "paragraph": b"\n\n"}
+"""What stands between documents of a text file."""
 
 
-def decode(raw: bytes, id: str) -> Document | BadDocument:
+def decode(raw: bytes | BadDocument, id: str) -> Document | BadDocument:
     """Strict UTF-8."""
+    if isinstance(raw, BadDocument):
+        return raw
     try:
-        return Document(id, raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        excerpt = raw[max(0, error.start - 40) : error.start + 40].decode("utf-8", "replace")
-        return BadDocument(id, f"not UTF-8 at byte {error.start}", excerpt)
+        return Document(id, decoded(raw))
+    except ValueError as error:
+        return BadDocument(id, str(error), raw[:EXCERPT].decode("utf-8", "replace"))
 
 
 class Stdlib:
@@ -47,7 +43,7 @@ class Stdlib:
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
         for name, path in in_piece(piece):
-            yield decode(path.read_bytes(), name)
+            yield decode(whole_of(path, name), name)
 
 
 class TextFiles:
@@ -63,30 +59,24 @@ class TextFiles:
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
         for name, path in in_piece(piece):
-            with opened(path) as file:
-                raw = file.read()
             if self.config.document == "file":
-                yield decode(raw, name)
+                yield decode(whole_of(path, name), name)
                 continue
-            separator = b"\n" if self.config.document == "line" else b"\n\n"
-            for number, part in enumerate(raw.replace(b"\r\n", b"\n").split(separator), 1):
-                if part.strip():
-                    yield decode(part, f"{name}:{number}")
+            for place, part in parts_of(path, name, SEPARATORS[self.config.document]):
+                yield decode(part, place)
 
 
-def record_document(record: Any, id: str, config: JsonlConfig | ParquetConfig | HubConfig) -> Document | BadDocument:
+def record_document(record: Record, id: str, config: RecordSource) -> Document | BadDocument:
     """A document from a mapping of fields."""
-    wanted = [config.text_field] + [f for f in (config.prompt_field, config.label_field) if f]
-    if not isinstance(record, dict):
-        return BadDocument(id, "not an object", str(record)[:EXCERPT])
-    absent = [f for f in wanted if record.get(f) is None]
-    if absent:
-        return BadDocument(id, f"no field {absent[0]!r} (it has {', '.join(map(str, record))})"[:EXCERPT])
-    label = record[config.label_field] if config.label_field else None
-    if label is not None and not isinstance(label, int):
-        return BadDocument(id, f"label {label!r} is not an integer")
-    prompt = str(record[config.prompt_field]) if config.prompt_field else ""
-    return Document(id, str(record[config.text_field]), prompt, label)
+    if isinstance(record, BadDocument):
+        return record
+    try:
+        text = text_in(record, config.text_field)
+        prompt = text_in(record, config.prompt_field) if config.prompt_field else ""
+        label = label_in(record, config.label_field) if config.label_field else None
+    except ValueError as error:
+        return BadDocument(id, str(error), str(record)[:EXCERPT])
+    return Document(id, text, prompt, label)
 
 
 class JsonLines:
@@ -102,20 +92,8 @@ class JsonLines:
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
         for name, path in in_piece(piece):
-            with opened(path) as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield self.parse(line, f"{name}:{number}")
-
-    def parse(self, line: bytes, id: str) -> Document | BadDocument:
-        decoded = decode(line, id)
-        if isinstance(decoded, BadDocument):
-            return decoded
-        try:
-            record = json.loads(decoded.text)
-        except json.JSONDecodeError as error:
-            return BadDocument(id, f"broken JSON: {error.msg} at column {error.colno}", decoded.text[:EXCERPT])
-        return record_document(record, id, self.config)
+            for place, record in json_lines(path, name):
+                yield record_document(record, place, self.config)
 
 
 def as_stored(rows: Any) -> Any:
@@ -125,7 +103,7 @@ def as_stored(rows: Any) -> Any:
 
 
 class ParquetFiles:
-    """Parquet through ``datasets``, streamed."""
+    """Rows of Parquet files."""
 
     symbols = ""
 
@@ -136,16 +114,10 @@ class ParquetFiles:
         return self.config.files().pieces(count)
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
-        from datasets import load_dataset
-
+        fields = (self.config.text_field, self.config.prompt_field, self.config.label_field)
         for name, path in in_piece(piece):
-            number = -1
-            try:
-                rows = as_stored(load_dataset("parquet", data_files=str(path), split="train", streaming=True))
-                for number, record in enumerate(rows):
-                    yield record_document(dict(record), f"{name}:{number}", self.config)
-            except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-                yield BadDocument(f"{name}:{number + 1}", f"the rest cannot be read: {error}"[:EXCERPT])
+            for place, record in parquet_rows(path, name, fields):
+                yield record_document(record, place, self.config)
 
 
 class HubDataset:

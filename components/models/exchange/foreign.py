@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from components.errors import ModelError
+from components.errors import ConfigError, ModelError, Problem
 from components.models.config import ModelConfig
 from components.models.transformer import Transformer
-from components.models.weights import load_weights
+from components.models.weights import MAX_FRESH, load_weights, require_fit
+from components.options import parse
 from components.store.files import is_file, read_object
 
 
@@ -43,20 +44,26 @@ class Format:
     """Learned absolute positions."""
 
 
+def section(c: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping in a config.json, empty where there is none."""
+    found = c.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def llada_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "dim": c["d_model"], "depth": c["n_layers"], "heads": c["n_heads"], "mlp_dim": c["mlp_hidden_size"],
-        "rope_theta": float(c.get("rope_theta", 10000.0)), "norm_eps": float(c.get("rms_norm_eps", 1e-5)),
-        "tie_embeddings": bool(c.get("weight_tying", False)),
+        "rope_theta": c.get("rope_theta", 10000.0), "norm_eps": c.get("rms_norm_eps", 1e-5),
+        "tie_embeddings": c.get("weight_tying", False),
     }  # fmt: skip
 
 
 def llama_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
-    theta = c.get("rope_theta") or (c.get("rope_parameters") or {}).get("rope_theta", 10000.0)
+    rope = c if c.get("rope_theta") is not None else section(c, "rope_parameters")
     return {
         "dim": c["hidden_size"], "depth": c["num_hidden_layers"], "heads": c["num_attention_heads"],
-        "mlp_dim": c["intermediate_size"], "rope_theta": float(theta), "norm_eps": float(c.get("rms_norm_eps", 1e-6)),
-        "tie_embeddings": bool(c.get("tie_word_embeddings", False)), "shift_logits": True,
+        "mlp_dim": c["intermediate_size"], "rope_theta": rope.get("rope_theta", 10000.0),
+        "norm_eps": c.get("rms_norm_eps", 1e-6), "tie_embeddings": c.get("tie_word_embeddings", False), "shift_logits": True,
     }  # fmt: skip
 
 
@@ -68,7 +75,7 @@ def bert_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dit_sizes(c: Mapping[str, Any]) -> dict[str, Any]:
-    model = c.get("model", c)
+    model = section(c, "model") or c
     return {"dim": model["hidden_size"], "depth": model["n_blocks"], "heads": model["n_heads"]}
 
 
@@ -193,16 +200,37 @@ def read_foreign(folder: Path, vocab_size: int = 0) -> tuple[Transformer, Report
         theirs = read_object(path)
     except ValueError as error:
         raise ModelError(f"{path} is not the config.json of a model ({error}). Get the folder again.") from None
-    try:
-        config = ModelConfig(**form.sizes(theirs)).resolved()
-    except KeyError as error:
-        raise ModelError(f"{path} lacks {error}, which a {name} model has.") from None
+    config = config_of(form, name, theirs, str(path))
     embed = tensors.get(form.embed)
-    if embed is None:
-        raise ModelError(f"{folder} has no tensor {form.embed}.")
+    if embed is None or embed.dim() != 2 or not len(embed):
+        raise ModelError(f"{folder} has no tensor {form.embed} of two axes with rows in it. Get the folder again.")
+    if vocab_size > MAX_FRESH * len(embed) + (1 << 16):
+        raise ModelError(f"{folder} has {len(embed)} embeddings, and the tokenizer {vocab_size} tokens. They do not belong together.")
+    require_fit(config, vocab_size or len(embed), tensors, str(folder))
     torch.manual_seed(0)
     model = Transformer(config, vocab_size or len(embed))
     return model, fill_from(model, tensors, form, name)
+
+
+def config_of(form: Format, name: str, theirs: Mapping[str, Any], path: str) -> ModelConfig:
+    """Their sizes as ours.
+
+    Raises:
+        ModelError: one is not there.
+        ConfigError: one is no size, or they contradict each other.
+    """
+    try:
+        sizes = form.sizes(theirs)
+    except KeyError as error:
+        raise ModelError(f"{path} lacks {error}, which a {name} model has.") from None
+    wrong = [n for n in ("dim", "depth", "heads", "mlp_dim") if n in sizes and (type(sizes[n]) is not int or sizes[n] < 1)]
+    if wrong:
+        remedy = "get the folder again"
+        raise ConfigError([Problem(f"{path}: {n}", sizes[n], "a whole number from 1", remedy) for n in wrong])
+    config = parse(ModelConfig, sizes, path)
+    if problems := list(config.problems(0)):
+        raise ConfigError([replace(p, path=f"{path}: {p.path}") for p in problems])
+    return config.resolved()
 
 
 def fill_from(model: Transformer, tensors: dict[str, Tensor], form: Format, name: str) -> Report:
@@ -215,7 +243,12 @@ def fill_from(model: Transformer, tensors: dict[str, Tensor], form: Format, name
     def take(ours: str, names: tuple[str, ...]) -> None:
         if not all(n in left for n in names):
             return
-        value = torch.cat([spread_heads(left[n], own[ours], len(names), model) for n in names]).float()
+        parts = [spread_heads(left[n], own[ours], len(names), model) for n in names]
+        if any(part.dim() != own[ours].dim() or part.shape[1:] != own[ours].shape[1:] or not len(part) for part in parts):
+            shapes = ", ".join(f"{n} {tuple(left[n].shape)}" for n in names)
+            notes.append(f"{shapes} does not fit {ours} {tuple(own[ours].shape)}")
+            return
+        value = torch.cat(parts).float()
         if ours in ("embed.weight", "head.weight", "position_embed.weight"):
             value = resized(value, len(own[ours]))
         if value.shape != own[ours].shape:
@@ -250,9 +283,9 @@ def spread_heads(value: Tensor, ours: Tensor, number: int, model: Transformer) -
     """Keys and values that several heads share (grouped queries), once for each head; others as they are."""
     width, heads = model.config.dim, model.config.heads
     grouped = value.dim() == 2 and number == 3 and value.shape[0] < width and len(ours) == 3 * width
-    if not grouped:
-        return value
     size = width // heads
+    if not grouped or not len(value) or len(value) % size or width % len(value):
+        return value
     return value.view(-1, size, value.shape[1]).repeat_interleave(width // value.shape[0], 0).flatten(0, 1)
 
 

@@ -1,0 +1,80 @@
+"""Bytes from outside become plain values here, within limits, so that whatever stands behind need not ask again.
+
+What is refused is a ValueError with the reason in words; who reads says which file or line it was, and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+MAX_BYTES = 64 << 20
+"""Of a JSON file of a root, such as a manifest."""
+MAX_DOCUMENT_BYTES = 8 << 20
+"""Of a document, a line or a prompt. A tokenizer takes about a hundred times as much memory as the text has."""
+MAX_RUN_BYTES = 256 << 10
+"""Of a YAML file or an override."""
+MAX_DEPTH = 64
+"""Mappings and lists inside one another."""
+MAX_RUN_DEPTH = 32
+"""The same, in YAML."""
+MAX_BITS = 256
+"""Of whole numbers in YAML, which has ways to write longer ones than Python can show."""
+
+
+def decoded(raw: bytes) -> str:
+    """Strict UTF-8. Raises ValueError."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+
+
+def from_json(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError where it is none, or is nested too deeply."""
+    text = decoded(text) if isinstance(text, bytes) else text
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"broken JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise ValueError(f"it is nested too deeply; at most {MAX_DEPTH} levels are read") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        require_flat(found)
+    return found
+
+
+def require_flat(plain: Any) -> None:
+    """Raises ValueError where mappings and lists stand inside one another too deeply."""
+    level = [plain]
+    for _ in range(MAX_DEPTH):
+        level = [inner for value in level for inner in below(value) if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"it is nested too deeply; at most {MAX_DEPTH} levels are read")
+
+
+def require_numbers(plain: Any) -> None:
+    """Raises ValueError where a whole number is too long to be shown, let alone meant."""
+    if isinstance(plain, int) and plain.bit_length() > MAX_BITS:
+        raise ValueError(f"a whole number has more than {MAX_BITS} bits")
+    for value in below(plain):
+        require_numbers(value)
+
+
+def below(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def require_text(text: str) -> None:
+    """Raises ValueError where a text holds half a character (a lone surrogate), which has no bytes in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"no Unicode text: {error.reason} at {error.start}") from None
+
+
+def printable(text: str) -> str:
+    """A text that can be written down, with ``\\\\ud800`` for half a character."""
+    return text.encode("utf-8", "backslashreplace").decode()
