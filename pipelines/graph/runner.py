@@ -22,6 +22,7 @@ from components.store.files import at, files_below, publish_text
 from components.store.lease import Fence, Lease
 from components.store.links import require_no_links
 from components.store.root import mark_root, remove_stage, require_ours, stages
+from components.store.trouble import named_files
 from components.tracking import JOURNAL
 from pipelines.graph.live import following
 from pipelines.graph.plan import Finding, plan
@@ -129,6 +130,7 @@ def open_tracking(runtime: RuntimeConfig, root: Path, workflow: str, screen: Scr
         return MlflowTracking(runtime.tracking_uri, root, workflow, screen.say)
 
 
+@named_files()
 def run_stage(
     finding: Finding,
     root: Path,
