@@ -246,6 +246,11 @@ def size_of(path: Any) -> int:
     return os.lstat(path).st_size if is_local(path) else int(path.fs.info(path.path)["size"])
 
 
+def mtime_of(path: Path) -> int:
+    """When a file was written last, in nanoseconds since 1970; 0 where its file system is not asked."""
+    return os.lstat(path).st_mtime_ns if is_local(path) else 0
+
+
 def folders(path: Path) -> list[Path]:
     """The folders in a folder, sorted; a link to one is none, and where there is no folder there are none."""
     if is_local(path):

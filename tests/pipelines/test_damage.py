@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 
 import pytest
 from click.testing import CliRunner
 
-from components.store.artifact import MANIFEST
+from components.store.artifact import MANIFEST, read_manifest, sealed
 from components.tracking import read_metrics
 from pipelines.cli import main
 from tests.chaos import harness
@@ -153,3 +154,108 @@ def test_a_folder_in_place_of_a_file_is_told(place, made, tmp_path):
     assert "Is a directory" in said
     path.rmdir()
     assert proseco(made[0], root)[0] == 0
+
+
+EDITS = {
+    "tokenizer/*/tokenizer.json": edit, "tokenize/*/rows.json": edit, "tokenize/*/train-*.arrow": edit, "tokenize/*/piece-*.json": edit,
+    "train/*/checkpoints/*/rank-*.safetensors": edit, "train/*/checkpoints/*/state.json": edit, "train/*/metrics.jsonl": edit,
+    "export/*/model.safetensors": edit, "export/*/config.json": edit, "export/*/README.md": lambda data: data.replace(b"e", b"a", 1),
+    "generate/*/shards/*.parquet": edit, "generate/*/shards/*.json": edit, "score/*/shards/*.parquet": edit,
+    "score/*/shards/*.json": edit, "evaluate/*/results.json": edit, "report/*/report.html": edit,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", EDITS)
+def test_an_edit_of_a_finished_stage_is_seen_by_the_next_plan_and_mended_by_the_next_run(place, made, tmp_path):
+    """Of the same length, so that only its time and its bytes tell."""
+    root = tmp_path / "root"
+    shutil.copytree(made[1], root)
+    path = sorted(root.glob(place))[-1]
+    whole = path.read_bytes()
+    path.write_bytes(EDITS[place](whole))
+    assert path.read_bytes() != whole
+    assert path.stat().st_size == len(whole)
+    found = {f["stage"]: f for f in planned(made, root)}
+    assert [f["state"] for f in found.values()].count("damaged") == 1
+    assert "was changed: its digest is not the manifest's" in json.dumps(found)
+    assert proseco(made[0], root)[0] == 0
+    assert {f["state"] for f in planned(made, root)} == {"fresh"}
+    if path.suffix not in (".jsonl", ".html"):
+        assert told_by(path.read_bytes()) == told_by(whole)
+
+
+def planned(made, root):
+    given = ["plan", str(made[0]), *harness.LOCAL, f"runtime.root={root}", "--json"]
+    return json.loads(CliRunner().invoke(main, given, catch_exceptions=False).stdout)
+
+
+@pytest.mark.parametrize("place", ["tokenize/*/train-*.arrow", "export/*/model.safetensors", "generate/*/shards/*.parquet"])
+def test_an_edit_that_keeps_size_and_time_is_not_built_upon(place, made, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(made[1], root)
+    for stage in ("export", "generate", "evaluate"):  # whoever reads it is to be made
+        if stage != place.partition("/")[0]:
+            for folder in root.glob(f"{stage}/*"):
+                shutil.rmtree(folder)
+    for folder in root.glob("train/*") if place.startswith("tokenize") else ():
+        shutil.rmtree(folder)
+    path = sorted(root.glob(place))[-1]
+    stat = path.stat()
+    path.write_bytes(edit(path.read_bytes()))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    code, said = proseco(made[0], root)
+    assert code == 1
+    assert f"{path} was changed: its digest is not the manifest's" in said
+    assert "proseco gc --corrupt --delete" in said
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        ("tokenizer", "vocab_size"), ("tokenize", "documents"), ("train", "steps"), ("export", "parameters"),
+        ("generate", "calls"), ("score", "scored"), ("evaluate", "quality"), ("report", "seconds"),
+    ],
+)  # fmt: skip
+def test_an_edited_number_of_a_manifest_is_noticed_also_where_it_was_sealed_again(place, number, made, tmp_path):
+    """The second time by what was made of it, which knows what it had read."""
+    root = tmp_path / "root"
+    shutil.copytree(made[1], root)
+    path = sorted(root.glob(f"{place}/*/{MANIFEST}"))[-1]
+    text = path.read_text()
+    path.write_text(re.sub(rf'("{number}": )[\d.]+', r"\g<1>0.999", text, count=1))
+    assert path.read_text() != text
+    code, said = proseco(made[0], root)
+    assert code == 1
+    assert f"{path} is damaged (its contents are not those that were sealed)" in said
+    if place == "report":  # of which nothing is made
+        return
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps(plain | {"seal": sealed(plain)}))
+    stale = [f for f in planned(made, root) if f["state"] == "stale"]
+    assert stale
+    assert all("holds something else now" in f["reasons"][0] for f in stale)
+
+
+def test_what_comes_out_otherwise_has_what_was_made_of_it_made_again(made, tmp_path):
+    """Weights of another machine, in the place of those that were lost: all that was sampled with them is of no weights now."""
+    root = tmp_path / "root"
+    shutil.copytree(made[1], root)
+    (path,) = [p for p in root.glob(f"export/*/{MANIFEST}") if "export/proseco" in p.read_text()]
+    plain = json.loads(path.read_text())
+    plain["info"]["parameters"] += 1
+    path.write_text(json.dumps(plain | {"seal": sealed(plain)}))
+    code, said = proseco(made[0], root)
+    assert code == 0
+    assert "generate/proseco@3 (stale)" in said
+    assert "generate/mdlm@4" not in said
+    assert {f["state"] for f in planned(made, root)} == {"fresh"}
+
+
+def test_a_report_says_the_digests_that_it_drew(made):
+    _, root = made
+    (page,) = root.glob("report/*/report.html")
+    drew = read_manifest(page.parent).drew
+    assert len(drew) == 6
+    (evaluated,) = root.glob("evaluate/*")
+    assert drew["evaluate"] == read_manifest(evaluated).result
+    assert all(digest in page.read_text() for digest in drew.values())
