@@ -132,15 +132,15 @@ def raise_failures(outcome: Outcome, number: int, screen: Screen) -> None:
 
 
 def open_tracking(runtime: RuntimeConfig, root: Path, workflow: str, screen: Screen) -> Any:
-    """MLflow, or None where it was switched off."""
+    """MLflow, or None where it was switched off or can not be used."""
     if runtime.tracking_uri == "none":
         return None
     prepare()
-    from cluster.mlflow_tracking import MlflowTracking
+    from cluster.mlflow_tracking import open_mlflow
 
     # Of several runs on a new root one makes the tables.
     with Lease(root, "mlflow", f"proseco run {workflow}", runtime.lease_expiry_s).wait(None):
-        return MlflowTracking(runtime.tracking_uri, root, workflow, screen.say)
+        return open_mlflow(runtime.tracking_uri, root, workflow, screen.say)
 
 
 @named_files()
