@@ -11,7 +11,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from cluster.mlflow_tracking import EXPERIMENT, uri_of, url_of
+from cluster.mlflow_tracking import EXPERIMENT, in_a_line, uri_of, url_of
 from components.store.history import TRAINED, Entry, History
 
 
@@ -29,7 +29,7 @@ def register(uri: str, root: Path, name: str, history: History, say: Callable[[s
         for alias, key in keys.items():
             point(client, name, alias, versions.get(key))
     except Exception as error:  # whatever it is, the night was decided
-        say(f"MLflow's registry was not brought up to date ({error}); the same command does it again")
+        say(f"MLflow's registry was not brought up to date ({in_a_line(error)}); the same command does it again")
 
 
 def add_version(client: Any, name: str, history: History, entry: Entry) -> ModelVersion:

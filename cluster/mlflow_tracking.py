@@ -1,16 +1,18 @@
 """MLflow: each stage execution is a run nested under the run of its workflow.
 
-One writer, the driver. MLflow is an index of what the store holds: trouble before the first stage
-stops the run, because it was asked for; trouble later is told once and never fails the job, and the
-journal beside the stage has the numbers.
+One writer, the driver. MLflow is an index of what the store holds: trouble with it is told once, in a line, and never
+ends a job; the journal beside the stage has the numbers.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ from components.store.files import is_local
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 PARAM_LENGTH = 500
+OPEN_S = 60.0
+"""How long MLflow may take to open, its tables included. It tries a database for half an hour."""
+LOCKED_S = 5.0
+"""How long another process may hold the file of a database."""
+SHOWN = 200
+"""Characters of an error; those of a database hold its statements."""
 EXPERIMENT = "proseco"
 
 
@@ -35,6 +43,44 @@ def url_of(folder: Path) -> str:
 def uri_of(uri: str, root: Path) -> str:
     """Where MLflow keeps its runs: a SQLite file in the root where nothing else is said."""
     return uri or f"sqlite:///{(root / 'mlflow.db').absolute()}"
+
+
+def in_a_line(error: object) -> str:
+    """What an error says first."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:SHOWN]
+
+
+def require_database(uri: str) -> None:
+    """Raises sqlite3.Error where a file is no database, or another process does not let go of it."""
+    path = uri.removeprefix("sqlite:///")
+    if path != uri:
+        with closing(sqlite3.connect(path, timeout=LOCKED_S)) as base:
+            base.execute("BEGIN IMMEDIATE")
+
+
+def open_mlflow(uri: str, root: Path, workflow: str, say: Callable[[str], None]) -> MlflowTracking | None:
+    """Tracking of an execution, or None where MLflow cannot be used, which is told."""
+    came: queue.Queue[MlflowTracking | Exception] = queue.Queue()
+
+    def attempt() -> None:
+        try:
+            require_database(uri_of(uri, root))
+            came.put(MlflowTracking(uri, root, workflow, say))
+        except Exception as error:  # whatever it is, the run does without
+            came.put(error)
+
+    threading.Thread(target=attempt, daemon=True, name="mlflow").start()
+    try:
+        found = came.get(timeout=OPEN_S)
+    except queue.Empty:
+        found = TimeoutError(f"no answer in {OPEN_S:g} s")
+    if isinstance(found, MlflowTracking):
+        return found
+    say(
+        f"MLflow at {uri_of(uri, root)} can not be used ({in_a_line(found)}); the run goes on without it, and the journals "
+        f"keep its numbers. Mend it, or set runtime.tracking_uri to another address, or to none"
+    )
+    return None
 
 
 class MlflowTracking:
@@ -61,7 +107,7 @@ class MlflowTracking:
                 return action()
             except Exception as error:  # whatever it is, it must not end a stage that was made
                 self.broken = True
-                self.say(f"MLflow does not answer ({error}); the run goes on, and the journals keep its numbers")
+                self.say(f"MLflow does not answer ({in_a_line(error)}); the run goes on, and the journals keep its numbers")
                 return None
 
     def start(self, label: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str | None:

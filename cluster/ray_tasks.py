@@ -52,6 +52,6 @@ def call(work: Callable[[Any], Any], item: Any) -> Any:
 
 
 def cause_of(error: RayTaskError) -> Exception:
-    """The user's error inside a task's error, or that error itself."""
+    """The user's error inside a task's error, or the operating system's, or that error itself."""
     cause = error.cause
-    return cause if isinstance(cause, ProsecoError) else error
+    return cause if isinstance(cause, ProsecoError | OSError) else error

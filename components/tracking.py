@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.store.files import append_text, exists, read_text
+from components.store.files import append_text, exists, read_bytes
 
 JOURNAL = "metrics.jsonl"
 """Its name in the folder of a stage."""
@@ -56,13 +56,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def written_metrics(path: Path) -> list[dict[str, float]]:
-    """Metric rows of a journal as they were written, without a last line that is not complete; none where there is no
-    journal."""
+    """Metric rows of a journal as they were written, without lines that are not complete or can not be read; none where
+    there is no journal."""
     found = []
-    for line in read_text(path).splitlines() if exists(path) else ():
+    for line in read_bytes(path).splitlines() if exists(path) else ():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             found.append(row)

@@ -15,6 +15,7 @@ from components.evaluation.diagnosis import diagnose
 from components.samplers import read_sampler
 from components.samplers.contract import Vocabulary
 from components.samplers.needs import check_needs
+from components.store.artifact import require_unchanged
 
 
 def diagnose_model(
@@ -30,11 +31,13 @@ def diagnose_model(
         ConfigError: a corrector is unknown, or there is no such device.
         SamplingError: the model lacks what a corrector needs.
         DataError: the rows are not of the model's tokenizer.
+        CorruptArtifact: model or rows were changed since they were made.
     """
     loaded = load(model, device, dtype)
     chosen = {name: read_sampler(name) for name in correctors.split(",") if name}
     for config in chosen.values():
         check_needs(config, loaded.info, allow_untrained=True)
+    require_unchanged(rows)
     split = TokenRows(rows, "validation")
     block = split.take(np.arange(min(num_rows, len(split))))
     tokens = torch.from_numpy(block.tokens.astype(np.int64))

@@ -19,7 +19,7 @@ from components.store.artifact import MANIFEST, read_manifest
 from components.store.files import folders
 from components.store.names import file_name
 from components.store.samples import id_of, shard_file
-from pipelines.workflows.one_stage import given_samples, model_of_samples
+from pipelines.workflows.one_stage import model_of_samples
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def find_row(row_id: str, tables: list[Path], where: Path) -> tuple[Path, Path, 
         manifest = read_manifest(folder)
         if manifest is None or manifest.stage != "generate":
             continue
-        for name in given_samples(folder).info["shards"]:
+        for name in manifest.info["shards"]:
             path = shard_file(folder / "shards", name)
             if (found := samples.find_row(path, row_id)) is not None:
                 return folder, path, found

@@ -97,7 +97,7 @@ class Tokenizer:
         return self.inner.decode([token_id], skip_special_tokens=False)
 
     def save(self, path: Path) -> None:
-        self.inner.save(str(path))
+        path.write_text(self.inner.to_str(pretty=True), encoding="utf-8")  # its own way has no error of the system
 
 
 def load_tokenizer(path: Path, fast: bool = False) -> Tokenizer:

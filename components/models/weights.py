@@ -27,8 +27,11 @@ from components.store.root import foreign
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors, each with storage of its own."""
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path, dict(metadata or {}))
+    """Write tensors, each with storage of its own. Raises OSError where the disk does not take them."""
+    try:
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path, dict(metadata or {}))
+    except SafetensorError as error:  # what the operating system said comes as a text
+        raise OSError(str(error)) from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -12,21 +12,24 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from components import faults
 from components.errors import CorruptArtifact, StoreError
 from components.outside import from_json
 from components.store.content import digest
-from components.store.files import create_text, digest_file, read_json, read_text, size_of
+from components.store.files import create_text, digest_file, mtime_of, read_json, read_text, size_of
 from components.store.names import relative_path
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
 FORMAT = "proseco-stage"
 """What both say, so that they are not taken for somebody else's files of the same names."""
+OF_THE_EXECUTION = {"busy_s", "rows_per_s", "retries", "reissues", "forwards", "padding_waste"}
+"""Numbers in ``info`` that tell how an execution went; another one that makes the same has others."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class FileEntry:
     path: str
     size_bytes: int
     sha256: str
+    mtime_ns: int = 0
+    """When it was written last; 0 where its file system does not say. One with this size and time is not hashed again."""
+
+    @property
+    def is_result(self) -> bool:
+        """Is it what the stage is for, other than a journal, a page or a receipt, which tell of the execution?"""
+        path = Path(self.path)
+        return path.suffix not in (".jsonl", ".html") and (path.parent.name, path.suffix) != ("shards", ".json")
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,19 @@ class Manifest:
     files: tuple[FileEntry, ...]
     format: str = ""
     """``FORMAT``, where it is one of ours."""
+    drew: Mapping[str, str] = field(default_factory=dict)
+    """What each input's ``result`` was when this was made of it, by role."""
     seal: str = ""
     """Digest of all the rest, by which a number that was changed afterwards is noticed."""
+
+    @property
+    def result(self) -> str:
+        """Digest of what the stage made, by which those that were made of it know it again. It is the same for another
+        execution that made the same, so what was lost and made anew leaves what follows fresh."""
+        numbers = {k: v for k, v in self.info.items() if k not in OF_THE_EXECUTION}
+        files = [(f.path, f.sha256) for f in self.files if f.is_result]
+        whole = json.dumps([self.stage, self.key, self.version, dict(self.inputs), numbers, files], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
 def sealed(plain: Mapping[str, Any]) -> str:
@@ -75,18 +97,23 @@ def write_manifest(
     info: Mapping[str, Any],
     files: list[Path],
     fence: Callable[[], None] = lambda: None,
+    drew: Mapping[str, str] = MappingProxyType({}),
 ) -> Manifest:
     """Publish the manifest of a stage whose files are all there.
 
     Args:
         fence: raises where the caller may not publish any more; asked just before.
+        drew: what the inputs' manifests came to, by role.
     Raises:
         StoreError: somebody else published one.
     """
-    entries = tuple(FileEntry(f.relative_to(folder).as_posix(), size_of(f), digest_file(f)) for f in sorted(files))
+    entries = tuple(
+        FileEntry(f.relative_to(folder).as_posix(), size_of(f), digest_file(f), mtime_of(f)) for f in sorted(files)
+    )
     manifest = Manifest(
         stage, label, version, folder.name, dict(inputs), round(seconds, 3),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), platform.node(), dict(info), entries, FORMAT,
+        dict(drew),
     )  # fmt: skip
     plain = json.loads(json.dumps(asdict(manifest)))
     plain["seal"] = sealed(plain)
@@ -154,12 +181,7 @@ def require_unchanged(folder: Path) -> Manifest | None:
         return None
     manifest = read_manifest(folder)
     assert manifest is not None
-    lost = damage(folder, manifest) or [
-        f"{folder / f.path} was changed: its digest is not the manifest's"
-        for f in manifest.files
-        if digest(folder / f.path) != f.sha256
-    ]
-    if lost:
+    if lost := changed(folder, manifest):
         raise CorruptArtifact(
             f"What is in {folder} was changed since it was made: {lost[0]}. Run its run again with `proseco gc --corrupt "
             f"--delete` before it, or copy it again; changed weights can be imported as a model of their own."
@@ -167,8 +189,22 @@ def require_unchanged(folder: Path) -> Manifest | None:
     return manifest
 
 
+def changed(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files of a finished stage, also where their sizes and times are as they were. Each is hashed
+    once on this machine, and again where `stat` says that it may have changed."""
+    return damage(folder, manifest) or [
+        f"{folder / f.path} was changed: its digest is not the manifest's"
+        for f in manifest.files
+        if digest(folder / f.path) != f.sha256
+    ]
+
+
 def damage(folder: Path, manifest: Manifest, full: bool = False) -> list[str]:
-    """What is wrong with the files of a finished stage: missing, of another size, or (``full``) changed."""
+    """What is wrong with the files of a finished stage: missing, of another size, or changed.
+
+    Args:
+        full: hash all of them, as a disk may give other bytes than it was given; else those written at another time.
+    """
     found = []
     for entry in manifest.files:
         path = folder / entry.path
@@ -179,6 +215,8 @@ def damage(folder: Path, manifest: Manifest, full: bool = False) -> list[str]:
             continue
         if size != entry.size_bytes:
             found.append(f"{path} has {size} bytes instead of {entry.size_bytes}")
-        elif full and digest_file(path) != entry.sha256:
+        elif (full and digest_file(path) != entry.sha256) or (
+            entry.mtime_ns not in (0, mtime_of(path)) and digest(path) != entry.sha256
+        ):
             found.append(f"{path} was changed: its digest is not the manifest's")
     return found

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from components import faults
-from components.errors import StoreError
 from components.outside import MAX_BYTES, from_json
+from components.store.trouble import writing
 
 OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"}
 """Stores of objects, where a folder is no more than how names begin and nobody has to make it."""
@@ -57,7 +57,7 @@ def beside(path: Path) -> Iterator[Path]:
         StoreError: the disk is full or the folder cannot be written.
     """
     name = f".{path.name}.{uuid.uuid4().hex[:8]}"
-    try:
+    with writing(path):
         faults.full_disk(path)
         make_folder(path.parent)
         if not is_local(path):
@@ -69,11 +69,6 @@ def beside(path: Path) -> Iterator[Path]:
             yield private
         finally:
             private.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{path} could not be written: {error.strerror or error}. Nothing was published and nothing was lost. "
-            f"Free space or mend the permissions of {path.parent}, then run the same command again; it resumes."
-        ) from error
 
 
 @contextmanager
@@ -171,27 +166,13 @@ def create_object(fs: Any, path: str, data: bytes) -> bool:
     raise AssertionError
 
 
-def require_create(folder: Path) -> None:
-    """Raises StoreError where the store lets a second writer have a place that has been written, so that two runs could
-    both take themselves for the one that makes a stage."""
-    place = folder / f".{uuid.uuid4().hex}"
-    try:
-        alone = create_text(place, "first") and not create_text(place, "second")
-    finally:
-        remove(place)
-    if not alone:
-        raise StoreError(
-            f"The store of {folder} writes a file again where it should only make one that is not there (a conditional "
-            f"write, If-None-Match), so runs that share it could undo each other's work. Nothing was changed. Use a "
-            f"store that has conditional writes, as S3 does, or a folder that all machines see."
-        )
-
-
 def append_text(path: Path, text: str) -> None:
-    """Put text to the end of a file that one process writes, and make it where it is missing."""
-    make_folder(path.parent)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+    """Put text to the end of a file that one process writes, and make it where it is missing. Raises StoreError."""
+    with writing(path):
+        faults.full_disk(path)
+        make_folder(path.parent)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def make_folder(folder: Any) -> None:
@@ -225,13 +206,18 @@ def read_start(path: Path, number: int) -> bytes:
         return file.read(number)
 
 
+def read_bytes(path: Any) -> bytes:
+    """All of a file. Raises FileNotFoundError."""
+    if is_local(path):
+        return path.read_bytes()  # type: ignore[no-any-return]
+    return path.fs.cat_file(path.path)  # type: ignore[no-any-return]  # an open one of memory shares its place with all readers
+
+
 def read_text(path: Any) -> str:
     """All of a text file. Raises FileNotFoundError, or ValueError where it is not UTF-8 or longer than any that we write."""
     if size_of(path) > MAX_BYTES and not path.is_symlink():
         raise ValueError(f"it is longer than {MAX_BYTES >> 20} MiB")
-    if is_local(path):
-        return path.read_bytes().decode("utf-8")
-    return path.fs.cat_file(path.path).decode("utf-8")  # an open file of memory shares its place with all readers
+    return read_bytes(path).decode("utf-8")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -265,6 +251,11 @@ def size_of(path: Any) -> int:
     return os.lstat(path).st_size if is_local(path) else int(path.fs.info(path.path)["size"])
 
 
+def mtime_of(path: Path) -> int:
+    """When a file was written last, in nanoseconds since 1970; 0 where its file system is not asked."""
+    return os.lstat(path).st_mtime_ns if is_local(path) else 0
+
+
 def folders(path: Path) -> list[Path]:
     """The folders in a folder, sorted; a link to one is none, and where there is no folder there are none."""
     if is_local(path):
@@ -290,8 +281,9 @@ def files_below(folder: Any) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, where it is there."""
-    path.unlink(missing_ok=True)
+    """Remove a file, where it is there. Raises StoreError."""
+    with writing(path):
+        path.unlink(missing_ok=True)
 
 
 def remove_tree(folder: Any) -> None:

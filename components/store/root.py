@@ -7,6 +7,7 @@ its identity, whose hash is the folder's name, and, once it is finished, in its 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from components.errors import StoreError
 from components.store.artifact import FORMAT, IDENTITY, MANIFEST
 from components.store.files import (
     children,
+    create_text,
     exists,
     files_below,
     folders,
     publish_text,
     read_json,
+    remove,
     remove_tree,
-    require_create,
     size_of,
 )
 from components.store.fingerprint import fingerprint
@@ -39,6 +41,22 @@ def mark_root(root: Path) -> None:
     if not is_marked(root):
         require_create(root)
         publish_text(root / MARKER, json.dumps(MARK))
+
+
+def require_create(folder: Path) -> None:
+    """Raises StoreError where the store lets a second writer have a place that has been written, so that two runs could
+    both take themselves for the one that makes a stage."""
+    place = folder / f".{uuid.uuid4().hex}"
+    try:
+        alone = create_text(place, "first") and not create_text(place, "second")
+    finally:
+        remove(place)
+    if not alone:
+        raise StoreError(
+            f"The store of {folder} writes a file again where it should only make one that is not there (a conditional "
+            f"write, If-None-Match), so runs that share it could undo each other's work. Nothing was changed. Use a "
+            f"store that has conditional writes, as S3 does, or a folder that all machines see."
+        )
 
 
 def require_folder(root: Path) -> None:

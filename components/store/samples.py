@@ -7,7 +7,6 @@ themselves: `datasets`, DuckDB, pandas and polars open a folder of them as it is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,9 @@ from components.errors import CorruptArtifact
 from components.outside import from_json
 from components.store.cache import local
 from components.store.content import digest
-from components.store.files import create_text, digest_file, exists, publishing, read_json, remove, size_of
+from components.store.files import digest_file, is_file, publishing, remove, size_of
 from components.store.names import file_name
+from components.store.receipts import create_receipt, read_receipt
 
 SCHEMA_VERSION = 2
 """Raised when a column changes its name, type or meaning; in every file's metadata as ``proseco.schema``."""
@@ -116,8 +116,8 @@ def publish_shard(
     if stage == "generate":
         faults.point("generate.mid_publish")
     receipt = {"rows": table.num_rows, "bytes": size_of(path), "sha256": digest_file(path), "account": account or {}}
-    if not create_text(receipt_file(folder, name), json.dumps(receipt)):
-        receipt = read_receipt(folder, name) or receipt
+    if not create_receipt(receipt_file(folder, name), receipt):
+        receipt = shard_receipt(folder, name) or receipt
     if stage == "generate":
         faults.point("generate.after_publish")
     return receipt
@@ -126,18 +126,16 @@ def publish_shard(
 def finished_shard(folder: Path, name: str) -> dict[str, Any] | None:
     """The receipt of a shard whose file is really there, byte for byte. A damaged shard loses its receipt, and is made
     anew."""
-    path, found = shard_file(folder, name), read_receipt(folder, name)
-    if found is not None and exists(path) and digest(path) == found["sha256"]:
+    path, found = shard_file(folder, name), shard_receipt(folder, name)
+    if found is not None and is_file(path) and digest(path) == found["sha256"]:
         return found
     remove(receipt_file(folder, name))
     return None
 
 
-def read_receipt(folder: Path, name: str) -> dict[str, Any] | None:
-    """What a receipt says, or None where there is none that can be read."""
-    found = read_json(receipt_file(folder, name))
-    kinds = {"sha256": str, "rows": int, "account": dict}
-    return found if isinstance(found, dict) and all(isinstance(found.get(n), k) for n, k in kinds.items()) else None
+def shard_receipt(folder: Path, name: str) -> dict[str, Any] | None:
+    """What the receipt of a shard says, or None where there is none that can be read."""
+    return read_receipt(receipt_file(folder, name), sha256=str, rows=int, account=dict)
 
 
 @contextmanager

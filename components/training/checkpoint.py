@@ -93,8 +93,8 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
     """What ``state.json`` says. Raises CorruptArtifact where it is none of ours."""
     try:
         state = read_object(checkpoint / "state.json")
-        if not isinstance(state.get("files"), dict) or type(state.get("step")) is not int:
-            raise ValueError("it names no files and no step")
+        if not isinstance(state.get("files"), dict) or state.get("step") != int(checkpoint.name.removeprefix("step-")):
+            raise ValueError("it names no files, or not the step of its folder")
     except (OSError, ValueError) as error:
         raise CorruptArtifact(
             f"{checkpoint / 'state.json'} is missing or damaged ({error}). Delete the folder {checkpoint} to resume from the "

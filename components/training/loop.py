@@ -13,11 +13,11 @@ from torch import Tensor
 
 from components import faults
 from components.diffusion.schedule import Schedule
-from components.errors import NonFiniteLoss, OutOfMemory
+from components.errors import CorruptArtifact, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
 from components.objectives.base import Objective, Setting
 from components.objectives.config import MdlmConfig, ObjectiveOptions
-from components.store.files import publish_text, read_json
+from components.store.files import exists, publish_text, read_json
 from components.tracking import Tracker
 from components.training import checkpoint
 from components.training.batches import RowSource, Split, has_rows
@@ -66,7 +66,7 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch = U
     config, checkpoints = job.config, job.folder / "checkpoints"
     # The masters are handed over before the first step, so the average starts at the initial weights.
     ema = Ema(engine.masters(), config.ema_decay)
-    skipped = set(read_json(job.folder / SKIPPED) or ())
+    skipped = skipped_of(job)
     if config.max_skipped and checkpoint.latest(checkpoints) is None:  # something to go back to
         checkpoint.save(checkpoints, 0, engine, ema, job.keep, fence_of(job))
     while True:
@@ -84,6 +84,18 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch = U
             if engine.rank == 0:
                 publish_text(job.folder / SKIPPED, json.dumps(sorted(skipped)))
             report(tracker, {"skipped": float(len(skipped))}, found.step + 1)
+
+
+def skipped_of(job: Job) -> set[int]:
+    """Steps that an earlier execution left out. Raises CorruptArtifact where that is not known any more."""
+    path = job.folder / SKIPPED
+    found = read_json(path) if exists(path) else []
+    if not isinstance(found, list) or any(type(step) is not int for step in found):
+        raise CorruptArtifact(
+            f"{path} is damaged, so it is not known which steps were left out. Move the folder {job.folder} away, and run the "
+            f"same command again to train anew."
+        )
+    return set(found)
 
 
 def go_on(

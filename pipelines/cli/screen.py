@@ -16,6 +16,7 @@ from rich.console import Console
 
 from components.errors import ProsecoError
 from components.store.files import at
+from components.store.trouble import named_files
 
 out = Console(highlight=False, soft_wrap=True)
 STATES = {"fresh": "green", "missing": "yellow", "partial": "yellow", "stale": "magenta", "damaged": "red"}
@@ -50,7 +51,8 @@ def in_words(command: Callable[..., None]) -> Callable[..., None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            command(*args, **kwargs)
+            with named_files():
+                command(*args, **kwargs)
         except ProsecoError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(1)

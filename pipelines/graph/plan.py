@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.store.artifact import IDENTITY, damage, read_manifest
+from components.store.artifact import IDENTITY, Manifest, damage, read_manifest
 from components.store.files import exists, folders, read_json
 from components.store.fingerprint import differences
 from components.store.root import require_folder
@@ -42,6 +42,8 @@ def find(stage: Stage, root: Path) -> Finding:
         lost = damage(folder, manifest)
         if lost:
             return Finding(stage, "damaged", tuple(lost[:3]))
+        if different := other_inputs(stage, root, manifest):
+            return Finding(stage, "stale", different)
         return Finding(stage, "fresh", (), manifest.seconds)
     if exists(folder / IDENTITY):
         return Finding(stage, "partial", ("was begun and not finished; it resumes from what is there",))
@@ -51,6 +53,17 @@ def find(stage: Stage, root: Path) -> Finding:
     other, lines = near
     more = [f"and {len(lines) - MAX_REASONS} more"] if len(lines) > MAX_REASONS else []
     return Finding(stage, "stale", (f"{other} was made from something else:", *lines[:MAX_REASONS], *more))
+
+
+def other_inputs(stage: Stage, root: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Inputs that now hold something else than the stage was made of, in words: they were edited, or made anew and came out
+    otherwise."""
+    found = []
+    for role, below in stage.inputs.items():
+        now = read_manifest(below.folder(root))
+        if now is not None and manifest.drew.get(role, now.result) != now.result:
+            found.append(f"its input {role!r} holds something else now ({manifest.drew[role]} -> {now.result})")
+    return tuple(found)
 
 
 def nearest(stage: Stage, root: Path) -> tuple[str, list[str]] | None:

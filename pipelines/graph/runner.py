@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,21 @@ from cluster.config import RuntimeConfig
 from cluster.environment import prepare
 from cluster.open import open_cluster
 from components.errors import ConfigError, CorruptArtifact, ProsecoError
-from components.store.artifact import FORMAT, IDENTITY, MANIFEST, damage, read_manifest, write_manifest
-from components.store.files import at, files_below, publish_text
+from components.store.artifact import (
+    FORMAT,
+    IDENTITY,
+    MANIFEST,
+    Manifest,
+    changed,
+    damage,
+    read_manifest,
+    write_manifest,
+)
+from components.store.files import at, exists, files_below, publish_text
 from components.store.lease import Fence, Lease
 from components.store.links import require_no_links
 from components.store.root import mark_root, remove_stage, require_ours, stages
+from components.store.trouble import named_files
 from components.tracking import JOURNAL
 from pipelines.graph.live import following
 from pipelines.graph.plan import Finding, plan
@@ -77,17 +87,21 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
     mark_root(root)
     held = Held(runtime)
-    tracking, status = None, "FAILED"
+    tracking, status, made = None, "FAILED", set[str]()
     try:
         if runtime.executor == "ray" and any(f.stage.work != "driver" for f in todo):
             held.opened()  # Ray belongs to the thread that starts it, which is the one that is told to stop
         tracking = open_tracking(runtime, root, workflow, screen)
-        outcome = Schedule(
-            todo, root, f"proseco run {workflow}", runtime, held.capacity,
-            lambda finding, lease: run_stage(finding, root, runtime, held.opened, lease.fence, tracking, screen),
-            held.stop, screen,
-        ).run()  # fmt: skip
-        raise_failures(outcome, len(todo), screen)
+        while todo:
+            outcome = Schedule(
+                todo, root, f"proseco run {workflow}", runtime, held.capacity,
+                lambda finding, lease: run_stage(finding, root, runtime, held.opened, lease.fence, tracking, screen),
+                held.stop, screen,
+            ).run()  # fmt: skip
+            raise_failures(outcome, len(todo), screen)
+            made |= {f.stage.key for f in todo}
+            # What was lost and came out otherwise leaves stages that were made of what it was.
+            todo = [f for f in plan(targets, root) if f.state == "stale" and f.stage.key not in made]
         status = "FINISHED"
     finally:
         try:
@@ -118,17 +132,18 @@ def raise_failures(outcome: Outcome, number: int, screen: Screen) -> None:
 
 
 def open_tracking(runtime: RuntimeConfig, root: Path, workflow: str, screen: Screen) -> Any:
-    """MLflow, or None where it was switched off."""
+    """MLflow, or None where it was switched off or can not be used."""
     if runtime.tracking_uri == "none":
         return None
     prepare()
-    from cluster.mlflow_tracking import MlflowTracking
+    from cluster.mlflow_tracking import open_mlflow
 
     # Of several runs on a new root one makes the tables.
     with Lease(root, "mlflow", f"proseco run {workflow}", runtime.lease_expiry_s).wait(None):
-        return MlflowTracking(runtime.tracking_uri, root, workflow, screen.say)
+        return open_mlflow(runtime.tracking_uri, root, workflow, screen.say)
 
 
+@named_files()
 def run_stage(
     finding: Finding,
     root: Path,
@@ -141,17 +156,23 @@ def run_stage(
     """One stage, whose lease is held: check inputs, run, publish the manifest."""
     stage = finding.stage
     folder = stage.folder(root)
-    if finding.state == "damaged":
+    if exists(folder / MANIFEST):  # its files were damaged, or its inputs hold something else now
         remove_stage(folder)
     require_ours(folder)
     require_no_links(folder)
     identity = {"format": FORMAT, "label": stage.label, "identity": stage.identity}
     publish_text(folder / IDENTITY, json.dumps(identity, indent=1))
     inputs = {role: below.folder(root).absolute() for role, below in stage.inputs.items()}
-    infos = {
-        role: below.info if isinstance(below, Given) else checked_info(role, inputs[role])
-        for role, below in stage.inputs.items()
-    }
+    drew: dict[str, str] = {}
+    infos: dict[str, Mapping[str, Any]] = {}
+    for role, below in stage.inputs.items():
+        if isinstance(below, Given):  # it was compared when it was given
+            manifest, infos[role] = read_manifest(inputs[role]), below.info
+        else:
+            manifest = checked(role, inputs[role])
+            infos[role] = manifest.info
+        if manifest is not None:
+            drew[role] = manifest.result
     run = None
     if tracking is not None:
         tags = {"stage": stage.name, "key": stage.key, "version": str(stage.version), "folder": str(folder)} | commit()
@@ -166,11 +187,11 @@ def run_stage(
     try:
         with screen.progress(stage.label, fence.check) as progress:
             with following(folder / JOURNAL, progress, send):
-                info = stage.load()(stage.config, Context(folder, inputs, infos, runtime, cluster, progress, fence))
+                info = stage.load()(stage.config, Context(folder, inputs, infos, drew, runtime, cluster, progress, fence))
         seconds = time.monotonic() - start
         files = [f for f in files_below(folder) if f.name != MANIFEST and not f.name.startswith(".")]
         keys = {role: below.key for role, below in stage.inputs.items()}
-        write_manifest(folder, stage.name, stage.label, stage.version, keys, seconds, info, files, fence.check)
+        write_manifest(folder, stage.name, stage.label, stage.version, keys, seconds, info, files, fence.check, drew)
     except BaseException:
         if tracking is not None:
             tracking.end(run, "FAILED")
@@ -183,18 +204,17 @@ def run_stage(
         tracking.end(run)
 
 
-def checked_info(role: str, folder: Path) -> Any:
-    """What an input's manifest says, after its bytes were compared with it."""
+def checked(role: str, folder: Path) -> Manifest:
+    """An input's manifest, after its bytes were compared with it."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise CorruptArtifact(f"The input {role!r} in {folder} lost its manifest; run the same command again.")
-    lost = damage(folder, manifest, full=True)
-    if lost:
+    if lost := changed(folder, manifest):
         raise CorruptArtifact(
             f"The input {role!r} is damaged: {lost[0]}. Nothing was overwritten. Run `proseco gc --corrupt --delete` "
             f"with the root {folder.parent.parent}, then the same command again; that stage is then made anew."
         )
-    return manifest.info
+    return manifest
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -75,9 +75,8 @@ class Schedule:
             deadline = time.monotonic() + PATIENCE_S
             for thread in self.threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-            for lease in self.leases.values():
-                with suppress(StoreError, OSError):  # it expires
-                    lease.release()
+            for key in list(self.leases):
+                self.give_back(key)
             raise
         return self.outcome
 
@@ -150,7 +149,7 @@ class Schedule:
         self.number += 1
         if finding.state == "fresh":  # somebody else made it meanwhile
             self.screen.say(f"[{self.number}/{len(self.todo)}] {stage.label}  was made by another run {stage.key}")
-            self.leases.pop(stage.key).release()
+            self.give_back(stage.key)
             return
         self.screen.stage(self.number, len(self.todo), finding)
         self.running[stage.key] = stage
@@ -171,6 +170,12 @@ class Schedule:
             error = caught
         self.ended.put((finding.stage, error))
 
+    def give_back(self, key: str) -> None:
+        """Give a lease back. On a full disk that can not be written; then it ends with this process, or expires, and what
+        became of the stage is told."""
+        with suppress(StoreError, OSError):
+            self.leases.pop(key).release()
+
     def collect(self) -> None:
         """Wait a moment for a stage that ends."""
         try:
@@ -178,6 +183,6 @@ class Schedule:
         except queue.Empty:
             return
         del self.running[stage.key]
-        self.leases.pop(stage.key).release()
+        self.give_back(stage.key)
         if error is not None:
             self.fail(stage, error)

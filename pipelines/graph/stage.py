@@ -33,6 +33,8 @@ class Context:
     inputs: Mapping[str, Path]
     infos: Mapping[str, Mapping[str, Any]]
     """What the inputs' manifests say."""
+    drew: Mapping[str, str]
+    """What they come to: digests by which the inputs are known again."""
     runtime: RuntimeConfig
     cluster: Callable[[], Cluster]
     """Opens the cluster on the first call."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.evaluation.chart import Point, Series, line_chart
 from components.evaluation.frontier import over_seeds
-from components.evaluation.page import Section, page, results_table
+from components.evaluation.page import Section, page, results_table, table
 from components.store.files import publish_text
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import CompareSpec
@@ -27,6 +27,8 @@ def run(config: CompareSpec, context: Context) -> Mapping[str, Any]:
             same = [r for results in found for r in results if (r["sampler"], r["steps"]) == (name, steps)]
             rows.append({"task": task} | over_seeds(same))
     sections = [Section(task, of_task([r for r in rows if r["task"] == task])) for task in config.tasks]
+    read = [(role, context.inputs[role].name, digest) for role, digest in context.drew.items()]
+    sections.append(Section("What was read for this page", table(("input", "key", "digest"), read)))
     subtitle = f"training seeds {', '.join(map(str, config.seeds))}; intervals are over seeds where there are several"
     publish_text(context.folder / "results.json", json.dumps(rows, indent=1))
     publish_text(context.folder / "table.md", markdown(rows))

@@ -7,7 +7,6 @@ Texts become the table of samples that were made by nobody, which the scoring st
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +23,9 @@ from components.errors import DataError
 from components.shards.canvas import misfit, read_tokens, sample_id
 from components.shards.prompt import OCCURRENCES, PROMPTS, Prompt, read_part
 from components.store.content import digest
-from components.store.files import exists, publish_bytes, publish_text, read_json
+from components.store.files import is_file, publish_bytes
 from components.store.names import file_name
+from components.store.receipts import publish_receipt, read_receipt
 from components.store.samples import SAMPLES, publish_table, row_id, shard_file
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import PromptsSpec
@@ -105,7 +105,7 @@ def read_piece(piece: Piece) -> dict[str, Any]:
             pa.Table.from_pylist([asdict(b) for b in bad], QUARANTINE),
         )
     receipt = {"parts": parts, "quarantined": len(bad), "examples": [asdict(b) for b in bad[:3]], "files": files}
-    publish_text(place, json.dumps(receipt))
+    publish_receipt(place, receipt)
     return receipt
 
 
@@ -118,12 +118,12 @@ def characters(entry: Found | BadDocument) -> int:
 
 def finished_piece(place: Path, folder: Path) -> dict[str, Any] | None:
     """The receipt of a piece whose files are really there."""
-    found = read_json(place)
-    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+    found = read_receipt(place, files=dict, parts=list, examples=list, quarantined=int)
+    if found is None:
         return None
     for name, expected in found["files"].items():
         path = folder.joinpath(*(file_name(part, place) for part in name.split("/")))
-        if not exists(path) or digest(path) != expected:
+        if not is_file(path) or digest(path) != expected:
             return None
     return found
 

@@ -117,4 +117,10 @@ def what_was_run(config: ReportSpec, context: Context) -> str:
         if role.startswith("train_"):
             numbers = ", ".join(f"{k} {v:.4g}" for k, v in info.items() if isinstance(v, int | float))
             rows.append((role.removeprefix("train_"), context.inputs[role].name, numbers))
-    return table(("training", "key", "at its end"), rows) + folded("configuration", config.run)
+    read = [(role, context.inputs[role].name, digest) for role, digest in context.drew.items()]
+    return (
+        table(("training", "key", "at its end"), rows)
+        + folded("configuration", config.run)
+        + "<h3>What was read for this page</h3>"
+        + table(("input", "key", "digest"), read)
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.models.device import Placement
 from components.shards.score import ScoreShard
-from components.store.samples import read_receipt, shard_file
+from components.store.samples import shard_file, shard_receipt
 from pipelines.graph.stage import Context
 from pipelines.stages.shards import make_shards, trained_scorers
 from pipelines.stages.spec import ScoreSpec
@@ -22,7 +22,7 @@ def run(config: ScoreSpec, context: Context) -> Mapping[str, Any]:
     sums: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for name in names:
-        account = (read_receipt(context.folder / "shards", name) or {})["account"]
+        account = (shard_receipt(context.folder / "shards", name) or {})["account"]
         sums.update(account["sums"])
         counts.update(account["counts"])
     means = {name: sums[name] / counts[name] for name in sums if counts[name]}

@@ -22,8 +22,9 @@ from components.data.packing import SPLITS, pack_piece
 from components.data.rows import write_rows
 from components.data.tokenizer import agrees, load_tokenizer
 from components.errors import DataError
-from components.store.files import children, digest_file, exists, publish_text, publishing, read_json, remove
+from components.store.files import children, digest_file, is_file, publish_text, publishing, remove
 from components.store.names import file_name
+from components.store.receipts import publish_receipt, read_receipt
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import TokenizeSpec
 from pipelines.stages.unchanged import require_unchanged
@@ -99,7 +100,7 @@ def fast_is_exact(tokenizer: Path, corpus: Any, piece: str) -> bool:
 def tokenize_piece(piece: Piece) -> dict[str, Any]:
     """One piece to row files; its receipt comes last, and a piece that has one is not done again."""
     receipt_path = piece.folder / RECEIPT.format(f"{piece.number:05d}")
-    done = read_receipt(receipt_path, piece.folder)
+    done = finished_piece(receipt_path, piece.folder)
     if done is not None:
         return done
     tokenizer = load_tokenizer(piece.tokenizer, piece.fast)
@@ -124,22 +125,20 @@ def tokenize_piece(piece: Piece) -> dict[str, Any]:
         "examples": [asdict(b) for b in packed.bad[:3]],
         "files": files,
     }
-    publish_text(receipt_path, json.dumps(receipt))
+    publish_receipt(receipt_path, receipt)
     return receipt
 
 
-def read_receipt(path: Path, folder: Path) -> dict[str, Any] | None:
+def finished_piece(path: Path, folder: Path) -> dict[str, Any] | None:
     """The receipt of a finished piece, if its files are really there."""
-    receipt = read_json(path)
-    files = receipt.get("files") if isinstance(receipt, dict) else None
-    if not isinstance(files, dict):
+    receipt = read_receipt(path, files=dict, rows=dict, counts=dict, examples=list)
+    if receipt is None:
         return None
-    for name, digest in files.items():
+    for name, digest in receipt["files"].items():
         file = folder / file_name(name, path)
-        if not exists(file) or digest_file(file) != digest:
+        if not is_file(file) or digest_file(file) != digest:
             return None
-    found: dict[str, Any] = receipt
-    return found
+    return receipt
 
 
 def check_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: CorpusConfig, context: Context) -> None:

@@ -26,7 +26,7 @@ def build(comparison: Comparison) -> dict[str, Stage]:
             if "evaluate" in made:
                 measured[f"{task}.{seed}"] = by_key[made["evaluate"].key]
     config = CompareSpec(comparison.name, tuple(comparison.tasks), comparison.seeds)
-    stages["compare"] = Stage("compare", "compare", 1, config, "pipelines.stages.compare:run", measured)
+    stages["compare"] = Stage("compare", "compare", 2, config, "pipelines.stages.compare:run", measured)
     return stages
 
 

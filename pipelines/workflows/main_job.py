@@ -168,4 +168,4 @@ def add_report(graph: Graph, compared: Mapping[str, spec.Compared], measured: Ma
     shown = {"evaluate": evaluate, "tokenizer": graph.tokenizer, **trained}
     shown |= {role: stage for role, stage in measured.items() if role.startswith("samples_")}
     described = {k: v for k, v in canonical(run).items() if k != "runtime"}
-    graph.add("report", "report", spec.ReportSpec(run.name, described), shown)
+    graph.add("report", "report", spec.ReportSpec(run.name, described), shown, version=2)

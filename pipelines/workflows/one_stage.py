@@ -46,10 +46,11 @@ def given_model(folder: Path) -> Given:
 
 
 def given_samples(folder: Path) -> Given:
-    """Finished samples.
+    """Finished samples, unchanged since.
 
     Raises:
         StoreError: the folder holds none.
+        CorruptArtifact: they were changed since they were made.
     """
     manifest = read_manifest(folder)
     if manifest is None or manifest.stage != "generate":
@@ -62,6 +63,7 @@ def given_samples(folder: Path) -> Given:
         raise CorruptArtifact(f"{folder / MANIFEST} names no shards: it was changed. Run `proseco gc --corrupt --delete`, then its run again.")
     for name in shards:
         file_name(name, folder / MANIFEST)
+    require_unchanged(folder)
     return Given(manifest.label, manifest.key, folder, manifest.info)
 
 

@@ -29,6 +29,7 @@ from components.store.history import History, read_history
 from components.store.lease import Lease
 from components.store.links import by_link, links_in
 from components.store.names import file_name, relative_path
+from components.store.receipts import publish_receipt
 from components.store.samples import finished_shard, read_shards, shard_file
 from components.training import checkpoint
 from pipelines.config.load import load_run
@@ -54,6 +55,15 @@ def written(folder: Path, file: str, value: object) -> Path:
     return folder
 
 
+PIECE: dict[str, object] = {"rows": {}, "counts": {}, "parts": [], "quarantined": 0, "examples": []}
+
+
+def receipt(folder: Path, plain: dict[str, object]) -> Path:
+    """One whose writer knew how it is sealed."""
+    publish_receipt(folder / "p.json", plain)
+    return folder / "p.json"
+
+
 def night(root: Path, **changes: object) -> Path:
     """A root with one night."""
     written(root / "nightly" / "n", "00000001.json", {"date": "2026-11-26", "decision": "first", "candidate": KEY} | changes)
@@ -74,10 +84,10 @@ ENTRANCES = {
         written(f, "rows.json", {"length": 9, "pad_in_loss": True, "shards": {"train": [name]}}), "train"
     ),
     "a file of a checkpoint": lambda f, name: list(
-        checkpoint.read(written(f, "state.json", {"step": 1, "files": {name: "0"}}), ("weight",))
+        checkpoint.read(written(f / "step-00000001", "state.json", {"step": 1, "files": {name: "0"}}), ("weight",))
     ),
-    "a file of a piece": lambda f, name: tokenize.read_receipt(written(f, "p.json", {"files": {name: "0"}}) / "p.json", f),
-    "a file of prompts": lambda f, name: prompts.finished_piece(written(f, "p.json", {"files": {name: "0"}}) / "p.json", f),
+    "a file of a piece": lambda f, name: tokenize.finished_piece(receipt(f, PIECE | {"files": {name: "0"}}), f),
+    "a file of prompts": lambda f, name: prompts.finished_piece(receipt(f, PIECE | {"files": {name: "0"}}), f),
     "a nightly run": lambda f, name: read_history(f, name),
     "a champion": lambda f, name: History(f / "nightly" / "n").export(name),
     "the verdict of a night": lambda f, name: read_history(night(f, verdict=name), "n"),
@@ -106,7 +116,7 @@ def test_what_leads_out_is_refused(entrance, tmp_path):
     before = tree(tmp_path)
     for name in names_for(entrance):
         assert "names a file" in refused(lambda name=name: ENTRANCES[entrance](folder, name)), name
-    ours = {"manifest.json", "rows.json", "state.json", "p.json", "nightly", "n", "00000001.json"}
+    ours = {"manifest.json", "rows.json", "step-00000001", "state.json", "p.json", "nightly", "n", "00000001.json"}
     assert {k: v for k, v in tree(tmp_path).items() if Path(k).name not in ours} == before
 
 

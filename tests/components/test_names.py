@@ -14,6 +14,7 @@ from components.errors import CorruptArtifact
 from components.scorers.config import EntropyConfig
 from components.store.artifact import read_manifest, sealed, write_manifest
 from components.store.names import file_name, relative_path
+from components.store.receipts import publish_receipt
 from components.store.samples import finished_shard, publish_shard, read_shards
 from components.training import checkpoint
 from pipelines.commands import score
@@ -144,12 +145,14 @@ def test_row_files_are_names(tmp_path):
 
 
 def test_the_files_of_a_checkpoint_are_names(tmp_path):
-    (tmp_path / "state.json").write_text(json.dumps({"step": 1, "files": {"../other/rank-0.safetensors": "0"}}))
+    folder = tmp_path / "step-00000001"
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps({"step": 1, "files": {"../other/rank-0.safetensors": "0"}}))
     with pytest.raises(CorruptArtifact, match="state.json names a file"):
-        list(checkpoint.read(tmp_path, ("weight",)))
+        list(checkpoint.read(folder, ("weight",)))
 
 
 def test_the_files_of_a_piece_are_names(tmp_path):
-    (tmp_path / "piece-00000.json").write_text(json.dumps({"files": {"/etc/passwd": "0"}}))
+    publish_receipt(tmp_path / "piece-00000.json", {"files": {"/etc/passwd": "0"}, "rows": {}, "counts": {}, "examples": []})
     with pytest.raises(CorruptArtifact, match="piece-00000.json names a file"):
-        tokenize.read_receipt(tmp_path / "piece-00000.json", tmp_path)
+        tokenize.finished_piece(tmp_path / "piece-00000.json", tmp_path)

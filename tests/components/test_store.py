@@ -14,7 +14,7 @@ import pytest
 from components.errors import CorruptArtifact, LeaseHeld, LeaseLost, StoreError
 from components.options import Location
 from components.store import cache
-from components.store.artifact import damage, read_manifest, write_manifest
+from components.store.artifact import changed, damage, read_manifest, write_manifest
 from components.store.files import (
     append_text,
     at,
@@ -102,7 +102,10 @@ def test_a_manifest_knows_what_is_missing_or_changed(tmp_path):
     assert manifest.info == {"n": 3}
     assert damage(folder, manifest, full=True) == []
     (folder / "x").write_text("hallo")
+    assert "digest" in damage(folder, manifest)[0], "it was written at another time"
+    os.utime(folder / "x", ns=(0, manifest.files[0].mtime_ns))
     assert damage(folder, manifest) == []
+    assert "digest" in changed(folder, manifest)[0], "by its change time"
     assert "digest" in damage(folder, manifest, full=True)[0]
     (folder / "x").write_text("hi")
     assert "2 bytes instead of 5" in damage(folder, manifest)[0]

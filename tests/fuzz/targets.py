@@ -32,7 +32,8 @@ from components.shards.account import Account
 from components.store.artifact import MANIFEST, read_manifest, require_unchanged, sealed
 from components.store.files import digest_file
 from components.store.history import read_history
-from components.store.samples import finished_shard, read_receipt
+from components.store.receipts import text_of
+from components.store.samples import finished_shard, shard_receipt
 from components.training import checkpoint
 from pipelines.commands import named_sampler
 from pipelines.config.load import dotted, load_run
@@ -216,12 +217,25 @@ NIGHT = {"date": "2026-11-26", "decision": "first", "candidate": "a" * 16, "miss
 
 def use_receipt(folder: Path, case: tuple[bytes, bytes]) -> None:
     receipt, night = case
-    put(folder, "a.json", receipt)
     put(folder, "a.parquet", b"abc")
+    for written in (receipt, with_seal(receipt)):
+        put(folder, "a.json", written)
+        use_written_receipt(folder, night)
+
+
+def with_seal(raw: bytes) -> bytes:
+    """A receipt as somebody would forge it who knows how receipts are sealed."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(plain := json.loads(raw), dict):
+            return text_of(plain).encode()
+    return raw
+
+
+def use_written_receipt(folder: Path, night: bytes) -> None:
     for use in (
-        lambda: read_receipt(folder, "a"),
-        lambda: Account.read((read_receipt(folder, "a") or RECEIPT)["account"]),
-        lambda: tokenize.read_receipt(folder / "a.json", folder),
+        lambda: shard_receipt(folder, "a"),
+        lambda: Account.read((shard_receipt(folder, "a") or RECEIPT)["account"]),
+        lambda: tokenize.finished_piece(folder / "a.json", folder),
         lambda: prompts.finished_piece(folder / "a.json", folder),
         lambda: finished_shard(folder, "a"),
         lambda: read_history(put(folder / "nightly" / "n", "00000001.json", night).parents[2], "n").champion,
