@@ -2,7 +2,9 @@
 
     -log p(x) <= E[ -log f(x | z at gamma_max) ] + 1/2 integral from 0 to gamma_max of E |e(x) - xhat(z)|^2 dgamma
 
-for any gamma_max, with equality in the mean for the exact posterior. gamma = gamma_max v^2 with v stratified, because
+for any gamma_max, with equality in the mean for the exact posterior of one position; of several, in the limit of a large
+gamma_max, because the first term leaves out what they tell of each other (their total correlation at gamma_max).
+gamma = gamma_max v^2 with v stratified, because
 almost all of the integral lies at small gamma. Departure: the released code takes the smallest value over several
 gamma_max for each row, which is biased low with few draws; here gamma_max is the network's own.
 """

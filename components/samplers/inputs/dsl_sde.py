@@ -1,14 +1,13 @@
 """DSL's continuous sampler ("Discrete Stochastic Localization", arXiv 2602.16169).
 
 Each position follows z with dz = xhat dgamma + sqrt(dgamma) eps from z = 0, where xhat = sum_v f(v) e_v is the
-network's expectation of the clean unit-norm embedding. After T ticks of an even grid to gamma_max the tokens
-are drawn from the last prediction, once. A written token sits at gamma_max e_v, a remasked one starts again
+network's expectation of the clean unit-norm embedding. T ticks go to gamma_max, on an even grid or on one
+that grows as k squared, and tokens are drawn once, from the last prediction, which is read a tick before gamma_max. A written token sits at gamma_max e_v, a remasked one starts again
 at 0: with unit norms the network reads z alone, so every position may have a path of its own.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -37,6 +36,7 @@ class DslSde:
                 "The inputs 'dsl_sde' need a network with a noisy-embedding encoder; this one has none."
             )
         self.gamma_max = config.gamma_max
+        self.power = {"even": 1, "quadratic": 2}[config.grid]
         self.embedding = extras.embedding
 
     def begin(self, start: Start) -> dict[str, Field]:
@@ -58,9 +58,10 @@ class DslSde:
         own = (view.at.select < view.at.size).to(z)[:, None]  # other planes add nothing
         flat = torch.zeros(view.at.size, width, dtype=z.dtype, device=z.device)
         xhat = flat.index_add(0, view.at.position, expected * own).view_as(z)
-        step = self.gamma_max / steps
+        after = state.tick.to(z) / steps
+        step = (self.gamma_max * (after**self.power - (after - 1 / steps) ** self.power))[:, None, None]
         eps = noise.normal(state.keys, state.tick, length * width, Stream.BROWNIAN).view_as(z).to(z)
-        moved = z + xhat * step + math.sqrt(step) * eps
+        moved = z + xhat * step + step.sqrt() * eps
         moves = view.masked & view.called[:, None]
         z = torch.where(moves[..., None], moved, z)
         clean = self.gamma_max * self.embedding[written.tokens]

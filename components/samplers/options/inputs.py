@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -67,6 +67,8 @@ class DslSdeConfig(InputOptions):
 
     gamma_max: Annotated[float, Field(ge=1e-6)] = 100.0
     """Signal-to-noise ratio at the end."""
+    grid: Literal["even", "quadratic"] = "even"
+    """Ratios after tick k of T: gamma_max k / T, or gamma_max (k / T)^2, with more ticks where positions are decided."""
 
     def needs(self) -> tuple[str, ...]:
         return ("dsl_encoder",)
