@@ -70,7 +70,11 @@ def require_fit(config: ModelConfig, vocab_size: int, tensors: Mapping[str, Tens
         ModelError: the network would be far larger than the weights, or these are no finite numbers.
     """
     there = sum(tensor.numel() for tensor in tensors.values())
-    told = config.num_parameters(vocab_size)
+    config = config.resolved()
+    parts = config.noise_dim * vocab_size if config.encoder == "dsl" else 0
+    parts += config.dim * (config.num_classes + config.depth * 4 * config.adapter_rank)
+    blocks = dataclasses.replace(config, depth=config.depth + max(0, config.quality_layers))
+    told = blocks.num_parameters(vocab_size) + parts
     if told > MAX_FRESH * there + (1 << 20):
         raise ModelError(
             f"{source} tells of a network of {told:.3g} weights, and holds {there}. Its config.json and its weights do not "

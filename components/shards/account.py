@@ -54,9 +54,10 @@ class Account:
         Raises:
             CorruptArtifact: it is none.
         """
-        known = {f.name: plain[f.name] for f in fields(cls) if f.name in plain} if isinstance(plain, Mapping) else {"rows": plain}
+        given = plain if isinstance(plain, Mapping) else {"rows": str(plain)}
+        known = {f.name: given[f.name] for f in fields(cls) if f.name in given}
         corrections = known.pop("corrections_by_position", ())
-        numbers = [*known.values(), *corrections] if isinstance(corrections, list | tuple) else [corrections]
+        numbers = [*known.values(), *(corrections if isinstance(corrections, list | tuple) else [str(corrections)])]
         if wrong := [x for x in numbers if type(x) not in (int, float) or not 0 <= x < 2**63]:
             raise CorruptArtifact(
                 f"A receipt accounts for {wrong[0]!r:.60}, where numbers from 0 stand: it was changed. Remove the receipts of "

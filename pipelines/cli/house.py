@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 from rich.text import Text
 
+from components.errors import StoreError
 from components.store.files import at, is_local
 from pipelines.cli.screen import PLACE, in_words, load, out, run_arguments
 
@@ -35,7 +36,7 @@ def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
         click.echo(json.dumps(json_schema(RunConfig), indent=1))
         return
     if markdown is not None:
-        markdown.mkdir(parents=True, exist_ok=True)
+        made(markdown)
         for name, text in pages().items():
             (markdown / name).write_text(text, encoding="utf-8")
             click.echo(f"wrote {markdown / name}")
@@ -53,6 +54,14 @@ def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
                 out.print(
                     f"  [cyan]{label}[/]  {entry['summary']}" + (f"\n      {entry['paper']}" if entry["paper"] else "")
                 )
+
+
+def made(folder: Path) -> None:
+    """Make a folder where there is none. Raises StoreError where it can not be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} can not be made a folder ({error.strerror}). Name another one.") from None
 
 
 @click.command()
@@ -117,7 +126,7 @@ def chaos(run: Path, overrides: tuple[str, ...], names: tuple[str, ...], folder:
 
     for name in names:
         lookup(FAULTS, name, "fault")
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder)
     verdicts = []
     for verdict in command(run, overrides, names or list(FAULTS), folder, seed, load):
         verdicts.append(verdict)

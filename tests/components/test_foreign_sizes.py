@@ -1,0 +1,105 @@
+"""Folders of other projects whose config.json, weights and lengths do not make sense: refused, each with a reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from components.errors import ConfigError, ModelError
+from components.models.weights import MAX_HEADER_BYTES, load_model, load_weights
+from pipelines.import_weights import import_model
+from tests.components.test_export import exported
+from tests.components.test_foreign import llama
+from tests.hostile import refused
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("foreign") / "source"
+    llama(folder)
+    exported(folder.parent / "model")
+    shutil.copy(folder.parent / "model" / "tokenizer.json", folder)
+    return folder
+
+
+def changed(source, folder, config=None, tensors=None):
+    """The folder with other sizes, or with tensors changed by a function of name and tensor."""
+    shutil.copytree(source, folder)
+    plain = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(plain | (config or {})))
+    if tensors is not None:
+        loaded = {name: tensors(name, tensor) for name, tensor in load_file(folder / "model.safetensors").items()}
+        save_file(loaded, folder / "model.safetensors")
+    return folder
+
+
+SIZES = {
+    "no heads": {"num_attention_heads": 0},
+    "heads that do not divide": {"num_attention_heads": 3},
+    "no layers": {"num_hidden_layers": None},
+    "layers without number": {"num_hidden_layers": 0},
+    "a negative width": {"hidden_size": -32},
+    "a width that is a text": {"hidden_size": "32"},
+    "true heads": {"num_attention_heads": True},
+    "a rope that is not a number": {"rope_theta": float("nan")},
+    "no rope": {"rope_theta": 0},
+    "a rope that is a list": {"rope_theta": [1]},
+    "an epsilon that is a text": {"rms_norm_eps": "x"},
+    "ties that are no answer": {"tie_word_embeddings": "maybe"},
+    "a network of ten million layers": {"num_hidden_layers": 10_000_000},
+    "a width that no machine holds": {"hidden_size": 2**40, "num_attention_heads": 2},
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_that_make_no_sense_are_refused(name, source, tmp_path):
+    said = refused(lambda: list(import_model(changed(source, tmp_path / "s", SIZES[name]), tmp_path / "out", None, 9)))
+    assert "config.json" in said
+    assert not (tmp_path / "out").exists()
+
+
+WEIGHTS = {
+    "not a number": lambda name, t: torch.full_like(t, float("nan")) if "mlp.up" in name else t,
+    "infinite": lambda name, t: t / 0 if "norm.weight" in name else t,
+    "integers": lambda name, t: t.to(torch.int32) if "q_proj" in name else t,
+    "without rows": lambda name, t: t[:0].clone() if "embed_tokens" in name else t,
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_no_network_computes_with_are_refused(name, source, tmp_path):
+    said = refused(lambda: list(import_model(changed(source, tmp_path / "s", tensors=WEIGHTS[name]), tmp_path / "out", None, 9)))
+    assert any(part in said for part in ("not finite", "of type int32", "with rows in it"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("length", [0, -5, 10**12, (1 << 20) + 1])
+def test_lengths_that_no_row_has_are_refused(length, source, tmp_path):
+    with pytest.raises(ConfigError, match="--length"):
+        list(import_model(source, tmp_path / "out", None, length))
+
+
+def test_the_folder_as_it_is_is_imported(source, tmp_path):
+    assert "all there are" in next(iter(import_model(changed(source, tmp_path / "s"), tmp_path / "out", None, 1 << 20)))
+
+
+def test_an_export_that_tells_of_a_huge_network_makes_none(source, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(source.parent / "model", folder)
+    plain = json.loads((folder / "config.json").read_text())
+    for change in ({"depth": 10**7}, {"vocab_size": 2**40}, {"mlp_dim": 2**36}, {"adapter_rank": 2**70},
+                   {"num_classes": 2**40}, {"quality_layers": 10**7}, {"encoder": "dsl", "noise_dim": 2**40}, {"num_positions": 2**40}):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(plain | change))
+        with pytest.raises(ModelError, match="do not belong together"):
+            load_model(folder)
+
+
+def test_a_header_has_a_length(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", MAX_HEADER_BYTES + 1) + b" " * 100)
+    with pytest.raises(ModelError, match="its header is longer than 16 MiB"):
+        load_weights(tmp_path / "model.safetensors")
