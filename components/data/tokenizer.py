@@ -97,7 +97,11 @@ class Tokenizer:
         return self.inner.decode([token_id], skip_special_tokens=False)
 
     def save(self, path: Path) -> None:
-        path.write_text(self.inner.to_str(pretty=True), encoding="utf-8")  # its own way has no error of the system
+        """Raises OSError where the disk does not take it."""
+        try:
+            self.inner.save(str(path))
+        except Exception as error:  # it raises nothing more exact; what the operating system said comes as a text
+            raise OSError(str(error)) from error
 
 
 def load_tokenizer(path: Path, fast: bool = False) -> Tokenizer:

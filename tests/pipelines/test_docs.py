@@ -41,3 +41,13 @@ def test_the_readme_names_every_command():
 
 def test_the_readme_is_a_front_door():
     assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def test_every_fault_has_a_test_that_there_is():
+    rows = [line for line in (ROOT / "docs/faults.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 13
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"

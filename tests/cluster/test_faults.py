@@ -1,0 +1,65 @@
+"""Faults of machines that no other test shows: how soon each is noticed, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from cluster import processes
+from components.store.lease import Lease
+from components.tracking import JOURNAL
+from tests.chaos import harness
+from tests.waiting import until
+
+NOTICED_S = 60
+LONGER = harness.RUN.replace("objective: {name: mdlm}, steps: 6", "objective: {name: mdlm}, steps: 20000")
+
+
+def struck(folder, executor, strike):
+    """What a run says, and how long it goes on, that is struck amid its training."""
+    process = harness.start(folder, folder / "root", executor)
+    try:
+        until(lambda: list((folder / "root").glob(f"train/*/{JOURNAL}")), 150)
+        strike(process)
+        begun = time.monotonic()
+        said, _ = process.communicate(timeout=NOTICED_S)
+        return process.returncode, said, time.monotonic() - begun
+    finally:
+        harness.kill(process)
+
+
+def leases_are_free(root):
+    for chain in (root / ".leases").iterdir():
+        lease = Lease(root, chain.name, "the next run")
+        assert lease.take() is None, f"{chain.name} is held"
+        lease.release()
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize(("program", "named"), [(b"raylet", "The raylet"), (b"gcs_server", "The GCS")])
+def test_a_run_whose_cluster_dies_ends_with_a_sentence(program, named, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RUN", LONGER)
+
+    def strike(process):
+        for below in processes.descendants([process.pid]):
+            if processes.command(below.pid).partition(b"\0")[0].endswith(b"/" + program):
+                os.kill(below.pid, signal.SIGKILL)
+
+    code, said, _ = struck(tmp_path, "ray", strike)
+    assert code == 1
+    assert f"{named}, a process of the cluster that was started for this run, died" in said
+    assert "Traceback" not in said
+    leases_are_free(tmp_path / "root")
+
+
+def test_a_run_that_is_told_to_end_closes_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RUN", LONGER)
+    code, said, seconds = struck(tmp_path, "local", lambda process: process.send_signal(signal.SIGTERM))
+    assert code == 130
+    assert "stopped; the same command resumes" in said
+    assert seconds < 30
+    leases_are_free(tmp_path / "root")
