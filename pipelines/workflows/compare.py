@@ -6,7 +6,7 @@ import dataclasses
 
 from pipelines.config.schema import Comparison, RunConfig
 from pipelines.graph.stage import Stage
-from pipelines.stages.spec import CompareSpec
+from pipelines.stages.spec import CompareSpec, stage_of
 from pipelines.workflows import main_job
 
 
@@ -26,7 +26,7 @@ def build(comparison: Comparison) -> dict[str, Stage]:
             if "evaluate" in made:
                 measured[f"{task}.{seed}"] = by_key[made["evaluate"].key]
     config = CompareSpec(comparison.name, tuple(comparison.tasks), comparison.seeds)
-    stages["compare"] = Stage("compare", "compare", 2, config, "pipelines.stages.compare:run", measured)
+    stages["compare"] = stage_of("compare", "compare", config, measured)
     return stages
 
 

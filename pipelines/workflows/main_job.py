@@ -33,12 +33,9 @@ class Graph:
     start: Start | None = None
     stages: dict[str, Stage] = field(default_factory=dict)
 
-    def add(self, name: str, label: str, config: Any, inputs: Mapping[str, Stage | Given], version: int = 1) -> Stage:
-        stage = Stage(
-            name, self.prefix + label, version, config, f"pipelines.stages.{name}:run", inputs, spec.WORK.get(name, "driver")
-        )
-        self.stages[label] = stage
-        return stage
+    def add(self, name: str, label: str, config: Any, inputs: Mapping[str, Stage | Given]) -> Stage:
+        self.stages[label] = spec.stage_of(name, self.prefix + label, config, inputs)
+        return self.stages[label]
 
     def rows(self) -> dict[str, Stage]:
         """Tokenized corpora by the role that they play for other stages."""
@@ -67,9 +64,7 @@ def build(run: RunConfig, prefix: str = "", start: Start | None = None) -> dict[
         add_export(graph, name)
     for name, scorer in run.scorers.items():
         if scorer.trains:
-            graph.add(
-                "fit", f"fit/{name}", spec.FitSpec(scorer), {"tokenizer": graph.tokenizer, **graph.rows()}
-            )
+            graph.add("fit", f"fit/{name}", spec.FitSpec(scorer), {"tokenizer": graph.tokenizer, **graph.rows()})
     compared: dict[str, spec.Compared] = {}
     measured: dict[str, Stage] = {}
     for name, sampling in run.samplers.items():
@@ -91,10 +86,10 @@ def add_rows(graph: Graph) -> None:
     learned = contents if file is None else {}
     words = spec.TokenizerSpec(run.tokenizer, run.corpora, run.rows.pieces, learned, file)
     if graph.start is None:
-        graph.add("tokenizer", "tokenizer", words, {}, version=2)
+        graph.add("tokenizer", "tokenizer", words, {})
     for name, corpus in run.corpora.items():
         config = spec.TokenizeSpec(corpus, run.rows, run.tokenizer.fast, contents.get(name))
-        graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": graph.tokenizer}, version=2)
+        graph.add("tokenize", f"tokenize/{name}", config, {"tokenizer": graph.tokenizer})
 
 
 def add_training(graph: Graph, name: str) -> Stage:
@@ -151,11 +146,11 @@ def add_samples(
         inputs[f"fit_{reward}"] = graph.stages[f"fit/{reward}"]
     dtype = run.runtime.dtype_of(run.train[sampling.model].precision)
     config = spec.GenerateSpec(sampler, run.generate, run.rows.length, graph.source() if reward else None, dtype=dtype)
-    samples = graph.add("generate", f"generate/{label}", config, inputs, version=2)
+    samples = graph.add("generate", f"generate/{label}", config, inputs)
     trained = {f"fit_{n}": graph.stages[f"fit/{n}"] for n, scorer in run.scorers.items() if scorer.trains}
     needed: dict[str, Stage | Given] = {"samples": samples, "model": model, **trained}
     scored = spec.ScoreSpec(run.scorers, graph.source(), dtype if reads_model(run.scorers) else "float32")
-    scores = graph.add("score", f"score/{label}", scored, needed, version=2)
+    scores = graph.add("score", f"score/{label}", scored, needed)
     return {f"samples_{role}": samples, f"scores_{role}": scores}
 
 
@@ -163,9 +158,9 @@ def add_report(graph: Graph, compared: Mapping[str, spec.Compared], measured: Ma
     """One table of all samplers, and the page."""
     run = graph.run
     scorer = run.scorers[run.metric or next(iter(run.scorers))]
-    evaluate = graph.add("evaluate", "evaluate", spec.EvaluateSpec(compared, scorer), measured, version=2)
+    evaluate = graph.add("evaluate", "evaluate", spec.EvaluateSpec(compared, scorer), measured)
     trained = {f"train_{n}": graph.stages[f"train/{n}"] for n in run.train}
     shown = {"evaluate": evaluate, "tokenizer": graph.tokenizer, **trained}
     shown |= {role: stage for role, stage in measured.items() if role.startswith("samples_")}
     described = {k: v for k, v in canonical(run).items() if k != "runtime"}
-    graph.add("report", "report", spec.ReportSpec(run.name, described), shown, version=2)
+    graph.add("report", "report", spec.ReportSpec(run.name, described), shown)

@@ -65,7 +65,9 @@ def data_of(nightly: NightlyConfig) -> str:
         DataError: a corpus cannot be read.
     """
     contents = {name: canonical(corpus.source.content()) for name, corpus in nightly.run.corpora.items()}
-    said = [{k: v for k, v in canonical(run).items() if k not in ("name", "runtime")} for run in (nightly.run, nightly.warm)]
+    said = [
+        {k: v for k, v in canonical(run).items() if k not in ("name", "runtime")} for run in (nightly.run, nightly.warm)
+    ]
     return fingerprint([contents, *said, canonical(nightly.gate), nightly.warm_start])
 
 
@@ -99,12 +101,19 @@ def samples_of_both(graph: Graph, name: str, champion: Given) -> dict[str, Stage
 def held_out_of_both(graph: Graph, gate: GateConfig, champion: Given) -> dict[str, Stage]:
     """Scores by both of rows that neither was trained on tonight."""
     run, model = graph.run, graph.run.samplers[gate.sampler].model
-    held = graph.add("held_out", "held_out", spec.HeldOutSpec(gate.held_out_split, gate.held_out_rows), {**graph.rows(), "tokenizer": graph.tokenizer})
+    held = graph.add(
+        "held_out",
+        "held_out",
+        spec.HeldOutSpec(gate.held_out_split, gate.held_out_rows),
+        {**graph.rows(), "tokenizer": graph.tokenizer},
+    )
     scorers = {HELD_OUT: gate.held_out}
     source = graph.source() if gate.held_out.reads_rules else None
-    config = spec.ScoreSpec(scorers, source, run.runtime.dtype_of(run.train[model].precision) if reads_model(scorers) else "float32")
+    config = spec.ScoreSpec(
+        scorers, source, run.runtime.dtype_of(run.train[model].precision) if reads_model(scorers) else "float32"
+    )
     both: dict[str, Stage | Given] = {"champion": champion, "candidate": graph.stages[f"export/{model}"]}
     return {
-        f"held_out_{who}": graph.add("score", f"score/held_out/{who}", config, {"samples": held, "model": one}, version=2)
+        f"held_out_{who}": graph.add("score", f"score/held_out/{who}", config, {"samples": held, "model": one})
         for who, one in both.items()
     }

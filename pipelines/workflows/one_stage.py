@@ -22,7 +22,7 @@ from components.store.files import exists
 from components.store.names import file_name
 from pipelines.config.schema import GenerateConfig
 from pipelines.graph.stage import Given, Stage
-from pipelines.stages.spec import WORK, GenerateSpec, PromptsSpec, ScoreSpec
+from pipelines.stages.spec import GenerateSpec, PromptsSpec, ScoreSpec, stage_of
 
 HERE = RuntimeConfig()
 
@@ -60,7 +60,9 @@ def given_samples(folder: Path) -> Given:
         )
     shards = manifest.info.get("shards")
     if not isinstance(shards, list):
-        raise CorruptArtifact(f"{folder / MANIFEST} names no shards: it was changed. Run `proseco gc --corrupt --delete`, then its run again.")
+        raise CorruptArtifact(
+            f"{folder / MANIFEST} names no shards: it was changed. Run `proseco gc --corrupt --delete`, then its run again."
+        )
     for name in shards:
         file_name(name, folder / MANIFEST)
     require_unchanged(folder)
@@ -89,9 +91,7 @@ def read_file(prompts: PromptsConfig, wanted: Wanted, model: Given, length: int)
     classes = int(info.get("num_classes", 0))
     config = PromptsSpec(prompts, wanted, length or int(info["length"]), classes, prompts.content())
     name = os.path.basename(prompts.path.rstrip("/"))
-    return Stage(
-        "prompts", f"prompts/{name}", 2, config, "pipelines.stages.prompts:run", {"model": model}, WORK["prompts"]
-    )
+    return stage_of("prompts", f"prompts/{name}", config, {"model": model})
 
 
 def sampling(
@@ -126,9 +126,7 @@ def sampling(
         inputs["prompts"] = read_file(prompts, "prompts", given, length)
     dtype = runtime.dtype_of(info.get("trained_precision", "fp32"))
     config = GenerateSpec(sampler, generate, length or int(info["length"]), None, scorers, dtype)
-    return Stage(
-        "generate", f"generate/{sampler.preset}", 2, config, "pipelines.stages.generate:run", inputs, WORK["generate"]
-    )
+    return stage_of("generate", f"generate/{sampler.preset}", config, inputs)
 
 
 def require_plain(scorers: Mapping[str, ScorerOptions]) -> None:
@@ -179,4 +177,4 @@ def score_stage(
     require_plain(scorers)
     dtype = runtime.dtype_of(read_info(model).get("trained_precision", "fp32"))
     config = ScoreSpec(scorers, None, dtype if reads_model(scorers) else "float32")
-    return Stage("score", f"score/{name}", 2, config, "pipelines.stages.score:run", inputs, WORK["score"])
+    return stage_of("score", f"score/{name}", config, inputs)
