@@ -115,7 +115,8 @@ def test_what_leads_out_is_refused(entrance, tmp_path):
         victim.write_text("kept")
     before = tree(tmp_path)
     for name in names_for(entrance):
-        assert "names a file" in refused(lambda name=name: ENTRANCES[entrance](folder, name)), name
+        said = refused(lambda name=name: ENTRANCES[entrance](folder, name))
+        assert "names a file" in said or (not isinstance(name, str) and "is damaged" in said), name
     ours = {"manifest.json", "rows.json", "step-00000001", "state.json", "p.json", "nightly", "n", "00000001.json"}
     assert {k: v for k, v in tree(tmp_path).items() if Path(k).name not in ours} == before
 
