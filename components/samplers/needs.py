@@ -50,6 +50,13 @@ NEEDS: dict[str, Need] = {
         "Train one with dsl.",
         lambda info: info.get("encoder") == "dsl",
     ),
+    "mixtures": Need(
+        "an encoder of tokens",
+        "shows mixtures of tokens",
+        "reads noisy embeddings in their place",
+        "Use a model that dsl has not trained, or hard inputs.",
+        lambda info: info.get("encoder") != "dsl",
+    ),
     "policy": Need(
         "an unmasking policy",
         "asks an unmasking policy",

@@ -18,6 +18,7 @@ from components.models.transformer import Transformer
 from components.samplers import SamplerConfig, presets
 from components.samplers.config import GuidanceConfig
 from components.samplers.contract import Extras, Row, Vocabulary
+from components.samplers.needs import missing
 from components.samplers.options.correctors import NoCorrectorConfig, PrismConfig, ProsecoCorrectorConfig
 from components.samplers.options.inputs import DslSdeConfig, HardConfig, MixtureConfig, SoftMaskConfig
 from components.samplers.options.orders import ConfidenceConfig
@@ -74,6 +75,12 @@ def test_an_infinite_beta_is_hard_decoding_bit_for_bit():
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("name", ["moi", "soft_mask"])
+def test_who_reads_noisy_embeddings_can_be_shown_no_mixtures(name):
+    assert [need.name for need in missing(preset(name), {"encoder": "dsl"}, False)] == ["an encoder of tokens"]
+    assert not missing(preset(name), {"encoder": "tokens"}, False)
+
+
 def test_the_more_uncertain_the_more_mask():
     """The sign of soft masks: weight of the mask (beta + H) / (beta + 1)."""
     oracle = Oracle(3, 5, seed=3)
@@ -81,7 +88,7 @@ def test_the_more_uncertain_the_more_mask():
     config = preset("soft_mask", steps=4, inputs=SoftMaskConfig(beta=1.0, top_k=3, fade=0.0))
     list(drive(watched, sampler_of(oracle, config), rows_of(oracle, 30)))
     p = oracle(watched.tokens[0]).logits[..., :3].softmax(-1)
-    entropy = -(p * p.log()).sum(-1) / math.log(4)
+    entropy = -(p * p.log()).sum(-1) / math.log(3)
     _, weights = watched.soft[1]
     masked = watched.tokens[1] == 3
     assert torch.allclose(weights[..., 0][masked].double(), ((1 + entropy) / 2)[masked], atol=1e-5)
@@ -94,7 +101,7 @@ def test_a_written_token_stays_mixed_with_what_it_was_drawn_from():
     config = preset("moi", steps=5, inputs=MixtureConfig(beta=1.0, top_k=3, fade=0.0))
     records = [r for _, _, r in drive(watched, sampler_of(oracle, config), rows_of(oracle, 30))]
     p = oracle(watched.tokens[0]).logits[..., :3].softmax(-1)
-    entropy = -(p * p.log()).sum(-1) / math.log(4)
+    entropy = -(p * p.log()).sum(-1) / math.log(3)
     ids, weights = watched.soft[1]
     mass = torch.zeros(30, 5, 4, dtype=torch.float64).scatter_add(-1, ids, weights.double())[..., :3]
     y = torch.nn.functional.one_hot(records[0].after.clamp(max=2), 3)

@@ -298,6 +298,26 @@ def test_imitation_learns_where_the_network_is_right():
     assert float(logits.detach()[0, 0]) > 0 > float(logits.detach()[0, 1])
 
 
+def test_imitation_is_told_the_time_as_a_sampler_tells_it():
+    """Tokens that were written over the row's length: a prompt is none of them."""
+    config, told = c.PolicyImitationConfig(), []
+    model = network(config).float()
+
+    class Told(nn.Module):
+        def decide(self, confidence, masked, time):
+            told.append((masked, time))
+            return model.decide(confidence, masked, time)
+
+        def forward(self, *given, **named):
+            return model(*given, **named)
+
+    objective = build_objective(config, setting())
+    given = batch(rows=8, prompt=2)
+    list(objective.terms(Told(), objective.corrupt(given)))
+    masked, time = told[0]
+    assert torch.equal(time, (given.maskable & ~masked).sum(-1) / masked.shape[1])
+
+
 def test_the_rows_own_answer_is_the_reward_where_a_corpus_has_no_rules():
     clean = torch.tensor([[1, 2], [3, 4]])
     assert match(torch.tensor([[1, 2], [3, 5]]), clean).tolist() == [1.0, 0.0]

@@ -1,15 +1,15 @@
 """Soft inputs: mixture of inputs ("Text Generation Beyond Discrete Token Sampling", arXiv 2505.14827) on written
 tokens, and soft masks ("Soft-Masked Diffusion Language Models", arXiv 2510.17206) on masked ones.
 
-With H the entropy of the predicted p over log V, in [0, 1]:
+With H the entropy of the predicted p over its largest value, log(V - 1) since the mask is never predicted, in [0, 1]:
 
     written y:   w = (H p + (beta + 1 - H) y) / (beta + 1), p as it was when y was drawn
     masked:      w = ((1 - H) p + (beta + H) mask) / (beta + 1)
 
 At a mask the sign turns: the more uncertain, the more mask. With the formula of written tokens there, a
 blurred average would be fed exactly where p knows nothing. Only the k best tokens are kept, renormalised;
-[R, L, V] is never stored. beta = infinity is hard decoding. The soft share fades to 0 over the ticks, the
-corrector's passes see hard drafts, and a likelihood never sees either.
+[R, L, V] is never stored. beta = infinity is hard decoding. The soft share fades over the ticks, to (1/T)^fade at the last of
+T; the corrector's passes see hard drafts, and a likelihood never sees either.
 
 Departure: the papers mix at every position of their kind; here the distribution is the one stored at the
 commit, because the current output at a written position is unsupervised in a mask-only network.
@@ -66,7 +66,7 @@ class Soft(Hard):
 
 def uncertainty(view: View) -> Tensor:
     """H, the entropy of each predicted distribution over its largest possible value: [R, L] in [0, 1]."""
-    return (view.entropy / math.log(view.logits.shape[-1])).clamp(0, 1)
+    return (view.entropy / math.log(max(view.logits.shape[-1] - 1, 2))).clamp(0, 1)
 
 
 class MixtureOfInputs(Soft):

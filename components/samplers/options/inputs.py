@@ -37,7 +37,10 @@ class MixtureConfig(InputOptions):
     top_k: Count = 8
     """Tokens kept of each distribution."""
     fade: NonNegative = 1.0
-    """The soft share shrinks with (1 - s/T)^fade; 0 keeps it."""
+    """The soft share shrinks with (1 - s/T)^fade after s of T ticks; 0 keeps it."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ("mixtures",)
 
 
 @options
@@ -53,7 +56,10 @@ class SoftMaskConfig(InputOptions):
     top_k: Count = 3
     """Tokens kept of each distribution."""
     fade: NonNegative = 1.0
-    """The soft share shrinks with (1 - s/T)^fade; 0 keeps it."""
+    """The soft share shrinks with (1 - s/T)^fade after s of T ticks; 0 keeps it."""
+
+    def needs(self) -> tuple[str, ...]:
+        return ("mixtures",)
 
 
 @options

@@ -7,7 +7,9 @@ largest b. Tokens are greedy in the paper: set ``draw.temperature`` to 0.
 
 Departure: the probability of the fallback is that of both events that lead to it, pi(all zero) +
 pi(one-hot at argmax), where the released code scores the one-hot as if it had been drawn. Confidence at
-visible positions is given as 0; the mask tells them apart.
+visible positions is given as 0; the mask tells them apart. Confidence is that of the token which would be written; drawn
+greedily it is the largest, as published. With blocks, positions of later blocks are shown as the visible ones are, since they
+can not be revealed either.
 """
 
 from __future__ import annotations
