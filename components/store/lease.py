@@ -47,7 +47,7 @@ class Holder:
     purpose: str = ""
     since: str = ""
     renewed: float = 0.0
-    """Seconds since 1970 by the holder's clock."""
+    """Seconds by the uptime of the holder's machine, which no clock that is set can change."""
     expiry_s: float = 0.0
     """How long the holder may be silent."""
 
@@ -166,12 +166,12 @@ class Lease:
         self.release()
 
     def _text(self) -> str:
-        return json.dumps(asdict(self.record) | {"renewed": time.time()})
+        return json.dumps(asdict(self.record) | {"renewed": time.monotonic()})
 
     def _dead(self, holder: Holder) -> bool:
         expiry_s = max(self.expiry_s, holder.expiry_s)
         if holder.space == self.record.space:
-            silent = time.time() - holder.renewed > expiry_s
+            silent = time.monotonic() - holder.renewed > expiry_s
             return silent or not process_lives(holder.pid, holder.start)
         if self._seen is None or self._seen[0] != holder:
             self._seen = holder, time.monotonic()

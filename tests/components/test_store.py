@@ -123,7 +123,7 @@ def lease(root: Path, purpose: str = "a run", expiry_s: float = 60.0) -> Lease:
 def leave(root: Path, **changes: object) -> Path:
     """The file of a lease that somebody else holds."""
     held = lease(root, "somebody")
-    record = dataclasses.asdict(held.record) | {"id": "theirs", "renewed": time.time()} | changes
+    record = dataclasses.asdict(held.record) | {"id": "theirs", "renewed": time.monotonic()} | changes
     number, holder = highest(held.chain)
     path = file_of(held.chain, number + (holder is None or holder.id != "theirs"))
     publish_text(path, json.dumps(record))
@@ -185,10 +185,22 @@ def test_a_dead_holder_on_this_machine_is_taken_over_at_once(root):
 
 
 def test_a_silent_holder_on_this_machine_is_taken_over_after_its_expiry(root):
-    leave(root, renewed=time.time() - 59)
+    leave(root, renewed=time.monotonic() - 59)
     with pytest.raises(LeaseHeld):
         lease(root).wait(0)
-    leave(root, renewed=time.time() - 61)
+    leave(root, renewed=time.monotonic() - 61)
+    with lease(root).wait(0):
+        pass
+
+
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
+def test_the_clock_of_this_machine_may_jump_while_a_lease_is_held(root, monkeypatch, jump_s):
+    leave(root, renewed=time.monotonic() - 59)
+    now = time.time()
+    monkeypatch.setattr("components.store.lease.time.time", lambda: now + jump_s)
+    with pytest.raises(LeaseHeld):
+        lease(root).wait(0)
+    leave(root, renewed=time.monotonic() - 61)
     with lease(root).wait(0):
         pass
 
@@ -199,11 +211,11 @@ def test_a_holder_elsewhere_is_dead_when_nothing_changed_while_one_watched_whate
         holder, since = watching._seen
         watching._seen = holder, since - seconds
 
-    leave(root, space="elsewhere", renewed=time.time() + ahead_s)
+    leave(root, space="elsewhere", renewed=time.monotonic() + ahead_s)
     watching = lease(root)
     assert watching.take() is not None
     watch_for(45)
-    leave(root, space="elsewhere", renewed=time.time() + ahead_s + 1)
+    leave(root, space="elsewhere", renewed=time.monotonic() + ahead_s + 1)
     assert watching.take() is not None
     watch_for(45)
     assert watching.take() is not None  # 90 s after the first look, but only 45 s after the last sign of life
@@ -248,7 +260,7 @@ def test_who_slept_and_was_taken_over_can_not_publish_and_does_not_disturb_the_s
     assert sleeper.take() is None
     sleeper._stop.set()  # it is suspended: no renewal
     path = file_of(sleeper.chain, 1)
-    publish_text(path, json.dumps(read_json(path) | {"renewed": time.time() - 61}))
+    publish_text(path, json.dumps(read_json(path) | {"renewed": time.monotonic() - 61}))
     successor = lease(root, "the successor").wait(0)
     folder = root / "train" / "0123"
     publish_text(folder / "x", "made")
@@ -286,7 +298,7 @@ def test_a_number_is_never_used_again_so_a_late_writer_disturbs_nobody(root):
     sleeper._stop.set()
     path = file_of(sleeper.chain, 1)
     mine = read_text(path)
-    publish_text(path, json.dumps(read_json(path) | {"renewed": time.time() - 61}))
+    publish_text(path, json.dumps(read_json(path) | {"renewed": time.monotonic() - 61}))
     lease(root, "a successor").wait(0).release()
     with lease(root, "another").wait(0) as held:
         publish_text(path, mine)  # the sleeper's renewal
@@ -312,9 +324,9 @@ def test_a_lease_that_can_not_be_read_just_now_is_neither_lost_nor_free(root, mo
 
 
 def test_who_waits_little_does_not_rob_who_may_be_silent_for_long(root):
-    leave(root, renewed=time.time() - 30, expiry_s=60.0)
+    leave(root, renewed=time.monotonic() - 30, expiry_s=60.0)
     assert lease(root, expiry_s=1.0).take() is not None
-    leave(root, renewed=time.time() - 61, expiry_s=60.0)
+    leave(root, renewed=time.monotonic() - 61, expiry_s=60.0)
     with lease(root, expiry_s=1.0).wait(0):
         pass
 
