@@ -143,7 +143,17 @@ class Served:
         self.closing = threading.Event()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         names = [name for name in serve.status().applications if name.startswith(MODEL)]
-        self.handles = {h.folder.remote().result(): h for h in (serve.get_deployment_handle(REPLICA, n) for n in names)}
+        self.handles = {self.folder_of(h): h for h in (serve.get_deployment_handle(REPLICA, n) for n in names)}
+
+    def folder_of(self, handle: DeploymentHandle) -> str:
+        """The model that replicas have. Raises ClusterError where they say nothing."""
+        try:
+            return str(handle.folder.remote().result(timeout_s=self.runtime.start_wait_s))
+        except TimeoutError:
+            raise ClusterError(
+                f"The replicas of {handle.app_name} say nothing in {self.runtime.start_wait_s:g} s (runtime.start_wait_s). See "
+                f"whether that service answers people, and start it anew where it does not."
+            ) from None
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
         """Have all shards done. Raises ClusterError where nobody serves their model."""

@@ -10,7 +10,7 @@ import pytest
 from cluster.config import RuntimeConfig
 from cluster.service.backend import Job
 from cluster.service.limits import ServiceLimits
-from components.errors import ConfigError
+from components.errors import ClusterError, ConfigError
 from components.models.device import Placement
 from components.options import parse
 from components.samplers import preset
@@ -83,3 +83,19 @@ def test_scores_of_a_batch_job_are_made_there_too(folder, tmp_path):
 def test_a_service_is_used_on_a_cluster_that_was_joined_only():
     assert [p.path for p in RuntimeConfig(service=True).problems()] == ["service"]
     assert not list(RuntimeConfig(service=True, address="127.0.0.1:6379").problems())
+
+
+def test_replicas_of_a_service_that_say_nothing_are_waited_for_a_while_only():
+    from types import SimpleNamespace
+
+    from cluster.serving import Served
+
+    def result(timeout_s=None):
+        assert timeout_s == 3
+        raise TimeoutError
+
+    silent = SimpleNamespace(app_name="model-a", folder=SimpleNamespace(remote=lambda: SimpleNamespace(result=result)))
+    served = object.__new__(Served)
+    served.runtime = RuntimeConfig(start_wait_s=3)
+    with pytest.raises(ClusterError, match="model-a say nothing in 3 s"):
+        served.folder_of(silent)
