@@ -101,7 +101,11 @@ class Remdm(Correcting):
 
 
 class RemdmLoop(Remdm):
-    """Three phases: plain to alpha_on at t_on; remask and reveal in balance; plain from t_off to the end."""
+    """Three phases: plain to alpha_on at t_on; remask and reveal in balance; plain from t_off to the end.
+
+    A tick that begins in one phase and ends in another is plain, so that the shares at its ends are those of their times;
+    the released code takes it for one of the phase in which it begins.
+    """
 
     def __init__(self, config: RemdmLoopConfig):
         self.loop = config
