@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +14,7 @@ from cluster import processes
 from components.store.lease import Lease
 from components.tracking import JOURNAL
 from tests.chaos import harness
+from tests.components.test_export import exported
 from tests.waiting import until
 
 NOTICED_S = 60
@@ -63,3 +66,28 @@ def test_a_run_that_is_told_to_end_closes_what_it_holds(tmp_path, monkeypatch):
     assert "stopped; the same command resumes" in said
     assert seconds < 30
     leases_are_free(tmp_path / "root")
+
+
+@pytest.mark.parametrize("command", ["generate", "nightly"])
+def test_every_long_command_closes_what_it_holds_when_it_is_told_to_end(command, tmp_path):
+    root = tmp_path / "root"
+    if command == "generate":
+        exported(tmp_path / "model")
+        options = [tmp_path / "model", "--num-samples", 1_000_000, "--root", root, "generate.shard_rows=64"]
+        begun = "generate/*/shards/*.json"
+    else:
+        gate = "gate: {sampler: mdlm, better: entropy, guarded: {}}"
+        (tmp_path / "run.yaml").write_text(f"workflow: nightly\n{LONGER}{gate}\n")
+        options = [tmp_path / "run.yaml", *harness.LOCAL, "generate.num_samples=40", f"runtime.root={root}"]
+        begun = f"train/*/{JOURNAL}"
+    given = [sys.executable, "-m", "pipelines.cli", command, *map(str, options), "runtime.executor=local", "runtime.jobs=1"]
+    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        until(lambda: process.poll() is not None or list(root.glob(begun)), 150)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=NOTICED_S)
+    finally:
+        harness.kill(process)
+    assert process.returncode == 130, said
+    assert said.rstrip().endswith("stopped; the same command resumes")
+    leases_are_free(root)
