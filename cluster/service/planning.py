@@ -20,7 +20,7 @@ from components.models.transformer import Transformer
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras
 from components.samplers.sampler import build_sampler
-from components.shards.model import vocabulary_of
+from components.shards.model import extras_of, vocabulary_of
 
 REWARD_CALLS = 16
 """Calls that a reward may need for one row: those of the scorer that needs most."""
@@ -51,7 +51,7 @@ class Planner:
             network = Transformer(
                 ModelConfig(**{k: v for k, v in self.info.items() if k in names}), self.info["vocab_size"]
             )
-            return Extras(network.policy, None if network.encoder is None else network.encoder.table().detach())
+            return extras_of(network)
 
     def _plan(self, sampler: SamplerConfig, length: int, max_calls: int) -> Plan:
         """The plan of a row of this length. Where it needs more than ``max_calls``, only that is said."""

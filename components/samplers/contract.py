@@ -6,6 +6,7 @@ runs the network and counts the cost; the sampler is told what came back (``Answ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -156,6 +157,8 @@ class Extras:
     """(confidence [R, L], masked [R, L] bool, time [R]) -> reveal logits [R, L]."""
     embedding: Float[Tensor, "V D"] | None = None
     """Unit-norm token embeddings of a network with a noisy-embedding encoder."""
+    gamma_max: float = math.inf
+    """The largest signal-to-noise ratio that this encoder was trained on."""
 
 
 NO_EXTRAS = Extras()

@@ -63,9 +63,14 @@ def load(folder: Path, placement: Placement) -> Loaded:
     if lost := device_problems(placement.device):
         raise ConfigError(lost)
     network = load_model(folder, placement)
-    embedding = None if network.encoder is None else network.encoder.table().detach()
-    extras = Extras(network.policy, embedding)
-    return Loaded(network, load_tokenizer(folder / "tokenizer.json"), extras)
+    return Loaded(network, load_tokenizer(folder / "tokenizer.json"), extras_of(network))
+
+
+def extras_of(network: Transformer) -> Extras:
+    """What parts of samplers need of a network besides its outputs."""
+    if network.encoder is None:
+        return Extras(network.policy)
+    return Extras(network.policy, network.encoder.table().detach(), network.encoder.gamma_max)
 
 
 loaded = lru_cache(maxsize=4)(load)

@@ -11,13 +11,14 @@ import torch
 
 from components.diffusion import categorical, noise
 from components.diffusion.config import DrawConfig
+from components.errors import SamplingError
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.heads import PolicyNet
 from components.models.transformer import Transformer
 from components.samplers import SamplerConfig, presets
 from components.samplers.config import GuidanceConfig
-from components.samplers.contract import Extras, Row, Vocabulary
+from components.samplers.contract import Row, Vocabulary
 from components.samplers.needs import missing
 from components.samplers.options.correctors import NoCorrectorConfig, PrismConfig, ProsecoCorrectorConfig
 from components.samplers.options.inputs import DslSdeConfig, HardConfig, MixtureConfig, SoftMaskConfig
@@ -25,6 +26,7 @@ from components.samplers.options.orders import ConfidenceConfig
 from components.samplers.options.schedules import FixedCountConfig, LearnedConfig
 from components.samplers.sampler import build_sampler
 from components.samplers.schedules.learned import log_probability
+from components.shards.model import extras_of
 from tests.decoding import decode, distance, drive, law, rows_of, run, sampler_of, tokens_of
 from tests.oracle import Oracle, chi_square
 
@@ -197,13 +199,20 @@ def test_the_encoder_sees_no_evidence_as_a_mask_and_strong_evidence_as_the_token
 def test_a_noisy_network_samples_by_every_discrete_sampler():
     network = noisy_network()
     rows = [Row(i, (0,) * 6, (False,) * 6) for i in range(4)]
-    assert network.encoder is not None
-    extras = Extras(embedding=network.encoder.table().detach())
+    extras = extras_of(network)
     for name in ("dsl", "mdlm", "free_correction", "dsl_sde"):
         samples = decode(network, build_sampler(preset(name, steps=5), Vocabulary(0), extras), rows, 4)
         assert all(0 not in s.tokens for s in samples.values())
     with pytest.raises(ValueError, match="no encoder"):
         Transformer(ModelConfig(dim=16, depth=1, heads=2), 12)(torch.zeros(1, 2).long(), dense=torch.zeros(1, 2, 8))
+
+
+def test_a_noisy_network_is_shown_no_ratio_that_it_has_never_seen():
+    extras = replace(extras_of(noisy_network()), gamma_max=10.0)
+    with pytest.raises(SamplingError, match="the network was trained up to 10"):
+        build_sampler(preset("dsl_sde", inputs=DslSdeConfig(gamma_max=10.5)), Vocabulary(0), extras)
+    build_sampler(preset("dsl_sde", inputs=DslSdeConfig(gamma_max=10.0)), Vocabulary(0), extras)
+    assert extras_of(noisy_network()).gamma_max == noisy_network().config.gamma_max
 
 
 def test_a_quality_head_starts_undecided_and_reads_every_token():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,8 +13,9 @@ from components.models.device import Placement
 from components.models.transformer import Transformer
 from components.models.weights import place
 from components.samplers import PRESETS, SamplerConfig, preset
-from components.samplers.contract import Extras, Sample, Vocabulary
+from components.samplers.contract import Sample, Vocabulary
 from components.samplers.sampler import build_sampler
+from components.shards.model import extras_of
 from tests.decoding import decode, likes_last, policy, rows_of, run
 from tests.gpu.outcome import Outcome, tried
 from tests.oracle import Oracle
@@ -59,8 +61,7 @@ def is_whole_in_bfloat16(name: str, device: str) -> str:
     """Prompts kept and no mask left. Rows are others than in float32, so they are not compared."""
     config = preset(name)
     model = network(config, Placement(device, "bfloat16"))
-    embedding = None if model.encoder is None else model.encoder.table().detach()
-    sampler = build_sampler(config, Vocabulary(4), Extras(policy, embedding))
+    sampler = build_sampler(config, Vocabulary(4), replace(extras_of(model), policy=policy))
     rows = rows_of(Oracle(num_tokens=4, length=5), ROWS, prompt=2)
     found = decode(model, sampler, rows, reward=likes_last, device=device)
     assert len(found) == ROWS

@@ -35,6 +35,11 @@ class DslSde:
             raise SamplingError(
                 "The inputs 'dsl_sde' need a network with a noisy-embedding encoder; this one has none."
             )
+        if config.gamma_max > extras.gamma_max:
+            raise SamplingError(
+                f"inputs.gamma_max = {config.gamma_max:g}: the network was trained up to {extras.gamma_max:g}, and has never seen "
+                f"larger ratios. Set inputs.gamma_max={extras.gamma_max:g}, or train with objective.gamma_max={config.gamma_max:g}."
+            )
         self.gamma_max = config.gamma_max
         self.power = {"even": 1, "quadratic": 2}[config.grid]
         self.embedding = extras.embedding
