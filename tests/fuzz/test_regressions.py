@@ -70,7 +70,6 @@ LINES = {
     "a misspelt field": ["generate", "model", "prompts.promt_field=x", "--prompts", "prompts.jsonl"],
     "a value in a tag": ["generate", "model", "steps=!!python/name:os.system"],
     "no replicas": ["serve", "model", "--replicas", "0"],
-    "a port": ["serve", "model", "--port", "65536"],
     "no errors": ["diagnose", "model", "root", "--errors", "-1"],
     "a name that is too long": ["replay", "0-0", "--root", "x" * 300],
     "a name with NUL": ["plan", "a\0b"],
