@@ -217,6 +217,29 @@ def test_room_of_a_watcher_that_died_is_given_back_and_no_other(cluster):
         joined.close()
 
 
+def test_room_is_given_back_before_workers_are_started_anew(cluster, tmp_path, monkeypatch):
+    from ray.exceptions import RayActorError
+
+    from cluster import ray_train
+    from cluster.cluster import TrainLaunch
+    from components.errors import TrainingError
+    from tests.doubles import TINY, job, token_rows
+
+    done = []
+
+    def fit(launch):
+        done.append("fit")
+        raise RayActorError
+
+    monkeypatch.setattr(ray_train, "fit", fit)
+    monkeypatch.setattr(ray_train, "free_room", lambda: done.append("free"))
+    runtime = RuntimeConfig(address=cluster.address, max_failures=1)
+    launch = TrainLaunch(job=job(tmp_path, token_rows(tmp_path / "rows")), model=TINY, init=None, runtime=runtime)
+    with pytest.raises(TrainingError, match="died more than 1 times"):
+        ray_train.train(launch, threading.Event())
+    assert done == ["fit", "free", "fit", "free"]
+
+
 def test_workers_that_find_no_room_any_more_are_told_of_after_a_while(cluster, tmp_path, monkeypatch):
     """As where a node is lost amid a training, which was given room at its start."""
     from cluster import ray_train
