@@ -37,7 +37,8 @@ def train_config(**changes) -> TrainConfig:
         "steps": 6,
         "batch_rows": 8,
         "t_min": 0.1,
-        "optimizer": OptimizerConfig(lr=1e-2, clip=0.5, warmup_steps=2),
+        # Adam moves by the sign of a gradient far above its eps, so with 1e-8 rounding decides where one is nearly zero.
+        "optimizer": OptimizerConfig(lr=1e-2, clip=0.5, warmup_steps=2, eps=1e-5),
         "ema_decay": 0.9,
         "log_every": 2,
         "checkpoint_every": 3,
