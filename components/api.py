@@ -19,13 +19,13 @@ from typing import Annotated, Any
 
 from components.data.corpora import CORPORA
 from components.data.corpora.config import SourceOptions
-from components.errors import DataError
+from components.errors import DataError, SamplingError
 from components.models.device import resolve
 from components.models.weights import read_info
 from components.options import parse
 from components.samplers import SamplerConfig, preset
 from components.samplers.contract import Row, Sample
-from components.samplers.needs import check_needs
+from components.samplers.needs import check_needs, strange_label
 from components.scorers import Scorers
 from components.scorers.base import ScoredRow, ScorerSetting
 from components.shards.canvas import canvas, num_leading, read_tokens
@@ -95,7 +95,7 @@ def sample(
     num_lanes: int = 0,
     trace: bool = False,
     allow_untrained: bool = False,
-    label: int | None = None,
+    label: float | None = None,
     template: Sequence[str | int] = (),
     judging: Judging = Judging(),
     **options: Any,
@@ -106,7 +106,7 @@ def sample(
         sampler: name of a preset, or a configured one.
         num_samples: for each prompt.
         length: positions of a row; 0 is the trained length.
-        label: class of every row, for a network with classes.
+        label: class or value of every row, for a network that is conditioned on one.
         template: instead of a prompt, texts and numbers of positions to write, in order.
         judging: what a search's reward may need.
         options: what the preset should have otherwise, e.g. ``steps=6``; see ``preset``.
@@ -135,7 +135,7 @@ def ask(
     length: int = 0,
     seed: int = 0,
     trace: bool = False,
-    label: int | None = None,
+    label: float | None = None,
     template: Sequence[str | int] = (),
 ) -> list[tuple[str, Row]]:
     """Every prompt ``num_samples`` times, with the canvas to fill; equal prompts have different samples.
@@ -147,6 +147,8 @@ def ask(
     pieces = {p: read_tokens(model.tokenizer, tuple(template) or (p,)) for p in prompts}
     before: Counter[tuple[int, ...]] = Counter()
     asked = []
+    if why := strange_label(label, model.info):
+        raise SamplingError(f"{why}. Leave it out, or give one that the model knows.")
     for p in prompts:
         if model.tokenizer.unknown_id in pieces[p]:
             raise DataError(f"The prompt {(tuple(template) or p)!r:.80} holds symbols that the vocabulary has not. Take them out.")

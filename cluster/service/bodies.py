@@ -64,8 +64,8 @@ class Decoding:
     """The same request with the same seed gives the same rows."""
     max_tokens: Count | None = None
     """Positions to write after the prompt; without it the rest of the trained length."""
-    label: Annotated[int, Field(ge=0)] | None = None
-    """Class of the rows, for networks with classes."""
+    label: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Class of the rows, or value of their property, for networks that are conditioned on one."""
     sampler: str = ""
     """Name of a preset; without it proseco where the model was taught visible tokens, else mdlm."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)

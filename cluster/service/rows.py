@@ -15,7 +15,7 @@ from components.errors import DataError, ProsecoError
 from components.options import nearest
 from components.samplers import PRESETS, SamplerConfig, read_sampler
 from components.samplers.contract import Row
-from components.samplers.needs import missing
+from components.samplers.needs import missing, strange_label
 from components.scorers import SCORERS
 from components.shards.canvas import canvas, num_leading, read_tokens
 from components.shards.prompt import Prompt
@@ -132,12 +132,11 @@ def check_scorer(param: str, name: str) -> None:
         raise wrong(param, name, f"one of {', '.join(known)}", nearest(name, known))
 
 
-def check_label(model: ServedModel, label: int | None) -> None:
-    classes = int(model.info.get("num_classes", 0))
-    if label is not None and not classes:
-        raise wrong("label", label, f"{model.name} was trained without classes", "leave it out")
-    if label is not None and label >= classes:
-        raise wrong("label", label, f"one of 0 to {classes - 1}, the classes of {model.name}", "lower it")
+def check_label(model: ServedModel, label: float | None) -> None:
+    if strange_label(label, model.info):
+        classes = int(model.info.get("num_classes", 0))
+        rule = f"one of 0 to {classes - 1}, the classes of {model.name}" if classes else f"{model.name} was trained without classes or values"
+        raise wrong("label", label, rule, "lower it" if classes else "leave it out")
 
 
 def read_pieces_of(model: ServedModel, texts: tuple[Any, ...], param: str, limits: ServiceLimits) -> Pieces:

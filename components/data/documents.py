@@ -21,7 +21,8 @@ class Document:
     """Where it came from; unique in its corpus."""
     text: str
     prompt: str = ""
-    label: int | None = None
+    label: float | None = None
+    """A class, or the value of a property."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def place(
 
 
 def pad(
-    ids: list[int], num_prompt: int, label: int | None, length: int, tokenizer: Tokenizer, packed: PackedPiece
+    ids: list[int], num_prompt: int, label: float | None, length: int, tokenizer: Tokenizer, packed: PackedPiece
 ) -> PackedRow:
     missing = length - len(ids)
     packed.counts["padding"] += missing

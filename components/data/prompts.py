@@ -19,7 +19,7 @@ from components.data.corpora.listing import Files, below, in_piece, listed
 from components.data.corpora.records import Record, json_lines, parquet_rows, parts_of
 from components.data.documents import EXCERPT, BadDocument, Document
 from components.errors import ConfigError, DataError
-from components.options import Location, Natural, options, parse
+from components.options import Location, options, parse
 from components.outside import require_text
 from components.store.content import Content
 
@@ -50,7 +50,7 @@ class PromptsConfig:
     text_field: str = "text"
     """What is scored."""
     label_field: str = "label"
-    """Class of the row, for networks with classes."""
+    """Class of the row, or value of its property, for networks that are conditioned on one."""
     id_field: str = "id"
     """By which its owner knows it; comes back as ``prompt_id``."""
     pieces: Annotated[int, Field(ge=1)] = 16
@@ -144,8 +144,8 @@ class Entry:
     """Instead: texts that stay, and numbers of positions to write between them."""
     text: str = ""
     """What is scored."""
-    label: Natural | None = None
-    """Class of the row, for networks with classes."""
+    label: float | None = None
+    """Class of the row, or value of its property, for networks that are conditioned on one."""
     id: str = ""
     """By which its owner knows it."""
 

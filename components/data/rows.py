@@ -22,16 +22,16 @@ class PackedRow:
 
     tokens: list[int]
     num_prompt: int = 0
-    label: int | None = None
+    label: float | None = None
 
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows as arrays: tokens [n, L], num_prompt [n], label [n] or None."""
+    """Rows as arrays: tokens [n, L], num_prompt [n], label [n] (a class or a value) or None."""
 
     tokens: NDArray[np.integer]
     num_prompt: NDArray[np.int32]
-    label: NDArray[np.int32] | None
+    label: NDArray[np.float64] | None
 
 
 def write_rows(path: Path, rows: list[PackedRow], length: int, vocab_size: int) -> None:
@@ -41,7 +41,7 @@ def write_rows(path: Path, rows: list[PackedRow], length: int, vocab_size: int) 
     columns = {
         "tokens": pa.FixedSizeListArray.from_arrays(flat, length),
         "num_prompt": pa.array([row.num_prompt for row in rows], pa.int32()),
-        "label": pa.array([row.label for row in rows], pa.int32()),
+        "label": pa.array([row.label for row in rows], pa.float64()),
     }
     table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -88,6 +88,11 @@ class TokenRows:
         label = None if labels.null_count else labels.to_numpy()
         return RowBlock(tokens, table["num_prompt"].chunk(0).to_numpy(), label)
 
+    def highest_label(self) -> float | None:
+        """The largest class or value; None where rows have none."""
+        found = [float(block.label.max()) for block in self.blocks if block.label is not None and len(block.label)]
+        return max(found, default=None)
+
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
@@ -95,7 +100,7 @@ class TokenRows:
         """Rows by number, in the order asked for."""
         tokens = np.zeros((len(index), self.length), dtype=np.int64)
         num_prompt = np.zeros(len(index), dtype=np.int32)
-        label = np.zeros(len(index), dtype=np.int32)
+        label = np.zeros(len(index), dtype=np.float64)
         labelled = True
         block_of = np.searchsorted(self.ends, index, side="right")
         for number in np.unique(block_of):

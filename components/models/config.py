@@ -34,7 +34,10 @@ class ModelConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of activations that are dropped in training."""
     num_classes: Natural = 0
-    """Number of class labels; 0 is unconditional. One more embedding stands for "no label"."""
+    """Number of classes that rows may have; 0 is none. One more embedding stands for "no class"."""
+    value_range: tuple[float, ...] = ()
+    """Where the values of a property lie that rows are conditioned on, as [lowest, highest]; empty is none. Values
+    outside are seen, too."""
     time_conditioning: bool = False
     """Feed the time of the row to every block. The corrector pass gets the same time as the
     predictor pass it follows, in training and in sampling alike."""
@@ -59,6 +62,11 @@ class ModelConfig:
     shift_logits: bool = False
     """Read the logits of a position from the row before it, as networks that began as causal ones do."""
 
+    @property
+    def labelled(self) -> bool:
+        """Rows have a class or the value of a property."""
+        return self.num_classes > 0 or bool(self.value_range)
+
     def resolved(self) -> ModelConfig:
         """The same with every size filled in from the preset."""
         sizes = MODEL_PRESETS[self.preset]
@@ -78,6 +86,10 @@ class ModelConfig:
             known = list(MODEL_PRESETS)
             yield Problem("preset", self.preset, f"one of {', '.join(known)}", nearest(self.preset, known))
             return
+        if self.value_range and (len(self.value_range) != 2 or self.value_range[0] >= self.value_range[1]):
+            yield Problem("value_range", self.value_range, "empty, or the lowest and the highest value", "e.g. [0.1, 0.9]")
+        if self.value_range and self.num_classes:
+            yield Problem("value_range", self.value_range, "empty where num_classes is set", "choose one of them")
         full = self.resolved()
         if full.dim % full.heads or (full.dim // full.heads) % 2:
             rule = f"divides dim ({full.dim}) into heads of even width"

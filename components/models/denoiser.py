@@ -39,7 +39,7 @@ class Denoiser(Protocol):
         Args:
             tokens: [B, L] int64, masks included.
             select: flat positions (row * L + position) [N] whose logits are wanted; None wants all.
-            label: class of each row [B], negative for none.
+            label: class of each row, or value of its property, [B] float; NaN for none.
             time: [B] in [0, 1]; read by time-conditioned networks only.
             soft: (ids [B, L, K], weights [B, L, K]): mixtures of embeddings seen instead of the tokens.
             dense: [B, L, D]: noisy embeddings seen instead, for networks with an encoder for them.

@@ -42,6 +42,37 @@ class Embedding(nn.Embedding):
         return F.embedding(x, self.weight.detach()) if self.frozen else super().forward(x)
 
 
+class ClassEmbedding(Embedding):
+    """A vector for each class, and one for rows without: classes [B], NaN for none, to [B, D]."""
+
+    def __init__(self, num_classes: int, dim: int):
+        super().__init__(num_classes + 1, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.where(x.isnan(), self.num_embeddings - 1, x).long())
+
+
+class ValueEmbedding(nn.Module):
+    """Values of a property [B], NaN for none, to [B, D]: a smooth function of where they lie between two bounds, so that
+    what was learned of one value holds near it, too."""
+
+    def __init__(self, bounds: tuple[float, ...], dim: int):
+        super().__init__()
+        self.low, self.high = bounds
+        self.value = TimeEmbedding(dim, fastest=SMOOTH)
+        self.missing_embed = Embedding(1, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = x.isnan()
+        place = torch.where(missing, 0, (x - self.low) / (self.high - self.low))
+        without = self.missing_embed(missing.new_zeros(len(x), dtype=torch.int64))
+        return torch.where(missing[:, None], without, self.value(place))
+
+
+SMOOTH = 30.0
+"""Radians by which the fastest wave of a value turns between its bounds."""
+
+
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, conditioned: bool):
         super().__init__()
@@ -120,16 +151,17 @@ class SwiGLU(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the time in [0, 1], then two layers."""
+    """Sinusoids of the time in [0, 1], then two layers. The fastest turns by so many radians over the range."""
 
-    def __init__(self, dim: int, num_frequencies: int = 64):
+    def __init__(self, dim: int, num_frequencies: int = 64, fastest: float = 1000.0):
         super().__init__()
         self.num_frequencies = num_frequencies
+        self.fastest = fastest
         self.layers = nn.Sequential(Linear(2 * num_frequencies, dim), nn.SiLU(), Linear(dim, dim))
 
     def forward(self, time: Tensor) -> Tensor:
         exponents = torch.arange(self.num_frequencies, device=time.device) / self.num_frequencies
-        angles = time[:, None].float() * 1000 * torch.exp(-math.log(10000.0) * exponents)
+        angles = time[:, None].float() * self.fastest * torch.exp(-math.log(10000.0) * exponents)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         dtype = next(self.layers.parameters()).dtype
         projected: Tensor = self.layers(waves.to(dtype))

@@ -1,4 +1,4 @@
-"""The bidirectional transformer: RoPE, RMSNorm, SwiGLU, optional class and time conditioning.
+"""The bidirectional transformer: RoPE, RMSNorm, SwiGLU, optional conditioning on time and on a class or a value.
 
 Conditioning follows DiT (arXiv 2212.09748): a shift, scale and gate per sub-block from one
 conditioning vector, started at zero; the layers exist only where something conditions them.
@@ -15,7 +15,16 @@ from torch.utils.checkpoint import checkpoint
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.heads import PolicyNet, QualityHead
-from components.models.layers import Block, Embedding, Linear, Norm, TimeEmbedding, rotary_table
+from components.models.layers import (
+    Block,
+    ClassEmbedding,
+    Embedding,
+    Linear,
+    Norm,
+    TimeEmbedding,
+    ValueEmbedding,
+    rotary_table,
+)
 from components.models.noisy import NoisyEncoder
 from components.models.permuted import Permuted
 
@@ -31,8 +40,12 @@ class Transformer(nn.Module):
         self.embed = Embedding(vocab_size, config.dim)
         self.encoder = NoisyEncoder(config, vocab_size) if config.encoder == "dsl" else None
         self.position_embed = Embedding(config.num_positions, config.dim) if config.num_positions else None
-        conditioned = config.time_conditioning or config.num_classes > 0
-        self.label_embed = Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
+        conditioned = config.time_conditioning or config.labelled
+        self.label_embed: nn.Module | None = None
+        if config.num_classes:
+            self.label_embed = ClassEmbedding(config.num_classes, config.dim)
+        if config.value_range:
+            self.label_embed = ValueEmbedding(config.value_range, config.dim)
         self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
         self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
         self.norm = Norm(config.dim, eps=config.norm_eps)
@@ -183,8 +196,8 @@ class Transformer(nn.Module):
         parts = []
         if self.label_embed is not None:
             if label is None:
-                label = tokens.new_full((tokens.shape[0],), -1)
-            parts.append(self.label_embed(torch.where(label < 0, self.config.num_classes, label)))
+                label = torch.full((tokens.shape[0],), torch.nan, device=tokens.device)
+            parts.append(self.label_embed(label))
         if self.time_embed is not None:
             if time is None:
                 raise ValueError("this network is conditioned on time, and no time was given")

@@ -72,7 +72,7 @@ def require_fit(config: ModelConfig, vocab_size: int, tensors: Mapping[str, Tens
     there = sum(tensor.numel() for tensor in tensors.values())
     config = config.resolved()
     parts = config.noise_dim * vocab_size if config.encoder == "dsl" else 0
-    parts += config.dim * (config.num_classes + config.depth * 4 * config.adapter_rank)
+    parts += config.dim * (config.num_classes + (config.dim + 256 if config.value_range else 0) + config.depth * 4 * config.adapter_rank)
     blocks = dataclasses.replace(config, depth=config.depth + max(0, config.quality_layers))
     told = blocks.num_parameters(vocab_size) + parts
     if told > MAX_FRESH * there + (1 << 20):

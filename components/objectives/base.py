@@ -44,7 +44,7 @@ class Batch:
     """Rows of the global batch."""
     step: int
     """Optimiser steps before this one."""
-    label: Int64[Tensor, "B"] | None = None
+    label: Float32[Tensor, "B"] | None = None
     """Class of the row, negative where it has none or is hidden."""
 
 

@@ -29,8 +29,8 @@ class GuidanceConfig:
 
     gamma: NonNegative = 0.0
     """0 is off and costs nothing; otherwise every call counts twice."""
-    null: Literal["prompt", "label"] = "prompt"
-    """What the unconditional half misses: the prompt, masked, or the class label."""
+    without: Literal["prompt", "label"] = "prompt"
+    """What the unconditional half misses: the prompt, masked, or the row's class or value."""
 
 
 @options

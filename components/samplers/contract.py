@@ -26,8 +26,8 @@ class Row:
     """Token ids; the mask where something is to be written."""
     fixed: tuple[bool, ...]
     """Positions that stay as they are."""
-    label: int | None = None
-    """Class, for networks with classes."""
+    label: float | None = None
+    """Class, or value of a property, for networks that are conditioned on one."""
     trace: bool = False
     """Its edits are kept."""
     seed: int = 0
@@ -100,7 +100,7 @@ class Query:
     """Inside ``wanted``: positions at which a token will be drawn. Elsewhere the best token is enough, so no
     distribution is made there."""
     unlabelled: Bool[Tensor, "Q"] | None = None
-    """Inputs that must not see the row's class label."""
+    """Inputs that must not see the row's class or value."""
     soft: tuple[Int[Tensor, "Q L K"], Float[Tensor, "Q L K"]] | None = None
     """(ids, weights): mixtures that the network sees instead of the tokens."""
     dense: Float[Tensor, "Q L D"] | None = None

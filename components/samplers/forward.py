@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 from torch import Tensor
 
 from components.models.denoiser import Denoiser, Prediction
@@ -59,13 +59,13 @@ def answer(
     query: Query,
     extent: Extent,
     batching: Batching,
-    labels: Int[Tensor, "R"] | None = None,
+    labels: Float32[Tensor, "R"] | None = None,
     num_classes: int = 0,
 ) -> Answer:
     """The answer to a query, without rewards.
 
     Args:
-        labels: class of each row of the state, -1 for none.
+        labels: class or value of each row of the state, NaN for none.
         num_classes: V, for a query that needs no forward; 0 finds it out by one that is counted for no row.
     """
     num_inputs, length = query.tokens.shape
@@ -101,7 +101,7 @@ def forwards(
     at: Int[Tensor, "N"],
     wanted: list[int],
     batching: Batching,
-    labels: Int[Tensor, "R"] | None,
+    labels: Float32[Tensor, "R"] | None,
 ) -> Iterator[tuple[Prediction, int]]:
     """(a prediction whose logits are those of wanted positions, number of its live inputs), forward by forward.
 
@@ -125,7 +125,7 @@ def forwards(
 
 
 def run(
-    denoiser: Denoiser, query: Query, inputs: Int[Tensor, "B"], select: Tensor | None, labels: Int[Tensor, "R"] | None
+    denoiser: Denoiser, query: Query, inputs: Int[Tensor, "B"], select: Tensor | None, labels: Float32[Tensor, "R"] | None
 ) -> Prediction:
     """One forward of the given inputs."""
     given: dict[str, object] = {}
@@ -139,7 +139,7 @@ def run(
     if labels is not None:
         label = labels[query.row[inputs]]
         if query.unlabelled is not None:
-            label = label.masked_fill(query.unlabelled[inputs], -1)
+            label = label.masked_fill(query.unlabelled[inputs], torch.nan)
     return denoiser(
         query.tokens[inputs],
         select=select,

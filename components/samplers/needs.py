@@ -65,19 +65,28 @@ NEEDS: dict[str, Need] = {
         lambda info: bool(info.get("policy")),
     ),
     "labels": Need(
-        "class labels",
-        "guides by class labels",
-        "has no classes",
-        "Use guidance.null=prompt.",
-        lambda info: int(info.get("num_classes", 0)) > 0,
+        "classes or values",
+        "guides by a class or a value",
+        "was trained with neither",
+        "Use guidance.without=prompt.",
+        lambda info: int(info.get("num_classes", 0)) > 0 or bool(info.get("value_range")),
     ),
 }
+
+
+def strange_label(label: float | None, info: Mapping[str, Any]) -> str:
+    """Why a network with this config.json cannot be asked for a row with this class or value; empty where it can."""
+    classes = int(info.get("num_classes", 0))
+    if label is None or info.get("value_range") or label in range(classes):
+        return ""
+    knows = f"{classes} classes, counted from 0" if classes else "neither classes nor values"
+    return f"label = {label:g}: the model knows {knows}"
 
 
 def needs(config: SamplerConfig) -> tuple[str, ...]:
     """What a checkpoint must bring for this sampler: the union over its parts."""
     found = [need for part in config.parts().values() for need in part.needs()]
-    if config.guidance.gamma and config.guidance.null == "label":
+    if config.guidance.gamma and config.guidance.without == "label":
         found.append("labels")
     if config.encoder == "dsl":
         found.append("dsl_encoder")

@@ -67,7 +67,7 @@ def left_out(query: Query, scored: Bool[Tensor, "R L"], mask_id: int) -> Query:
 def doubled(query: Query, fixed: Bool[Tensor, "R L"], config: GuidanceConfig, mask_id: int) -> Query:
     """The query with an unconditional twin of every input behind it: without the prompt, or without the label."""
     prompt = fixed.repeat(len(query.row) // len(fixed), 1)
-    if config.null == "prompt":
+    if config.without == "prompt":
         return extended(query, prompt, query.wanted, query.active, mask_id)
     twins = extended(query, torch.zeros_like(prompt), query.wanted, query.active, mask_id)
     labelled = torch.zeros_like(query.active)

@@ -76,7 +76,7 @@ class Session:
         self.num_classes = 0
         self.state = self._idle_lanes(0)
         self.calls, self.reward_calls = torch.zeros(2, 0, dtype=torch.int64, device=self.device)
-        self.labels = torch.full((0,), -1, device=self.device)
+        self.labels = torch.full((0,), torch.nan, device=self.device)
         self.shown = torch.zeros(0, length, dtype=torch.int64, device=self.device)
         """What whoever follows the edits of a row has before them."""
         self.observed, self.corrected = torch.zeros(2, 0, dtype=torch.bool, device=self.device)
@@ -94,7 +94,7 @@ class Session:
 
     @property
     def labelled(self) -> bool:
-        """A row has a class."""
+        """A row has a class or a value."""
         return any(held is not None and held.row.label is not None for held in self.groups)
 
     @property
@@ -206,7 +206,7 @@ class Session:
             torch.cat([x, x.new_zeros(more, *x.shape[1:])])
             for x in (self.calls, self.reward_calls, self.shown, self.observed, self.corrected)
         )
-        self.labels = torch.cat([self.labels, self.labels.new_full((more * self.width,), -1)])
+        self.labels = torch.cat([self.labels, self.labels.new_full((more * self.width,), torch.nan)])
 
     def _idle_lanes(self, num_groups: int) -> State:
         """Lanes without a row: there is nothing to write, and they are never active."""
@@ -229,7 +229,7 @@ class Session:
                 [row.fixed for row in rows],
                 [row.id for row in rows],
                 [row.seed for row in rows],
-                [-1 if row.label is None else row.label for row in rows],
+                [torch.nan if row.label is None else float(row.label) for row in rows],
                 [held.seen or held.row.canvas for held in new],
                 [held.observed for held in new],
                 [row.corrections for row in rows],

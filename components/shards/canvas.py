@@ -58,7 +58,8 @@ def read_tokens(tokenizer: Tokenizer, pieces: Sequence[str | int]) -> tuple[int,
 
 def sample_id(prompt: Prompt) -> int:
     """A 63-bit id of a prompt's tokens, label and occurrence, and of the sample's index."""
-    content = f"{','.join(map(str, prompt.tokens))}|{prompt.label}|{prompt.index}"
+    label = None if prompt.label is None else f"{prompt.label:.17g}"  # a class is named without a point
+    content = f"{','.join(map(str, prompt.tokens))}|{label}|{prompt.index}"
     content += f"|{prompt.occurrence}" if prompt.occurrence else ""
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1
 

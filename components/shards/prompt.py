@@ -34,8 +34,8 @@ class Prompt:
     tokens: tuple[int, ...] = ()
     """Token ids that stay, and ``HOLE`` where something is to be written. What is left of the row after the last one
     is written, too."""
-    label: int | None = None
-    """Class of the row, for networks with classes."""
+    label: float | None = None
+    """Class of the row, or value of its property, for networks that are conditioned on one."""
     occurrence: int = 0
     """How many equal prompts come before it in its file, so that its samples are others than theirs."""
     id: str = ""
@@ -49,33 +49,44 @@ class PromptSource(Protocol):
         """The prompts of samples ``start`` to ``stop``, that one left out."""
 
 
+def label_at(labels: Sequence[float], number: int) -> float | None:
+    """The label of a sample by its number."""
+    return labels[number % len(labels)] if labels else None
+
+
 @dataclass(frozen=True)
 class NoPrompts:
-    """Samples of nothing."""
+    """Samples of nothing but their labels."""
+
+    labels: tuple[float, ...] = ()
+    """Of the samples, in turn."""
 
     def take(self, start: int, stop: int) -> list[Prompt]:
-        return [Prompt(i) for i in range(start, stop)]
+        return [Prompt(i, label=label_at(self.labels, i)) for i in range(start, stop)]
 
 
 @dataclass(frozen=True)
 class CorpusPrompts:
-    """The prompts of one split of tokenized rows, in order and again from the start."""
+    """The prompts of one split of tokenized rows, in order and again from the start, with their labels or others."""
 
     folder: Path
     split: str
+    labels: tuple[float, ...] = ()
 
     def take(self, start: int, stop: int) -> list[Prompt]:
         rows = TokenRows(self.folder, self.split)
         block = rows.take(np.arange(start, stop) % len(rows))
         starts = zip(block.tokens, block.num_prompt, strict=True)
-        return [Prompt(start + i, tuple(tokens[:n].tolist())) for i, (tokens, n) in enumerate(starts)]
+        own = [None] * len(block.tokens) if block.label is None else block.label.tolist()
+        labels = [label_at(self.labels, start + i) if self.labels else label for i, label in enumerate(own)]
+        return [Prompt(start + i, tuple(tokens[:n].tolist()), labels[i]) for i, (tokens, n) in enumerate(starts)]
 
 
 PROMPTS = pa.schema(
     [
         ("prompt_id", pa.string()),
         ("tokens", pa.list_(pa.int32())),
-        ("label", pa.int32()),
+        ("label", pa.float64()),
         ("digest", pa.int64()),
     ]
 )

@@ -24,7 +24,7 @@ from components.store.files import digest_file, is_file, publishing, remove, siz
 from components.store.names import file_name
 from components.store.receipts import create_receipt, read_receipt
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when a column changes its name, type or meaning; in every file's metadata as ``proseco.schema``."""
 
 CORRECTION = [
@@ -43,7 +43,7 @@ SAMPLES = pa.schema(
         ("sample_index", pa.int64()),
         ("seed", pa.int64()),
         ("prompt", pa.string()),
-        ("label", pa.int32()),
+        ("label", pa.float64()),
         ("text", pa.string()),
         ("tokens", pa.list_(pa.int32())),
         ("num_prompt", pa.int32()),

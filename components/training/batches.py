@@ -69,10 +69,10 @@ class RowSource:
         maskable = (position >= torch.from_numpy(rows.num_prompt)[:, None]) & (index < self.num_rows)[:, None]
         target = maskable if self.pads_count else maskable & (tokens != self.job.pad_id)
         keys = noise.row_keys(self.seed, stream)
-        label = None if rows.label is None else torch.from_numpy(rows.label).long()
+        label = None if rows.label is None else torch.from_numpy(rows.label).float()
         if label is not None and self.label_dropout:
             hidden = noise.uniform(keys, step, 0, 1, Stream.LABEL)[:, 0] < self.label_dropout
-            label = label.masked_fill(hidden, -1)
+            label = label.masked_fill(hidden, torch.nan)
         return Batch(
             tokens=tokens.to(self.device),
             maskable=maskable.to(self.device),

@@ -57,7 +57,7 @@ class TrainConfig:
     init_folder: Location = ""
     """Or the folder of an exported or imported model. The identity holds what its weights are, not where they lie."""
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of rows whose class label is hidden, so that guidance has an unconditional half."""
+    """Share of rows whose class or value is hidden, so that guidance has an unconditional half."""
     noise_schedule: Annotated[NoiseOptions, NOISES.slot()] = LogLinearConfig()
     """alpha(t): what share of a row is kept at time t."""
     t_min: Annotated[float, Field(gt=0, lt=1)] = 1e-3

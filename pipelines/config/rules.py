@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.errors import Problem
-from components.samplers.needs import missing
+from components.samplers.needs import missing, strange_label
 from components.samplers.rules import problems as sampler_problems
 from components.scorers import SCORERS
 from components.training.config import TrainConfig
@@ -21,6 +21,7 @@ def problems(run: RunConfig) -> list[Problem]:
         *under("runtime", run.runtime.problems()),
         *under("model", run.model.problems(run.rows.length)),
         *corpora(run),
+        *labels(run),
         *scorers(run),
     ]
     for name, train in run.train.items():
@@ -43,6 +44,21 @@ def corpora(run: RunConfig) -> Iterator[Problem]:
     if run.tokenizer.kind == "file" and not Path(run.tokenizer.path).is_file():
         rule = "a tokenizer.json that exists"
         yield Problem("tokenizer.path", run.tokenizer.path, rule, "set the path or another kind")
+
+
+def labels(run: RunConfig) -> Iterator[Problem]:
+    """Rules between what corpora, the network and samples know of classes and values."""
+    model = run.model
+    for option, field, kind in (("num_classes", "label_field", "class"), ("value_range", "value_field", "value")):
+        lacking = [name for name, corpus in run.corpora.items() if corpus.source.labels() != kind]
+        asked = dataclasses.asdict(model)[option]
+        if asked and lacking:
+            rule = f"every corpus names the {field} that the network learns"
+            yield Problem(f"model.{option}", asked, rule, f"set corpora.{lacking[0]}.source.{field}, or drop it")
+    for label in run.generate.labels:
+        if why := strange_label(label, dataclasses.asdict(model)):
+            yield Problem("generate.labels", run.generate.labels, "what the model knows", why)
+            break
 
 
 def training(run: RunConfig, name: str, train: TrainConfig) -> Iterator[Problem]:

@@ -45,6 +45,9 @@ class GenerateConfig:
     """Sampling seeds, all different."""
     prompts: Literal["none", "validation", "test"] = "none"
     """Continue the prompts of that split, in order and again from the start, or nothing."""
+    labels: tuple[float, ...] = ()
+    """Classes, or values of a property, that samples are asked for with, in turn, by networks that are conditioned on
+    one. Empty asks for none, and where prompts of a corpus are continued for those of its rows."""
     shard_rows: Count = 256
     """Rows that one replica is asked for at a time."""
     lanes: Count = 64

@@ -65,13 +65,13 @@ def prompts_of(config: GenerateSpec, context: Context) -> tuple[PromptSource, in
         folder = context.inputs["prompts"]
         return FilePrompts(folder, parts, g.num_samples, bool(info["repeated"])), int(info["prompts"]) * g.num_samples
     if g.prompts == "none":
-        return NoPrompts(), g.num_samples
+        return NoPrompts(g.labels), g.num_samples
     if not len(TokenRows(context.inputs["rows"], g.prompts)):
         raise DataError(
             f"The split {g.prompts!r} is empty, so there is no prompt. Raise the corpus's "
             f"{g.prompts}_share, or set generate.prompts=none."
         )
-    return CorpusPrompts(context.inputs["rows"], g.prompts), g.num_samples
+    return CorpusPrompts(context.inputs["rows"], g.prompts, g.labels), g.num_samples
 
 
 def cuts(config: GenerateSpec, number: int) -> Iterator[tuple[str, int, int]]:

@@ -20,6 +20,7 @@ from components.data.packing import ENCODE_CHARACTERS, batched
 from components.data.prompts import Found, PromptsConfig, read_entries
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import DataError
+from components.samplers.needs import strange_label
 from components.shards.canvas import misfit, read_tokens, sample_id
 from components.shards.prompt import OCCURRENCES, PROMPTS, Prompt, read_part
 from components.store.content import digest
@@ -177,13 +178,11 @@ def text_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec) 
 TABLES = {"prompts": prompt_table, "texts": text_table}
 
 
-def unusual(tokens: Sequence[int], label: int | None, tokenizer: Tokenizer, spec: PromptsSpec) -> str:
+def unusual(tokens: Sequence[int], label: float | None, tokenizer: Tokenizer, spec: PromptsSpec) -> str:
     """Why a model cannot be shown this; empty where it can."""
     if tokenizer.unknown_id in tokens:
         return f"it holds symbols that the vocabulary has not, at token {list(tokens).index(tokenizer.unknown_id)}"
-    if label is not None and label >= spec.num_classes:
-        return f"label = {label}: the model knows {spec.num_classes} classes, counted from 0"
-    return ""
+    return strange_label(label, {"num_classes": spec.num_classes, "value_range": spec.values})
 
 
 def count_repeated(asked: tuple[Path, tuple[tuple[str, int], ...]]) -> bool:

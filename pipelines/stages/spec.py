@@ -29,7 +29,7 @@ WORK: Mapping[str, Work] = {
 }
 """Where stages do their work, by name; the others do it in the driver."""
 VERSIONS: Mapping[str, int] = {
-    "tokenizer": 2, "tokenize": 2, "prompts": 2, "train": 2, "generate": 3, "score": 3, "evaluate": 2, "report": 2, "compare": 2,
+    "tokenizer": 2, "tokenize": 3, "prompts": 3, "train": 2, "generate": 4, "score": 3, "evaluate": 2, "report": 2, "compare": 2,
 }  # fmt: skip
 """Raised by hand when the code changes what a stage makes; 1 where none is named."""
 
@@ -104,7 +104,9 @@ class PromptsSpec:
     length: int
     """Positions of a row."""
     num_classes: int = 0
-    """Labels that the model knows."""
+    """Classes that the model knows."""
+    values: bool = False
+    """It is conditioned on the value of a property."""
     content: Content | None = None
     """What the files hold."""
 

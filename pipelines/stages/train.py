@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cluster import TrainLaunch
+from components.data.rows import TokenRows
 from components.data.tokenizer import load_tokenizer
+from components.errors import DataError
 from components.store.files import exists
 from components.tracking import JOURNAL, read_metrics
 from components.training import checkpoint
@@ -23,6 +25,8 @@ def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
     file = context.inputs["tokenizer"] / "tokenizer.json"
     tokenizer = load_tokenizer(file)
     roles = sorted(config.weights)
+    for role in roles:
+        require_classes(context.inputs[role], config.model.num_classes, role.removeprefix("rows_"))
     job = Job(
         config=config.train,
         folder=context.folder,
@@ -49,6 +53,16 @@ def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
     last = {k: v for row in rows[-3:] for k, v in row.items() if k not in ("step", "time_s")}
     parameters = config.model.num_parameters(tokenizer.vocab_size)
     return {"steps": config.train.steps, "parameters": parameters, **last}
+
+
+def require_classes(rows: Path, num_classes: int, name: str) -> None:
+    """Raises DataError where rows have a class that the network has no embedding of."""
+    highest = TokenRows(rows, "train").highest_label()
+    if num_classes and highest is not None and highest >= num_classes:
+        raise DataError(
+            f"The corpus {name!r} has rows of class {highest:g}, and model.num_classes = {num_classes} counts from 0. "
+            f"Set it to {highest + 1:.0f} at least."
+        )
 
 
 def start(config: TrainSpec, context: Context) -> Path | None:

@@ -88,8 +88,8 @@ def model_of_samples(samples: Path) -> Path:
 def read_file(prompts: PromptsConfig, wanted: Wanted, model: Given, length: int) -> Stage:
     """The stage that reads a user's file for a model. Raises DataError where there is no such file."""
     info = read_info(model.place)
-    classes = int(info.get("num_classes", 0))
-    config = PromptsSpec(prompts, wanted, length or int(info["length"]), classes, prompts.content())
+    classes, values = int(info.get("num_classes", 0)), bool(info.get("value_range"))
+    config = PromptsSpec(prompts, wanted, length or int(info["length"]), classes, values, prompts.content())
     name = os.path.basename(prompts.path.rstrip("/"))
     return stage_of("prompts", f"prompts/{name}", config, {"model": model})
 

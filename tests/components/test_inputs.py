@@ -256,10 +256,10 @@ def test_guidance_sharpens_the_class_also_under_the_corrector(corrector):
     for gamma in (0.0, 2.0):
         config = SamplerConfig(
             steps=1, schedule=FixedCountConfig(), corrector=corrector,
-            guidance=GuidanceConfig(gamma=gamma, null="label"),
+            guidance=GuidanceConfig(gamma=gamma, without="label"),
         )  # fmt: skip
         network = Labelled()
-        rows = [Row(i, (3,) * 4, (False,) * 4, label=0) for i in range(500)]
+        rows = [Row(i, (3,) * 4, (False,) * 4, label=0.0) for i in range(500)]
         samples = list(decode(network, build_sampler(config, Vocabulary(3)), rows, 500, deterministic=False).values())
         share[gamma] = sum(t == 0 for s in samples for t in s.tokens) / 2000
         calls[gamma] = samples[0].calls
@@ -274,7 +274,7 @@ def test_guidance_sharpens_the_class_also_under_the_corrector(corrector):
 
 def test_rows_with_and_without_a_label_share_a_batch():
     config = SamplerConfig(steps=1, schedule=FixedCountConfig())
-    rows = [Row(i, (3,) * 4, (False,) * 4, label=(0, 1, None)[i % 3]) for i in range(30)]
+    rows = [Row(i, (3,) * 4, (False,) * 4, label=(0.0, 1.0, None)[i % 3]) for i in range(30)]
     together = decode(Labelled(), build_sampler(config, Vocabulary(3)), rows, 8)
     for row in rows[:6]:
         assert decode(Labelled(), build_sampler(config, Vocabulary(3)), [row], 1)[row.id] == together[row.id]

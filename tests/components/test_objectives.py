@@ -242,7 +242,7 @@ def test_a_late_start_crosses_its_boundary():
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_nothing_is_edited_in_place(config):
     """Pitfall 10."""
-    b = dataclasses.replace(batch(prompt=1), label=torch.tensor([0, 1, 0, 1]))
+    b = dataclasses.replace(batch(prompt=1), label=torch.tensor([0.0, 1, 0, 1]))
     before = {f.name: getattr(b, f.name) for f in dataclasses.fields(b)}
     copies = {k: v.clone() for k, v in before.items() if isinstance(v, torch.Tensor)}
     torch.manual_seed(0)

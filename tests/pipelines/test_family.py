@@ -201,6 +201,6 @@ scorers: {{entropy: {{}}}}
     )
     said = proseco(
         "generate", str(export), "--sampler", "cfg", "--root", str(tmp_path / "guided"), "runtime.executor=local", "--prompts",
-        str(prompts), "--num-samples", "2", "guidance.null=label", "guidance.gamma=1.5", "steps=4",
+        str(prompts), "--num-samples", "2", "guidance.without=label", "guidance.gamma=1.5", "steps=4",
     )  # fmt: skip
     assert "4 samples" in said

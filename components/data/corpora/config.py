@@ -31,6 +31,10 @@ class SourceOptions(Card):
         """Its documents begin with a prompt that is kept clean."""
         return False
 
+    def labels(self) -> Literal["", "class", "value"]:
+        """What its documents say of themselves."""
+        return ""
+
     def files(self) -> Files | None:
         """The files that its documents are read from; None where they come from nowhere but the options.
 
@@ -206,10 +210,25 @@ class RecordSource(SourceOptions):
     prompt_field: str = ""
     """Set it for fine-tuning: the prompt is kept clean and out of the loss."""
     label_field: str = ""
-    """Field of a class label, a number from 0."""
+    """Field of a class, a whole number from 0, for networks with ``model.num_classes``."""
+    value_field: str = ""
+    """Field of the value of a property, a number, for networks with ``model.value_range``."""
 
     def prompted(self) -> bool:
         return bool(self.prompt_field)
+
+    def labels(self) -> Literal["", "class", "value"]:
+        return "class" if self.label_field else "value" if self.value_field else ""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.label_field and self.value_field:
+            yield Problem("value_field", self.value_field, "empty where label_field is set", "choose one of them")
+
+    def fields(self) -> tuple[str, ...]:
+        """Those that are read."""
+        named = (self.text_field, self.prompt_field, self.label_field, self.value_field)
+        return tuple(name for name in named if name)
 
 
 @options
@@ -261,5 +280,6 @@ class HubConfig(RecordSource):
     """0 reads to the end."""
 
     def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
         if not self.dataset:
             yield Problem("dataset", "", "name of a dataset of the hub", "set it")

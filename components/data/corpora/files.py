@@ -11,7 +11,16 @@ from typing import Any
 
 from components.data.corpora.config import HubConfig, JsonlConfig, ParquetConfig, RecordSource, StdlibConfig, TextConfig
 from components.data.corpora.listing import in_piece
-from components.data.corpora.records import Record, json_lines, label_in, parquet_rows, parts_of, text_in, whole_of
+from components.data.corpora.records import (
+    Record,
+    json_lines,
+    label_in,
+    parquet_rows,
+    parts_of,
+    text_in,
+    value_in,
+    whole_of,
+)
 from components.data.documents import EXCERPT, BadDocument, Document
 from components.errors import DataError
 from components.outside import decoded
@@ -73,7 +82,9 @@ def record_document(record: Record, id: str, config: RecordSource) -> Document |
     try:
         text = text_in(record, config.text_field)
         prompt = text_in(record, config.prompt_field) if config.prompt_field else ""
-        label = label_in(record, config.label_field) if config.label_field else None
+        label: float | None = label_in(record, config.label_field) if config.label_field else None
+        if config.value_field:
+            label = value_in(record, config.value_field)
     except ValueError as error:
         return BadDocument(id, str(error), str(record)[:EXCERPT])
     return Document(id, text, prompt, label)
@@ -114,7 +125,7 @@ class ParquetFiles:
         return self.config.files().pieces(count)
 
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
-        fields = (self.config.text_field, self.config.prompt_field, self.config.label_field)
+        fields = self.config.fields()
         for name, path in in_piece(piece):
             for place, record in parquet_rows(path, name, fields):
                 yield record_document(record, place, self.config)

@@ -7,6 +7,7 @@ end gives no record at all: of what a damaged archive holds before the damage is
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,6 +142,16 @@ def text_in(record: dict[str, Any], field: str) -> str:
         raise ValueError(f"{field} is {TOO_LONG}")
     require_text(value)
     return value
+
+
+def value_in(record: dict[str, Any], field: str) -> float:
+    """The value in a record. Raises ValueError."""
+    value = record.get(field)
+    if value is None:
+        raise ValueError(f"no field {field!r} (it has {', '.join(map(str, record))})")
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{field} = {str(value)[:40]!r} is no finite number")
+    return float(value)
 
 
 def label_in(record: dict[str, Any], field: str) -> int:

@@ -16,6 +16,7 @@ class ProsecoConfig(PretrainedConfig):
         rope_theta=10000.0,
         num_positions=0,
         num_classes=0,
+        value_range=(),
         time_conditioning=False,
         tie_embeddings=False,
         length=25,
@@ -31,6 +32,7 @@ class ProsecoConfig(PretrainedConfig):
         self.rope_theta = rope_theta
         self.num_positions = num_positions
         self.num_classes = num_classes
+        self.value_range = tuple(value_range)
         self.time_conditioning = time_conditioning
         self.tie_embeddings = tie_embeddings
         self.length = length

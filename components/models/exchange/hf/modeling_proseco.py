@@ -23,10 +23,12 @@ class ProsecoForMaskedLM(PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        conditioned = config.time_conditioning or config.num_classes > 0
+        conditioned = config.time_conditioning or config.num_classes > 0 or len(config.value_range) > 0
         self.embed = nn.Embedding(config.vocab_size, config.dim)
         self.position_embed = nn.Embedding(config.num_positions, config.dim) if config.num_positions else None
         self.label_embed = nn.Embedding(config.num_classes + 1, config.dim) if config.num_classes else None
+        if config.value_range:
+            self.label_embed = ValueEmbedding(config.value_range, config.dim)
         self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
         self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
@@ -62,7 +64,9 @@ class ProsecoForMaskedLM(PreTrainedModel):
     def condition(self, input_ids, class_labels, time):
         parts = []
         if self.label_embed is not None:
-            if class_labels is None:
+            if class_labels is None and self.config.value_range:
+                class_labels = torch.full((input_ids.shape[0],), torch.nan, device=input_ids.device)
+            elif class_labels is None:
                 class_labels = input_ids.new_full((input_ids.shape[0],), self.config.num_classes)
             parts.append(self.label_embed(class_labels))
         if self.time_embed is not None:
@@ -123,16 +127,32 @@ class SwiGLU(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    def __init__(self, dim, num_frequencies=64):
+    def __init__(self, dim, num_frequencies=64, fastest=1000.0):
         super().__init__()
-        self.num_frequencies = num_frequencies
+        self.num_frequencies, self.fastest = num_frequencies, fastest
         self.layers = nn.Sequential(nn.Linear(2 * num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, time):
         exponents = torch.arange(self.num_frequencies, device=time.device) / self.num_frequencies
-        angles = time[:, None].float() * 1000 * torch.exp(-math.log(10000.0) * exponents)
+        angles = time[:, None].float() * self.fastest * torch.exp(-math.log(10000.0) * exponents)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.layers(waves.to(self.layers[0].weight.dtype))
+
+
+class ValueEmbedding(nn.Module):
+    """Values [batch] of a property, NaN for none. Give them as class_labels."""
+
+    def __init__(self, bounds, dim):
+        super().__init__()
+        self.low, self.high = bounds
+        self.value = TimeEmbedding(dim, fastest=30.0)
+        self.missing_embed = nn.Embedding(1, dim)
+
+    def forward(self, x):
+        missing = x.isnan()
+        place = torch.where(missing, 0, (x - self.low) / (self.high - self.low))
+        without = self.missing_embed(missing.new_zeros(len(x), dtype=torch.int64))
+        return torch.where(missing[:, None], without, self.value(place))
 
 
 def rotate(x, rope):
