@@ -61,16 +61,35 @@ class TokenizerConfig:
 
 @options
 class RowsConfig:
-    """How documents become rows of one length."""
+    """How documents become rows."""
 
     length: Count = 25
-    """Tokens of a row."""
+    """Tokens of a row, and the most that one has."""
     layout: Literal["packed", "document"] = "document"
     """``packed`` joins documents with an end token and cuts; ``document`` gives each a row of its own."""
     end_token: bool = False
     """End each document with the end token (always so when packed)."""
+    buckets: tuple[Count, ...] = ()
+    """Lengths that shorter rows are filled up to with padding, each to the next one, where documents have rows of their
+    own. Rows of one length are trained on together, so no other padding is computed. Empty fills up all rows."""
+    too_long: Literal["quarantine", "cut", "split"] = "quarantine"
+    """What becomes of a document that is longer than a row, where each has a row of its own: told and left out, cut off
+    (the row then has no end), or written on in further rows."""
     pad_in_loss: bool = True
     """Learn the padding after a document. Without it a generated row knows no end."""
     pieces: Count = 4
     """The corpus is cut into this many pieces, each one task. Part of the identity: it decides
     where packed rows begin."""
+
+    def size_of(self, tokens: int) -> int:
+        """Positions of the row of so many tokens."""
+        return next((size for size in self.buckets if tokens <= size), self.length)
+
+    def problems(self) -> Iterator[Problem]:
+        """Broken rules between options; paths begin below the section."""
+        if list(self.buckets) != sorted({b for b in self.buckets if b <= self.length}):
+            yield Problem("buckets", self.buckets, f"growing lengths up to rows.length ({self.length})", "e.g. [64, 128, 256]")
+        if self.layout == "packed":
+            for option, value, default in (("buckets", self.buckets, ()), ("too_long", self.too_long, "quarantine")):
+                if value != default:
+                    yield Problem(option, value, "left at its default where rows are packed, which are all full", "drop it")

@@ -1,4 +1,4 @@
-"""Documents of one piece to rows of one length. Every document is in a row or in quarantine."""
+"""Documents of one piece to rows. Every document is in a row or in quarantine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PackedPiece:
     rows: dict[str, list[PackedRow]] = field(default_factory=lambda: {s: [] for s in SPLITS})
     bad: list[BadDocument] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    """documents, quarantined, unreadable_files among these, tokens, padding, and documents of each split."""
+    """documents, quarantined, unreadable_files among these, cut, tokens, padding, and documents of each split."""
 
 
 def pack_piece(
@@ -51,7 +51,7 @@ def pack_piece(
             place(document, prompt, text, split, tokenizer, rows, packed, tails[split])
     for split, tail in tails.items():
         if tail:
-            packed.rows[split].append(pad(tail, 0, None, rows.length, tokenizer, packed))
+            packed.rows[split].append(pad(tail, 0, None, rows, tokenizer, packed))
     packed.counts["quarantined"] = len(packed.bad)
     packed.counts["unreadable_files"] = sum(bad.whole_file for bad in packed.bad)
     return packed
@@ -86,21 +86,28 @@ def place(
             del tail[: rows.length]
     else:
         ids = [*prompt, *text] + [tokenizer.end_id] * rows.end_token
-        if len(ids) > rows.length:
-            reason = f"{len(ids)} tokens do not fit into a row of {rows.length}"
-            packed.bad.append(BadDocument(document.id, reason, document.text[:200]))
+        fits = len(ids) <= rows.length
+        if not fits and (rows.too_long == "quarantine" or len(prompt) >= rows.length):
+            tokens = f"a prompt of {len(prompt)}" if len(prompt) >= rows.length else f"{len(ids)}"
+            packed.bad.append(BadDocument(document.id, f"{tokens} tokens do not fit into a row of {rows.length}", document.text[:200]))
             return
-        packed.rows[split].append(pad(ids, len(prompt), document.label, rows.length, tokenizer, packed))
-    packed.counts["tokens"] += len(prompt) + len(text)
+        packed.counts["cut"] += not fits and rows.too_long == "cut"
+        last = len(ids) if rows.too_long == "split" else 1
+        for start in range(0, last, rows.length):
+            packed.rows[split].append(
+                pad(ids[start : start + rows.length], len(prompt), document.label, rows, tokenizer, packed)
+            )
+    kept = rows.length if rows.layout == "document" and rows.too_long == "cut" else len(prompt) + len(text)
+    packed.counts["tokens"] += min(len(prompt) + len(text), kept)
     packed.counts[f"{split}_documents"] += 1
 
 
 def pad(
-    ids: list[int], num_prompt: int, label: float | None, length: int, tokenizer: Tokenizer, packed: PackedPiece
+    ids: list[int], num_prompt: int, label: float | None, rows: RowsConfig, tokenizer: Tokenizer, packed: PackedPiece
 ) -> PackedRow:
-    missing = length - len(ids)
-    packed.counts["padding"] += missing
-    return PackedRow([*ids, *[tokenizer.pad_id] * missing], num_prompt, label)
+    size = rows.size_of(len(ids))
+    packed.counts["padding"] += size - len(ids)
+    return PackedRow([*ids, *[tokenizer.pad_id] * (rows.length - len(ids))], num_prompt, label, size)
 
 
 def size_of(document: Document | BadDocument) -> int:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from components.data.corpora.delimited import table_rows
 from components.data.corpora.files import decode
 from components.data.corpora.listing import Files, below, in_piece, listed
 from components.data.corpora.records import Record, json_lines, parquet_rows, parts_of
@@ -25,6 +26,7 @@ from components.store.content import Content
 
 SUFFIXES = {
     "jsonl": (".jsonl", ".json", ".ndjson"),
+    "csv": (".csv", ".tsv", ".tab"),
     "parquet": (".parquet",),
     "text": (".txt", ".md", ".rst", ".py"),
     "dataset": (".arrow",),
@@ -39,8 +41,8 @@ class PromptsConfig:
 
     path: Location = ""
     """A file, a folder or a glob. The identity holds the names below it and what the files hold."""
-    format: Literal["auto", "jsonl", "parquet", "text", "dataset"] = "auto"
-    """JSON lines, Parquet, one prompt a line, or a folder saved by `datasets`; auto goes by names."""
+    format: Literal["auto", "jsonl", "csv", "parquet", "text", "dataset"] = "auto"
+    """JSON lines, CSV or TSV, Parquet, one prompt a line, or a folder saved by `datasets`; auto goes by names."""
     split: str = ""
     """Of a saved folder with several."""
     prompt_field: str = "prompt"
@@ -100,6 +102,11 @@ def read_json_lines(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Re
         yield from json_lines(path, name)
 
 
+def read_tables(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
+    for name, path in in_piece(piece):
+        yield from table_rows(path, name, "", (config.label_field,))
+
+
 def read_parquet(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
     for name, path in in_piece(piece):
         yield from parquet_rows(path, name, fields_of(config))
@@ -123,7 +130,7 @@ def read_saved(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]
         yield f"{number}", table[number].to_pylist()[0]
 
 
-READERS = {"text": read_lines, "jsonl": read_json_lines, "parquet": read_parquet, "dataset": read_saved}
+READERS = {"text": read_lines, "jsonl": read_json_lines, "csv": read_tables, "parquet": read_parquet, "dataset": read_saved}
 
 
 def fields_of(config: PromptsConfig) -> list[str]:

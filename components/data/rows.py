@@ -1,7 +1,8 @@
-"""Rows of tokens on disk: Arrow files, memory-mapped, one fixed length."""
+"""Rows of tokens on disk: Arrow files, memory-mapped, filled up to one length."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ class PackedRow:
     tokens: list[int]
     num_prompt: int = 0
     label: float | None = None
+    size: int = 0
+    """Positions at its start that it has, the rest being filled up for the file's sake; 0 is all."""
 
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows as arrays: tokens [n, L], num_prompt [n], label [n] (a class or a value) or None."""
+    """Rows as arrays: tokens [n, L], num_prompt [n], label [n] (a class or a value) or None, size [n]: the
+    positions that a row has."""
 
     tokens: NDArray[np.integer]
     num_prompt: NDArray[np.int32]
     label: NDArray[np.float64] | None
+    size: NDArray[np.int32]
 
 
 def write_rows(path: Path, rows: list[PackedRow], length: int, vocab_size: int) -> None:
@@ -42,6 +47,7 @@ def write_rows(path: Path, rows: list[PackedRow], length: int, vocab_size: int) 
         "tokens": pa.FixedSizeListArray.from_arrays(flat, length),
         "num_prompt": pa.array([row.num_prompt for row in rows], pa.int32()),
         "label": pa.array([row.label for row in rows], pa.float64()),
+        "size": pa.array([row.size or length for row in rows], pa.int32()),
     }
     table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -82,16 +88,36 @@ class TokenRows:
             ) from None
         if not table.num_rows:
             empty = np.zeros(0, dtype=np.int32)
-            return RowBlock(np.zeros((0, self.length), dtype=np.uint16), empty, None)
+            return RowBlock(np.zeros((0, self.length), dtype=np.uint16), empty, None, empty)
         tokens = table["tokens"].chunk(0).flatten().to_numpy().reshape(-1, self.length)
         labels = table["label"].chunk(0)
         label = None if labels.null_count else labels.to_numpy()
-        return RowBlock(tokens, table["num_prompt"].chunk(0).to_numpy(), label)
+        return RowBlock(tokens, table["num_prompt"].chunk(0).to_numpy(), label, table["size"].chunk(0).to_numpy())
 
     def highest_label(self) -> float | None:
         """The largest class or value; None where rows have none."""
         found = [float(block.label.max()) for block in self.blocks if block.label is not None and len(block.label)]
         return max(found, default=None)
+
+    @property
+    def uneven(self) -> bool:
+        """Some rows are shorter than others."""
+        return any(len(block.size) > 0 and block.size.min() < self.length for block in self.blocks)
+
+    def sizes(self, index: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Positions of rows by number."""
+        found = np.zeros(len(index), dtype=np.int32)
+        for here, block, at in self._places(index):
+            found[here] = block.size[at]
+        return found
+
+    def _places(self, index: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.bool_], RowBlock, NDArray[np.int64]]]:
+        """(which of the numbers lie in a block, the block, their numbers in it), block by block."""
+        block_of = np.searchsorted(self.ends, index, side="right")
+        for number in np.unique(block_of):
+            here = block_of == number
+            block = self.blocks[number]
+            yield here, block, index[here] - (self.ends[number] - len(block.tokens))
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -99,17 +125,13 @@ class TokenRows:
     def take(self, index: NDArray[np.int64]) -> RowBlock:
         """Rows by number, in the order asked for."""
         tokens = np.zeros((len(index), self.length), dtype=np.int64)
-        num_prompt = np.zeros(len(index), dtype=np.int32)
+        num_prompt, size = np.zeros((2, len(index)), dtype=np.int32)
         label = np.zeros(len(index), dtype=np.float64)
         labelled = True
-        block_of = np.searchsorted(self.ends, index, side="right")
-        for number in np.unique(block_of):
-            here = block_of == number
-            block = self.blocks[number]
-            local = index[here] - (self.ends[number] - len(block.tokens))
-            tokens[here], num_prompt[here] = block.tokens[local], block.num_prompt[local]
+        for here, block, at in self._places(index):
+            tokens[here], num_prompt[here], size[here] = block.tokens[at], block.num_prompt[at], block.size[at]
             if block.label is None:
                 labelled = False
             else:
-                label[here] = block.label[local]
-        return RowBlock(tokens, num_prompt, label if labelled else None)
+                label[here] = block.label[at]
+        return RowBlock(tokens, num_prompt, label if labelled else None, size)

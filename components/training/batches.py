@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from components.data.order import Mixture
@@ -51,20 +52,43 @@ class RowSource:
         else:
             self.seed, self.num_rows, self.label_dropout = VALIDATION_SEED, min(config.validation_rows, sum(sizes)), 0.0
         self.mixture = Mixture(sizes, [job.weights[i] for i in used], self.seed)
+        self.uneven = any(rows.uneven for rows in self.corpora)
         self.pads_count = all(rows.pad_in_loss for rows in self.corpora)
 
     def batches(self, step: int) -> Iterator[Batch]:
-        """This rank's micro-batches of the global batch. Every rank gets the same number of them."""
+        """This rank's micro-batches of the global batch. Every rank gets the same number of them.
+
+        Rows of different lengths never share one: a network that sees padding beyond a row would learn another row.
+        """
         per_rank = -(-self.num_rows // self.world_size)
         micro = min(self.job.rows_at_once(self.world_size), per_rank)
-        for start in range(0, per_rank, micro):
-            yield self.batch(step, torch.arange(start, min(start + micro, per_rank)) + self.rank * per_rank)
+        if not self.uneven:
+            for start in range(0, per_rank, micro):
+                yield self.batch(step, torch.arange(start, min(start + micro, per_rank)) + self.rank * per_rank)
+            return
+        size = self.sizes(step)
+        for length in np.unique(size)[::-1].tolist():
+            alike = torch.from_numpy(np.flatnonzero(size == length))
+            for chunk in alike.split(micro * self.world_size):
+                share = -(-len(chunk) // self.world_size)
+                index = chunk.new_full((share * self.world_size,), self.num_rows)
+                index[: len(chunk)] = chunk
+                yield self.batch(step, index[self.rank * share : (self.rank + 1) * share], length)
 
-    def batch(self, step: int, index: Tensor) -> Batch:
-        """Rows ``index`` [B] of global batch ``step``; an index past its end is padding without targets."""
+    def sizes(self, step: int) -> NDArray[np.int32]:
+        """Positions of each row of global batch ``step``."""
+        corpus, row = self.mixture.pick(step * self.num_rows + np.arange(self.num_rows))
+        found = np.zeros(self.num_rows, dtype=np.int32)
+        for number, rows in enumerate(self.corpora):
+            found[corpus == number] = rows.sizes(row[corpus == number])
+        return found
+
+    def batch(self, step: int, index: Tensor, length: int | None = None) -> Batch:
+        """Rows ``index`` [B] of global batch ``step``, cut to ``length`` positions; an index past its end is padding
+        without targets."""
         stream = step * self.num_rows + index.clamp(max=self.num_rows - 1)
         rows = gather(self.corpora, self.mixture, stream)
-        tokens = torch.from_numpy(rows.tokens)
+        tokens = torch.from_numpy(rows.tokens[:, :length])
         position = torch.arange(tokens.shape[1])[None, :]
         maskable = (position >= torch.from_numpy(rows.num_prompt)[:, None]) & (index < self.num_rows)[:, None]
         target = maskable if self.pads_count else maskable & (tokens != self.job.pad_id)
@@ -96,4 +120,5 @@ def gather(corpora: list[TokenRows], mixture: Mixture, stream: Tensor) -> RowBlo
         np.concatenate([part.tokens for part in parts])[back],
         np.concatenate([part.num_prompt for part in parts])[back],
         np.concatenate(labels)[back] if len(labels) == len(parts) else None,
+        np.concatenate([part.size for part in parts])[back],
     )

@@ -19,6 +19,7 @@ def problems(run: RunConfig) -> list[Problem]:
     found = [
         *under("generate", run.generate.problems()),
         *under("runtime", run.runtime.problems()),
+        *under("rows", run.rows.problems()),
         *under("model", run.model.problems(run.rows.length)),
         *corpora(run),
         *labels(run),
@@ -41,6 +42,9 @@ def corpora(run: RunConfig) -> Iterator[Problem]:
         yield Problem("corpora", {}, "at least one corpus", "e.g. corpora: {latin: {source: {name: latin_square}}}")
     for name, corpus in run.corpora.items():
         yield from under(f"corpora.{name}", corpus.problems())
+        if run.rows.too_long == "split" and run.rows.layout == "document" and corpus.source.prompted():
+            rule = "quarantine or cut where documents have prompts, since further rows would have none"
+            yield Problem("rows.too_long", "split", rule, "use cut, or raise rows.length")
     if run.tokenizer.kind == "file" and not Path(run.tokenizer.path).is_file():
         rule = "a tokenizer.json that exists"
         yield Problem("tokenizer.path", run.tokenizer.path, rule, "set the path or another kind")
@@ -74,6 +78,9 @@ def training(run: RunConfig, name: str, train: TrainConfig) -> Iterator[Problem]
             )
             yield Problem("objective.every", stride, rule, "change every, runtime.micro_batch or batch_rows")
             break
+    if run.rows.buckets and (objective.row_stride > 1 or objective.rewarded):
+        rule = "an objective that takes all rows of a batch alike, where rows are sorted into rows.buckets"
+        yield Problem("objective", objective.name, rule, "drop rows.buckets, or set objective.every to 1")
     if train.batch_rows < workers:
         yield Problem("batch_rows", train.batch_rows, f"at least one row a worker ({workers})", "raise it")
 

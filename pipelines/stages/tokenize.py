@@ -68,13 +68,14 @@ def run(config: TokenizeSpec, context: Context) -> Mapping[str, Any]:
             f"{total['documents']} documents came in, {placed} were placed and {total['quarantined']} quarantined: some were lost. Please report this."
         )
     check_quality(total, receipts, config.corpus, context)
+    sums = {f"{s}_rows": sum(r["rows"][s] for r in receipts) for s in SPLITS}
+    say_of_rows(sums, total, config, context)
     shards = {s: [f"{s}-{r['number']:05d}.arrow" for r in receipts if r["rows"][s]] for s in SPLITS}
     publish_text(
         context.folder / "rows.json",
         json.dumps({"length": config.rows.length, "pad_in_loss": config.rows.pad_in_loss, "shards": shards}, indent=1),
     )
-    sums = {f"{s}_rows": sum(r["rows"][s] for r in receipts) for s in SPLITS}
-    return {**{k: total[k] for k in ("documents", "quarantined", "unreadable_files", "tokens", "padding")}, **sums, "fast": fast}
+    return {**{k: total[k] for k in ("documents", "quarantined", "unreadable_files", "cut", "tokens", "padding")}, **sums, "fast": fast}
 
 
 def keep_if_unchanged(config: TokenizeSpec, folder: Path) -> None:
@@ -139,6 +140,18 @@ def finished_piece(path: Path, folder: Path) -> dict[str, Any] | None:
         if not is_file(file) or digest_file(file) != digest:
             return None
     return receipt
+
+
+def say_of_rows(sums: Mapping[str, int], total: Counter[str], config: TokenizeSpec, context: Context) -> None:
+    """Say what a reader of the numbers would not expect: cut documents, and a split that is empty and should not be."""
+    if total["cut"]:
+        context.progress.say(f"{total['cut']} of {total['documents']} documents were cut off after {config.rows.length} tokens")
+    for split, share in (("validation", config.corpus.validation_share), ("test", config.corpus.test_share)):
+        if share and not sums[f"{split}_rows"]:
+            context.progress.say(
+                f"The {split} split is empty: none of {total['documents']} documents fell into a share of {share:g}, and none "
+                f"is divided. Take smaller documents (source.document=paragraph of a text), raise {split}_share, or set it to 0."
+            )
 
 
 def check_quality(total: Counter[str], receipts: list[dict[str, Any]], corpus: CorpusConfig, context: Context) -> None:

@@ -10,6 +10,7 @@ from components.data.corpora import CORPORA
 from components.data.corpora.config import (
     AdditionConfig,
     CodingConfig,
+    CsvConfig,
     JsonlConfig,
     LatinSquareConfig,
     ParquetConfig,
@@ -17,7 +18,7 @@ from components.data.corpora.config import (
     SudokuConfig,
     TextConfig,
 )
-from components.data.corpora.files import JsonLines, ParquetFiles, Stdlib, TextFiles
+from components.data.corpora.files import JsonLines, ParquetFiles, Stdlib, TableFiles, TextFiles
 from components.data.corpora.puzzles import Addition, Coding, LatinSquares, Sudokus
 from components.data.documents import BadDocument, Document, split_of
 from components.data.order import BLOCK, Mixture, permute
@@ -139,6 +140,41 @@ def test_every_document_is_placed_or_quarantined():
     assert first.tokens == [*tokenizer.encode_batch(["ccab"])[0], tokenizer.pad_id, tokenizer.pad_id]
 
 
+def test_a_document_that_is_longer_than_a_row_is_told_cut_or_written_on():
+    tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
+    documents = [Document("long", "abcabcabcab"), Document("short", "ab"), Document("prompt", "aaaa", "bbbb"), Document("no room", "a", "b" * 6)]
+    ids = [[*tokenizer.encode_batch([d.prompt + d.text])[0], tokenizer.end_id] for d in documents]
+
+    def rows_of(**changes):
+        rows = RowsConfig(length=6, end_token=True, **changes)
+        packed = pack_piece(documents[:3] if changes.get("too_long") == "split" else documents, tokenizer, rows, CorpusConfig(validation_share=0))
+        return packed, [[t for t in r.tokens if t != tokenizer.pad_id] for r in packed.rows["train"]]
+
+    told, rows = rows_of()
+    assert rows == [ids[1]]
+    assert [b.id for b in told.bad] == ["long", "prompt", "no room"]
+    cut, rows = rows_of(too_long="cut")
+    assert rows == [ids[0][:6], ids[1], ids[2][:6]]
+    assert [b.id for b in cut.bad] == ["no room"], "a row of nothing but a prompt teaches nothing"
+    assert (cut.counts["cut"], cut.counts["tokens"]) == (2, 6 + 2 + 6)
+    split, rows = rows_of(too_long="split")
+    assert rows[:2] == [ids[0][:6], ids[0][6:]], "every token once, the end behind the last"
+    assert split.counts["train_documents"] + split.counts["quarantined"] == 3
+
+
+def test_rows_are_filled_up_to_the_next_bucket(tmp_path):
+    tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
+    documents = [Document(str(n), "a" * n) for n in (1, 2, 3, 4, 5, 6)]
+    packed = pack_piece(documents, tokenizer, RowsConfig(length=6, buckets=(2, 4)), CorpusConfig(validation_share=0))
+    assert [r.size for r in packed.rows["train"]] == [2, 2, 4, 4, 6, 6]
+    assert packed.counts["padding"] == 3
+    write_rows(tmp_path / "train-0.arrow", packed.rows["train"], 6, 9)
+    (tmp_path / "rows.json").write_text(json.dumps({"length": 6, "pad_in_loss": True, "shards": {"train": ["train-0.arrow"]}}))
+    rows = TokenRows(tmp_path, "train")
+    assert rows.uneven
+    assert rows.sizes(np.array([5, 0, 2])).tolist() == rows.take(np.array([5, 0, 2])).size.tolist() == [6, 2, 4]
+
+
 def test_packing_loses_no_token():
     tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
     documents = [Document(str(i), "abc"[: i % 3 + 1] * 3) for i in range(20)]
@@ -164,6 +200,33 @@ def test_a_broken_line_is_one_bad_document(tmp_path):
     ] * 4
     prompted = JsonLines(JsonlConfig(path=str(path), prompt_field="p", label_field="l"))
     assert [d for d in prompted.read(piece) if isinstance(d, Document)] == [Document("data.jsonl:6", "three", "q", 2)]
+
+
+def test_tables_are_read_row_by_row(tmp_path):
+    """Quoted fields, line breaks in them, a byte order mark, numbers; a broken row is one bad document."""
+    rows = ["\ufeffsmiles,qed,name", 'CC,0.5,"one, two"', '"C\nO",1,x', "N,A", "O,high,x", "P,inf,x", ",0.1,x", "", "F,-2e-1,x"]
+    (tmp_path / "a.csv").write_bytes("\r\n".join(rows).encode() + b"\r\n\xff,0.5,x\n")
+    (tmp_path / "b.tsv").write_text("smiles\tqed\nS,S\t2\n")
+    (tmp_path / "c.csv").write_text("smiles,smiles\nC,C\n")
+    corpus = TableFiles(CsvConfig(path=str(tmp_path), text_field="smiles", value_field="qed"))
+    found = [d for p in corpus.pieces(9) for d in corpus.read(p)]
+    assert [(d.text, d.label) for d in found if isinstance(d, Document)] == [
+        ("CC", 0.5), ("C\nO", 1.0), ("", 0.1), ("F", -0.2), ("S,S", 2.0),
+    ]  # fmt: skip
+    bad = {d.id: d.reason for d in found if isinstance(d, BadDocument)}
+    assert bad["a.csv:3"] == "2 fields, and the first row names 3"
+    assert "qed = 'high' is no finite number" in bad["a.csv:4"]
+    assert "qed = 'inf'" in bad["a.csv:5"]
+    assert "no Unicode text" in bad["a.csv:8"]
+    assert "two columns are named 'smiles'" in bad["c.csv"]
+    named = TableFiles(CsvConfig(path=str(tmp_path / "b.tsv"), text_field="text"))
+    (missing,) = (d for p in named.pieces(1) for d in named.read(p))
+    assert missing.reason == "no field 'text' (it has smiles, qed)"
+    (tmp_path / "d.csv").write_text("text;class\na;2\nb;0.5\n\"never closed;1\nc;0\n")
+    classes = TableFiles(CsvConfig(path=str(tmp_path / "d.csv"), separator=";", label_field="class"))
+    first, *others = (d for p in classes.pieces(1) for d in classes.read(p))
+    assert (first.text, first.label) == ("a", 2)
+    assert [o.reason.split(",")[0] for o in others] == ["class = '0.5' is no whole number from 0 to 2147483647", "a quote is opened and never closed"]
 
 
 def test_text_and_parquet_are_read(tmp_path):

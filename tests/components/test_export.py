@@ -22,6 +22,7 @@ MODELS = {
     "plain": ModelConfig(dim=16, depth=2, heads=2),
     "grid": ModelConfig(dim=16, depth=2, heads=2, num_positions=9),
     "conditioned": ModelConfig(dim=16, depth=1, heads=2, num_classes=3, time_conditioning=True),
+    "valued": ModelConfig(dim=16, depth=1, heads=2, value_range=(-1.0, 3.0)),
 }
 
 
@@ -44,7 +45,10 @@ def test_the_folder_loads_with_us_and_with_transformers_alone(name, tmp_path):
     folder = tmp_path / "m"
     model = exported(folder, MODELS[name])
     ids = torch.randint(0, 7, (2, 9))
-    extra = {"label": torch.tensor([0, 2]), "time": torch.tensor([0.2, 0.9])} if name == "conditioned" else {}
+    extra = {
+        "conditioned": {"label": torch.tensor([0.0, 2]), "time": torch.tensor([0.2, 0.9])},
+        "valued": {"label": torch.tensor([0.37, torch.nan])},
+    }.get(name, {})
     expected = model(ids, **extra).logits
     assert torch.equal(load_model(folder)(ids, **extra).logits, expected)
     torch.save({"ids": ids, **extra}, tmp_path / "in.pt")
@@ -56,7 +60,9 @@ given = torch.load("{tmp_path}/in.pt")
 model = AutoModelForMaskedLM.from_pretrained("{folder}", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 assert tokenizer.mask_token == "[MASK]" and tokenizer("123")["input_ids"] == [4, 5, 6], tokenizer("123")
-extra = {{"class_labels": given["label"], "time": given["time"]}} if "label" in given else {{}}
+extra = {{"time": given["time"]}} if "time" in given else {{}}
+if "label" in given:
+    extra["class_labels"] = given["label"].long() if model.config.num_classes else given["label"]
 assert not any(m.split(".")[0] in ("components", "cluster", "pipelines") for m in sys.modules)
 torch.save(model.eval()(given["ids"], **extra).logits.detach(), "{tmp_path}/out.pt")
 """

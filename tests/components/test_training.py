@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from components.data.rows import PackedRow, write_rows
 from components.diffusion import noise
 from components.errors import ConfigError, CorruptArtifact, LeaseLost, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
@@ -22,7 +24,7 @@ from components.training.config import OptimizerConfig, TrainConfig
 from components.training.engine import TorchEngine
 from components.training.loop import fit, learning_rate
 from components.training.meter import Meter
-from tests.doubles import TINY, VOCAB, MemoryTracker, job, token_rows
+from tests.doubles import LENGTH, PAD, TINY, VOCAB, MemoryTracker, job, token_rows
 from tests.learning import CONFIGS, likes_even
 
 CPU = torch.device("cpu")
@@ -325,8 +327,6 @@ def test_a_checkpoint_is_readable_without_us(tmp_path):
 
 def test_labels_are_hidden_at_the_stated_rate_and_never_in_validation(tmp_path):
     """For guidance; 5 standard deviations, seeded. The same rows whatever the micro-batch."""
-    from components.data.rows import PackedRow, write_rows
-
     folder = token_rows(tmp_path / "rows")
     labelled = [PackedRow([4 + i % 4] * 8, 0, i % 3) for i in range(64)]
     for name in ("train-0.arrow", "validation-0.arrow"):
@@ -340,3 +340,29 @@ def test_labels_are_hidden_at_the_stated_rate_and_never_in_validation(tmp_path):
     assert torch.equal(parts.nan_to_num(-1), source.batch(3, torch.arange(8)).label.nan_to_num(-1))
     validation = RowSource(made, "validation", rank=0, world_size=1, device=CPU)
     assert bool((validation.batch(0, torch.arange(8)).label >= 0).all())
+
+
+def test_rows_of_several_lengths_are_trained_on_side_by_side(tmp_path):
+    """Every row once on any number of ranks, little padding, and the same weights whatever shares a micro-batch."""
+    folder = token_rows(tmp_path / "rows")
+    rng = np.random.default_rng(0)
+    sizes = [int(n) for n in rng.choice([2, 4, 8], 64)]
+    rows = [PackedRow([*rng.integers(4, VOCAB, n).tolist(), *[PAD] * (LENGTH - n)], 0, None, n) for n in sizes]
+    write_rows(folder / "train-0.arrow", rows, LENGTH, VOCAB)
+
+    def batches(world_size, micro):
+        made = job(tmp_path / "none", folder, micro)
+        sources = [RowSource(made, "train", rank=r, world_size=world_size, device=CPU) for r in range(world_size)]
+        return [b for s in sources for b in s.batches(3)]
+
+    whole = {int(i): (t[m].tolist(), k) for b in batches(1, 8) for i, t, m, k in zip(b.index, b.tokens, b.maskable, b.keys, strict=True)}
+    assert sorted(whole) == list(range(8))
+    assert {len(t) for t, _ in whole.values()} == {2, 4, 8}
+    for world_size, micro in ((1, 2), (2, 2), (4, 1), (3, 1)):
+        found = batches(world_size, micro)
+        rows_found = {int(i): t[m].tolist() for b in found for i, t, m in zip(b.index, b.tokens, b.maskable, strict=True) if i < 8}
+        assert rows_found == {i: t for i, (t, _) in whole.items()}
+    assert sum(b.tokens.numel() for b in batches(1, 2)) == sum(len(t) for t, _ in whole.values()), "no padding beyond a row"
+    one, other = (train(tmp_path / str(m), folder, micro_batch=m) for m in (8, 2))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[k], other[k], atol=2e-6) for k in one)

@@ -15,6 +15,7 @@ CORPORA: Family[c.SourceOptions] = Family(
     c.StdlibConfig,
     c.TextConfig,
     c.JsonlConfig,
+    c.CsvConfig,
     c.ParquetConfig,
     c.HubConfig,
 )

@@ -253,6 +253,18 @@ class JsonlConfig(RecordSource, FileSource):
 
 
 @options
+class CsvConfig(RecordSource, FileSource):
+    """CSV or TSV, whose first row names the fields."""
+
+    name: ClassVar[str] = "csv"
+    code: ClassVar[str] = f"{FILES}:TableFiles"
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".tab")
+
+    separator: Annotated[str, Field(max_length=1)] = ""
+    """Between fields; empty is a tab in .tsv and .tab files and a comma in others."""
+
+
+@options
 class ParquetConfig(RecordSource, FileSource):
     """Parquet files."""
 

@@ -1,4 +1,4 @@
-"""Corpora that lie in files: the standard library, text, JSON lines, Parquet, the hub.
+"""Corpora that lie in files: the standard library, text, JSON lines, CSV, Parquet, the hub.
 
 A document that cannot be used is quarantined with a reason, whatever is wrong with it, and so is a file that cannot be
 read, as a whole. The hub goes through ``datasets``, streaming.
@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from components.data.corpora.config import HubConfig, JsonlConfig, ParquetConfig, RecordSource, StdlibConfig, TextConfig
+from components.data.corpora.config import (
+    CsvConfig,
+    HubConfig,
+    JsonlConfig,
+    ParquetConfig,
+    RecordSource,
+    StdlibConfig,
+    TextConfig,
+)
+from components.data.corpora.delimited import table_rows
 from components.data.corpora.listing import in_piece
 from components.data.corpora.records import (
     Record,
@@ -104,6 +113,24 @@ class JsonLines:
     def read(self, piece: str) -> Iterator[Document | BadDocument]:
         for name, path in in_piece(piece):
             for place, record in json_lines(path, name):
+                yield record_document(record, place, self.config)
+
+
+class TableFiles:
+    """Rows of CSV and TSV files."""
+
+    symbols = ""
+
+    def __init__(self, config: CsvConfig):
+        self.config = config
+
+    def pieces(self, count: int) -> list[str]:
+        return self.config.files().pieces(count)
+
+    def read(self, piece: str) -> Iterator[Document | BadDocument]:
+        numbers = (self.config.label_field, self.config.value_field)
+        for name, path in in_piece(piece):
+            for place, record in table_rows(path, name, self.config.separator, numbers):
                 yield record_document(record, place, self.config)
 
 
