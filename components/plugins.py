@@ -88,7 +88,7 @@ class Family(Mapping[str, type[C]], Generic[C]):
     def slot(self) -> Reads:
         """Annotates a field that holds the options of any of these. Plain, it is a name, or a section with
         ``name`` and that plug-in's options."""
-        return Reads(self.choose, self.json_schema)
+        return Reads(self.choose, self.json_schema, self)
 
     def choose(self, value: Any) -> tuple[type[C], dict[str, Any]]:
         """The card that a plain section names, and its options."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora import CORPORA
+from components.data.prompts import PromptsConfig
 from components.diffusion.config import NOISES, DrawConfig
 from components.models.config import ModelConfig
 from components.objectives import OBJECTIVES
@@ -18,7 +19,7 @@ from components.samplers.needs import NEEDS
 from components.scorers import SCORERS
 from components.training.config import OptimizerConfig, TrainConfig
 from pipelines.config.nightly import GateConfig, NightlyConfig
-from pipelines.config.schema import GenerateConfig, RunConfig, SamplingConfig
+from pipelines.config.schema import Comparison, GenerateConfig, RunConfig, SamplingConfig
 
 MADE = "<!-- Made by `proseco list --markdown`; change the options classes instead. -->"
 TITLES = {
@@ -32,7 +33,7 @@ TITLES = {
 
 def pages() -> dict[str, str]:
     """File name to text."""
-    return {"samplers.md": samplers(), "objectives.md": objectives(), "options.md": run_options()}
+    return {"samplers.md": samplers(), "objectives.md": objectives(), "reference.md": run_options()}
 
 
 def samplers() -> str:
@@ -57,7 +58,7 @@ def samplers() -> str:
         "",
         "## What all samplers share",
         "",
-        *options_of(SamplerConfig, skip={*PARTS, "draw", "guidance", "blocks", "guard"}),
+        *options_of(SamplerConfig),
     ]
     shared: dict[str, Any] = {
         "draw": DrawConfig,
@@ -128,12 +129,16 @@ def run_options() -> str:
         "runtime": type(RunConfig().runtime),
         "a nightly run": NightlyConfig,
         "gate": GateConfig,
+        "a comparison": Comparison,
+        "prompts": PromptsConfig,
     }
     lines = [
-        "# Options of a run",
+        "# Reference: the options of a run",
         MADE,
         "",
-        "`proseco list --schema` prints the JSON Schema of all of them, for editors.",
+        "Those of [samplers](samplers.md) and [objectives](objectives.md) have pages of their own; `proseco options PATH` says the",
+        "same of any option in a terminal. `proseco list --schema > run.schema.json` writes the JSON Schema of all of them; with",
+        "`# yaml-language-server: $schema=run.schema.json` as its first line, editors complete and check a run.",
     ]
     for name, kind in sections.items():
         lines += ["", f"## `{name}`", "", summary(kind), "", *options_of(kind)]
@@ -156,9 +161,9 @@ def cards(family: Family[Any]) -> list[str]:
     return lines
 
 
-def options_of(kind: type[Any], skip: Iterable[str] = (), lead: Iterable[str] = ()) -> list[str]:
+def options_of(kind: type[Any], lead: Iterable[str] = ()) -> list[str]:
     """A table of a class's options; nothing where it has none."""
-    rows = [(f"`{o.name}`", o.kind, f"`{o.default}`", o.text) for o in describe(kind) if o.name not in set(skip)]
+    rows = [(f"`{o.name}`", o.kind, f"`{o.default}`", o.text) for o in describe(kind)]
     return [*lead, *table(("option", "values", "default", "meaning"), rows)] if rows else []
 
 

@@ -50,6 +50,8 @@ class Reads:
 
     prepare: Callable[[Any], tuple[Any, Any]]
     schema: Callable[[], JsonSchemaValue]
+    choices: Mapping[str, type] | None = None
+    """The classes by the names that a plain section chooses among, where it does."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         def read(value: Any) -> Any:

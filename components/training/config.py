@@ -60,8 +60,9 @@ class TrainConfig:
     """Share of rows whose class or value is hidden, so that guidance has an unconditional half."""
     noise_schedule: Annotated[NoiseOptions, NOISES.slot()] = LogLinearConfig()
     """alpha(t): what share of a row is kept at time t."""
-    t_min: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    """Smallest time that is trained; ProSeCo's released scripts use 0.1."""
+    t_min: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Smallest time that is trained. 0 is the objective's own: 0.1 for proseco, as its released scripts have it, because the
+    weight 1/t of its correcting term falls on every position; 1e-3 for others."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights are updated."""
     max_skipped: Natural = 0
@@ -79,6 +80,10 @@ class TrainConfig:
     """Steps between reports."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
+
+    def smallest_time(self) -> float:
+        """The smallest time that is trained."""
+        return self.t_min or self.objective.smallest_time()
 
     def weights(self) -> Path | None:
         """The file in ``init_folder`` that it starts from."""

@@ -167,7 +167,7 @@ def setting_of(job: Job, engine: TrainEngine) -> Setting:
     return Setting(
         mask_id=job.mask_id,
         schedule=schedule_of(job),
-        t_min=job.config.t_min,
+        t_min=job.config.smallest_time(),
         vocab_size=job.vocab_size,
         reward=reward_of(job.source, job.tokenizer),
         any_process=any_process,

@@ -33,6 +33,7 @@ for _command in (
     jobs.stop,
     jobs.cluster,
     house.list_plugins,
+    house.options,
     models.generate,
     models.score,
     models.replay,

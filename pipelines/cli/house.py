@@ -56,6 +56,21 @@ def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
                 )
 
 
+@click.command()
+@click.argument("path", default="")
+@in_words
+def options(path: str) -> None:
+    """Say what an option means, what it may be, its default and its paper.
+
+    PATH is that of the option in a run's YAML or on a command line, or the end of it: [b]train.base.optimizer.lr[/b],
+    [b]corrector.passes[/b], [b]rows[/b]. Without it the sections of a run are named. All are in docs/reference.md.
+    """
+    from pipelines.meaning import told
+
+    for line in told(path):
+        out.print(line, markup=False, soft_wrap=True)
+
+
 def made(folder: Path) -> None:
     """Make a folder where there is none. Raises StoreError where it can not be."""
     try:

@@ -61,7 +61,8 @@ def generate(model: Path, overrides: tuple[str, ...], **options: Any) -> None:
     [b]runtime.executor=local[/b], [b]runtime.replicas=4[/b] or [b]runtime.gpus=1[/b] say where, and
     [b]generate.shard_rows=4096[/b] or [b]generate.corrections=none[/b] what is kept how.
 
-    The table is Parquet, described in docs/table.md. [b]proseco show[/b] FOLDER says how a job goes.
+    The table is Parquet, described in docs/table.md. [b]proseco show[/b] FOLDER says how a job goes, and
+    [b]proseco options corrector.passes[/b] what an option means.
     """
     from pipelines.commands import generate as command
 

@@ -92,7 +92,10 @@ def lines_of(checks: list[Check]) -> Iterator[str]:
 @click.option("--jobs", type=int, help="Stages made at once, 1 one by one in a fixed order; as many as CPUs and GPUs hold where not given.")
 @in_words
 def run(run: Path, overrides: tuple[str, ...], quiet: bool, jobs: int | None) -> None:
-    """Run a workflow, or resume it; what is fresh is left alone."""
+    """Run a workflow, or resume it; what is fresh is left alone.
+
+    [b]proseco options[/b] names the sections of a run, [b]proseco options train.base.optimizer.lr[/b] tells of one option.
+    """
     from pipelines.graph.progress import Screen
     from pipelines.graph.runner import execute
 

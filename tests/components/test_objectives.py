@@ -15,8 +15,9 @@ from components.models.denoiser import Prediction
 from components.models.transformer import Transformer
 from components.objectives import OBJECTIVES
 from components.objectives.base import Batch, Network, Setting, corruption, draw_times
-from components.objectives.config import MdlmConfig, ProsecoConfig
+from components.objectives.config import MdlmConfig, ProsecoConfig, SoftMaskConfig
 from components.objectives.proseco import correcting_rows
+from components.training.config import TrainConfig
 from components.training.loop import build_objective
 
 MASK, PAD, VOCAB, LENGTH = 0, 1, 7, 6
@@ -313,3 +314,12 @@ def test_the_bound_of_a_constant_network_is_log_v():
         term = losses(MdlmConfig(), batch(rows=32, step=step), uniform, setting(t_min=1e-3))["mdm"]
         total, count = total + float(term.loss_sum), count + 32 * LENGTH
     assert total / count == pytest.approx(math.log(VOCAB - 1), rel=0.02)
+
+
+def test_times_that_are_trained_begin_where_the_objective_says():
+    """A correcting term weighs every position by 1/t: at t_min = 1e-3 its mean weight would be 6.9, at 0.1 it is 2.6."""
+    expected = {"mdlm": (MdlmConfig(), 1e-3), "proseco": (ProsecoConfig(), 0.1), "no corrector": (ProsecoConfig(corrector_weight=0), 1e-3)}
+    expected |= {"soft proseco": (SoftMaskConfig(base="proseco"), 0.1), "soft mdlm": (SoftMaskConfig(base="mdlm"), 1e-3)}
+    for name, (objective, t_min) in expected.items():
+        assert TrainConfig(objective=objective).smallest_time() == t_min, name
+        assert TrainConfig(objective=objective, t_min=0.02).smallest_time() == 0.02

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pipelines.cli import main
+from pipelines.meaning import all_options
 from pipelines.tables import pages
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,35 @@ def test_files_that_are_named_exist(page):
         # A file, a folder, or, as in Python, a module or what is in one.
         module = path.with_name(path.name.split(".")[0] + ".py")
         assert path.exists() or module.exists(), name
+
+
+def test_every_option_has_a_meaning_and_stands_in_the_reference():
+    """Of every class that a run, a night, a comparison or a file of prompts reads, plug-ins included."""
+    places = all_options()
+    assert len(places) > 300
+    lacking = [f"{p.path} of {p.holder.__name__}" for p in places if not p.option.text.strip()]
+    assert not lacking
+    written = "\n".join(pages().values())
+    for place in places:
+        row = f"| `{place.option.name}` | {place.option.kind} | `{place.option.default}` | {' '.join(place.option.text.split())} |"
+        assert row in written.replace("\\|", "|"), place.path
+
+
+def test_an_option_is_explained_by_its_path_or_the_end_of_it():
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["options", *arguments])
+        return result.output if result.exit_code == 0 else f"exit {result.exit_code}: {result.output}"
+
+    assert said("train.base.optimizer.lr") == said("optimizer.lr") == (
+        "train.NAME.optimizer.lr\n    number more than 0; default 0.0003\n    Learning rate after the warm-up.\n\n"
+    )
+    several = said("corpora.mine.source.path")
+    assert all(f"    of {name}" in several for name in ("text", "jsonl", "csv", "parquet"))
+    assert "arXiv 2602.11590" in said("draft_token")
+    assert "\nrows.too_long: quarantine, cut, split, default" in said("rows")
+    assert "gate" in said()
+    assert "did you mean draft_token?" in said("draft_tokn")
+    assert said("draft_tokn").startswith("exit 1")
 
 
 def test_the_readme_names_every_command():

@@ -48,6 +48,10 @@ class ObjectiveOptions(Card):
         """The trunk's own weights are made constants, because adapters beside them are trained."""
         return False
 
+    def smallest_time(self) -> float:
+        """Where times begin that are trained, unless a training says so itself."""
+        return 1e-3
+
     @property
     def row_stride(self) -> int:
         """Every process must have a multiple of so many rows at a time."""

@@ -40,6 +40,9 @@ class SoftMaskConfig(ObjectiveOptions):
     def model_changes(self) -> dict[str, Any]:
         return self.softened().model_changes()
 
+    def smallest_time(self) -> float:
+        return self.softened().smallest_time()
+
     def teaches_visible(self) -> bool:
         return self.softened().teaches_visible()
 

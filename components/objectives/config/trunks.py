@@ -72,6 +72,11 @@ class ProsecoConfig(ObjectiveOptions):
     def teaches_visible(self) -> bool:
         return self.corrector_weight > 0
 
+    def smallest_time(self) -> float:
+        # As in the released scripts: the corrector's weight, 1/t, falls on every position and not on the few masked ones,
+        # so that at 1e-3 a few rows of small t would drown all others.
+        return 0.1 if self.corrector_weight else 1e-3
+
     @property
     def row_stride(self) -> int:
         return self.every
