@@ -11,6 +11,7 @@ from components.errors import StoreError
 from components.store.artifact import IDENTITY, MANIFEST, read_manifest
 from components.store.files import exists, read_json
 from components.tracking import JOURNAL, written_metrics
+from pipelines.graph.short import duration
 
 SILENT_S = 60.0
 """A job that wrote nothing for so long does not run, or its replicas hang."""
@@ -61,11 +62,3 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
         f"corrections a second {found.get('corrections_per_s', 0.0):.1f}, oldest shard waits {found.get('queue_age_s', 0.0):.1f} s, "
         f"retries {found['retries']}, reissued {found['reissued']}"
     )
-
-
-def duration(seconds: float) -> str:
-    """E.g. 1 h 05 min, 3 min 20 s or 12 s."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

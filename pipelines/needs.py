@@ -21,8 +21,8 @@ from components.tracking import JOURNAL, written_metrics
 from pipelines.doctor import GIB, Check, file_system, free_bytes, is_remote, memory_bytes, num_cpus
 from pipelines.graph.plan import Finding
 from pipelines.graph.schedule import PATIENCE_S
+from pipelines.graph.short import duration
 from pipelines.graph.stage import Given, Stage
-from pipelines.job import duration
 
 FLOAT = 4
 """Bytes of a parameter."""

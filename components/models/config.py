@@ -106,6 +106,16 @@ class ModelConfig:
         return c.depth * block + embeddings * c.dim + c.dim
 
 
+    def flops(self, vocab_size: int, length: int) -> float:
+        """Floating-point operations of one forward and backward of a position in a row of so many, read to the end.
+
+        Products of matrices only: two for each weight and three times that with the backward.
+        """
+        c = self.resolved()
+        weights = c.depth * (4 * c.dim * c.dim + 3 * c.dim * c.mlp_dim) + c.dim * vocab_size
+        return 6.0 * weights + 12.0 * c.depth * c.dim * length
+
+
 MODEL_PRESETS: dict[str, dict[str, int]] = {
     "nano": {"dim": 64, "depth": 3, "heads": 4},  # 0.15M
     "micro": {"dim": 96, "depth": 4, "heads": 4},  # 0.45M

@@ -32,6 +32,8 @@ class Job:
     """File of the tokenizer, by which rollouts become text for the rules of ``source``."""
     fence: Fence | None = None
     """Shown before each checkpoint is written, so that a run that was taken over spoils none."""
+    flops: float = 0.0
+    """Floating-point operations of one forward and backward of a position; 0 where nobody asks for the speed."""
     source: Any = None
     """Config of the corpus by whose rules rollouts are rewarded."""
 

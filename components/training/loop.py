@@ -26,6 +26,7 @@ from components.training.engine import TrainEngine
 from components.training.job import Job
 from components.training.meter import Meter
 from components.training.rewards import reward_of
+from components.training.speed import Speed
 from components.training.watch import Unwatched, Watch
 
 VALIDATION_T_MIN = 1e-3
@@ -113,7 +114,8 @@ def go_on(
     objective = build_objective(config.objective, setting_of(job, engine))
     source = rows_of(job, "train", engine)
     validation = rows_of(job, "validation", engine) if has_rows(job, "validation") else None
-    meter = Meter(engine.all_reduce, engine.device)
+    speed = Speed(config, job.flops, engine.device, engine.world_size) if job.flops else None
+    meter = Meter(engine.all_reduce, engine.device, speed)
     for step in range(start, config.steps):
         lr, norm, wanted = learning_rate(step, config.steps, config.optimizer), 0.0, False
         done = step + 1
@@ -209,7 +211,8 @@ def train_step(
         the gradient norm, and whether any rank wants one.
     """
     engine.train(True)
-    corrupted = [objective.corrupt(batch) for batch in source.batches(step)]
+    batches = list(source.batches(step))
+    corrupted = [objective.corrupt(batch) for batch in batches]
     divisor = global_counts(engine, [objective.counts(c) | {WANTED: torch.tensor(float(wanted))} for c in corrupted])
     for number, micro_batch in enumerate(corrupted):
         # What a network itself draws, such as dropout, depends on the step, the rank and the micro-batch alone.
@@ -219,7 +222,7 @@ def train_step(
             meter.add_per_step(f"loss/{term.name}", term.loss_sum.detach() / divisor[term.name])
             meter.add(term.metrics)
     norm = engine.step(lr)
-    meter.count_step()
+    meter.count_step(sum(batch.tokens.numel() for batch in batches))
     return norm, bool(divisor[WANTED])
 
 

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from components.training.speed import Speed
+
 
 class Meter:
     """Sums and counts since the last report, divided once, after they were added over all ranks."""
 
-    def __init__(self, all_reduce: Callable[[Tensor], Tensor], device: torch.device):
+    def __init__(self, all_reduce: Callable[[Tensor], Tensor], device: torch.device, speed: Speed | None = None):
         """``all_reduce`` adds a tensor on ``device`` over the ranks; all of them must report together."""
-        self.all_reduce, self.device = all_reduce, device
+        self.all_reduce, self.device, self.speed = all_reduce, device, speed
         self.sums: dict[str, float | Tensor] = defaultdict(float)
         self.counts: dict[str, float | Tensor] = defaultdict(float)
         self.per_step: set[str] = set()
@@ -31,9 +33,11 @@ class Meter:
         self.sums[name] = self.sums[name] + total.double()
         self.per_step.add(name)
 
-    def count_step(self) -> None:
-        """One more optimiser step is done."""
+    def count_step(self, positions: int) -> None:
+        """One more optimiser step is done, on so many positions of this rank."""
         self.num_steps += 1
+        if self.speed is not None:
+            self.speed.count(positions)
 
     def flush(self) -> dict[str, float]:
         """The means since the last call, without those whose count is 0, and start again from nothing."""
@@ -51,4 +55,4 @@ class Meter:
         self.sums.clear()
         self.counts.clear()
         self.num_steps = 0
-        return values
+        return values if self.speed is None else values | self.speed.flush()

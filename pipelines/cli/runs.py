@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pipelines.doctor import Check
     from pipelines.graph.estimate import Estimate
     from pipelines.graph.plan import Finding
+    from pipelines.graph.stage import Stage
 
 
 @click.command()
@@ -59,7 +61,7 @@ def planned(finding: Finding, expected: Estimate | None) -> dict[str, Any]:
 
 def print_plan(findings: list[Finding], expected: dict[str, Estimate]) -> None:
     """The plan for people."""
-    from pipelines.job import duration
+    from pipelines.graph.short import duration
 
     table = Table("stage", "state", *(["about"] if expected else []), "key", "why", box=None, pad_edge=False)
     for f in findings:
@@ -141,8 +143,9 @@ def explain(run: Path, overrides: tuple[str, ...], label: str) -> None:
 @click.command()
 @run_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
+@click.option("--follow", "follows", is_flag=True, help="Go on showing how far a run is until it is made.")
 @in_words
-def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def show(run: Path, overrides: tuple[str, ...], as_json: bool, follows: bool) -> None:
     """Show the state of a run and its results, or how a job goes.
 
     RUN is a run's YAML, or the folder that [b]proseco generate[/b] or [b]proseco score[/b] works in: then rows, rate and
@@ -160,6 +163,8 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     config, stages = load(run, overrides)
     root = at(config.runtime.root)
+    if follows:
+        watch(list(stages.values()), root)
     findings = make_plan(list(stages.values()), root)
     results: list[dict[str, Any]] = []
     for stage in stages.values():
@@ -192,6 +197,23 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     report = list(stages.values())[-1].folder(root) / "report.html"
     if exists(report):
         out.print(f"report: {report}")
+
+
+def watch(stages: list[Stage], root: Path) -> None:
+    """Show how far a run is until it is made: a picture that changes on a terminal, new lines elsewhere."""
+    from pipelines.follow import follow
+
+    if out.is_terminal:
+        with Live(console=out, transient=True) as live:
+            for look in follow(stages, root):
+                live.update(Text("\n".join(look.lines)))
+        return
+    shown: set[str] = set()
+    for look in follow(stages, root):
+        for line in look.lines:
+            if line not in shown:
+                click.echo(line)
+        shown = set(look.lines)
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from components.errors import ProsecoError
 from components.store.files import exists, size_of
 from components.tracking import written_metrics
+from pipelines.graph.short import in_short
 from pipelines.graph.stage import Progress
 
 POLL_S = 0.5
@@ -37,6 +38,7 @@ def following(journal: Path, progress: Progress, send: Send) -> Iterator[None]:
         if rows:
             send(rows)
             sent += len(rows)
+            progress.note(in_short(rows))
             progress.to(int(rows[-1]["step"]))
 
     def follow() -> None:

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 
 from components.errors import without_passwords
 from pipelines.graph.plan import Finding
+from pipelines.graph.short import duration
 
 LINE_EVERY_S = 15.0
 
@@ -53,12 +54,11 @@ class Screen:
             return
         with self.lock:
             if self.bars is None:
-                columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn())
-                self.bars = Bars(
-                    *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True
-                )
+                columns = (TextColumn("      {task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+                times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+                self.bars = Bars(*columns, *times, console=self.console, transient=True)
                 self.bars.start()
-            task = self.bars.add_task(label, total=None)
+            task = self.bars.add_task(label, total=None, note="")
         try:
             yield StageProgress(self, label, alive, self.bars, task)
         finally:
@@ -74,11 +74,13 @@ class StageProgress:
 
     def __init__(self, screen: Screen, label: str, alive: Callable[[], None], bars: Bars | None = None, task: Any = None):
         self.screen, self.label, self.alive, self.bars, self.task = screen, label, alive, bars, task
-        self.unit, self.count, self.done = "", 0, 0
+        self.unit, self.count, self.done, self.words = "", 0, 0, ""
+        self.first: tuple[float, int] | None = None
+        """When the first sign of progress was, and how far it was, for the time that is left."""
         self.last_line = time.monotonic()
 
     def total(self, count: int, unit: str) -> None:
-        self.count, self.unit, self.done = count, unit, 0
+        self.count, self.unit, self.done, self.first = count, unit, 0, None
         if self.bars is not None:
             self.bars.update(self.task, total=count, completed=0)
 
@@ -92,7 +94,23 @@ class StageProgress:
             self.bars.update(self.task, completed=done)
         elif time.monotonic() - self.last_line > LINE_EVERY_S:
             self.last_line = time.monotonic()
-            self.screen.say(f"      {self.label}: {done}/{self.count} {self.unit}")
+            more = "".join(f", {words}" for words in (self.left(), self.words) if words)
+            self.screen.say(f"      {self.label}: {done}/{self.count} {self.unit}{more}")
+        if self.first is None:
+            self.first = time.monotonic(), done
+
+    def left(self) -> str:
+        """The time that is left, in words; empty where it is not known yet."""
+        if self.first is None or self.done <= self.first[1]:
+            return ""
+        each = (time.monotonic() - self.first[0]) / (self.done - self.first[1])
+        return f"{duration(each * (self.count - self.done))} left"
+
+    def note(self, words: str) -> None:
+        """Numbers of the work, shown beside how far it is until there are newer ones."""
+        self.words = words or self.words
+        if self.bars is not None:
+            self.bars.update(self.task, note=self.words)
 
     def say(self, message: str) -> None:
         self.screen.say(f"      {self.label}: {message}")

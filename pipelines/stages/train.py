@@ -38,6 +38,7 @@ def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
         micro_batch=context.runtime.micro_batch,
         keep=context.runtime.keep_checkpoints,
         tokenizer=file,
+        flops=config.model.flops(tokenizer.vocab_size, TokenRows(context.inputs[roles[0]], "train").length),
         fence=context.fence,
         source=config.source,
     )

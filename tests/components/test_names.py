@@ -103,7 +103,7 @@ def test_shards_are_looked_for_and_published_in_their_folder_only(victim, tmp_pa
 def context(folder: Path, **infos: object) -> SimpleNamespace:
     return SimpleNamespace(
         folder=folder, inputs=dict.fromkeys([*infos, "tokenizer", "model"], folder), infos=infos,
-        progress=SimpleNamespace(total=lambda *_: None, to=lambda *_: None), fence=SimpleNamespace(check=lambda: None),
+        progress=SimpleNamespace(total=lambda *_: None, to=lambda *_: None, note=lambda *_: None), fence=SimpleNamespace(check=lambda: None),
     )  # fmt: skip
 
 
