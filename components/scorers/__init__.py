@@ -16,6 +16,7 @@ SCORERS: Family[c.ScorerOptions] = Family(
     c.NelboConfig,
     c.LocalizationConfig,
     c.NgramConfig,
+    c.MoleculeConfig,
     c.EntropyConfig,
     c.DistinctConfig,
 )

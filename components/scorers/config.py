@@ -28,6 +28,9 @@ class ScorerOptions(Card):
     """Where the code is that trains what it scores with, from the rows of all corpora: ``"module:function"``, called
     as ``components.scorers.base.Train``. Empty for a scorer that needs nothing trained."""
 
+    requires: ClassVar[str] = ""
+    """A package that it needs besides ours, by the name of its module."""
+
     @property
     def column(self) -> str:
         """Its main column."""
@@ -95,6 +98,18 @@ class NgramConfig(ScorerOptions):
     @property
     def column(self) -> str:
         return "judge_nll"
+
+
+@options
+class MoleculeConfig(ScorerOptions):
+    """Is the row, with its prompt, SMILES of a molecule that is possible? 1 or 0; and a property of those that are."""
+
+    name: ClassVar[str] = "molecule"
+    code: ClassVar[str] = f"{HERE}.molecule:build"
+    requires: ClassVar[str] = "rdkit"
+
+    measured: Literal["none", "qed", "logp", "weight", "rings", "heavy_atoms"] = "none"
+    """A property, in a column of its name; no number where there is no molecule."""
 
 
 @options

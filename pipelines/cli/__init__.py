@@ -34,6 +34,7 @@ for _command in (
     jobs.cluster,
     house.list_plugins,
     house.options,
+    house.new,
     models.generate,
     models.score,
     models.replay,

@@ -17,6 +17,8 @@ from pipelines.cli.screen import PLACE, in_words, load, out, run_arguments
 if TYPE_CHECKING:
     from pipelines.doctor import Check
 
+SIZES = ["nano", "micro", "mini", "small", "medium", "large"]
+
 
 @click.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print for a program.")
@@ -54,6 +56,31 @@ def list_plugins(as_json: bool, schema: bool, markdown: Path | None) -> None:
                 out.print(
                     f"  [cyan]{label}[/]  {entry['summary']}" + (f"\n      {entry['paper']}" if entry["paper"] else "")
                 )
+
+
+@click.command()
+@click.argument("run", type=PLACE)
+@click.argument("data", default="")
+@click.option("--kind", type=click.Choice(["text", "pairs", "molecules", "puzzle"]), help="What it is; guessed where not given.")
+@click.option("--text-field", default="", help="Of records: the text to learn.")
+@click.option("--prompt-field", default="", help="What comes before it and is kept clean.")
+@click.option("--label-field", default="", help="A class, a whole number from 0.")
+@click.option("--value-field", default="", help="A property, a number, by which samples are asked for and guided.")
+@click.option("--document", type=click.Choice(["file", "line", "paragraph"]), help="Of plain text: what is one document.")
+@click.option("--minutes", type=click.FloatRange(0.1), default=10.0, show_default=True, help="For the trainings, on this machine.")
+@click.option("--size", type=click.Choice(SIZES), help="Of the network; the largest for that time where not given.")
+@in_words
+def new(run: Path, data: str, kind: str | None, minutes: float, size: str | None, **asked: str | None) -> None:
+    """Look into data, and write a run for it with the reason of every number.
+
+    RUN is the YAML file to write. DATA is a file (text, JSON lines, CSV, Parquet, perhaps .gz), a folder or a glob of
+    them, or the name of a corpus that is made here, such as [b]sudoku[/b] or [b]patches[/b]. Without it you are asked.
+    """
+    from pipelines.new.command import new as command
+
+    data = data or click.prompt("File, folder, or a corpus that is made here (latin_square, sudoku, coding, addition, patches)")
+    for line in command(run, data, {k: v for k, v in asked.items() if v}, kind or "", minutes, size or ""):
+        click.echo(line)
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -134,6 +135,9 @@ def sampler(run: RunConfig, sampling: SamplingConfig) -> Iterator[Problem]:
 def scorers(run: RunConfig) -> Iterator[Problem]:
     for name, scorer in run.scorers.items():
         source = next(iter(run.corpora.values())).source if run.corpora else None
+        if scorer.requires and importlib.util.find_spec(scorer.requires) is None:
+            rule = f"{scorer.requires} is installed, by which it scores"
+            yield Problem(f"scorers.{name}", name, rule, f"pip install {scorer.requires}, or drop the scorer")
         if scorer.reads_rules and source is not None and not source.has_rules:
             yield Problem(f"scorers.{name}", source.name, "the first corpus has rules", "drop the scorer")
     if run.metric and run.metric not in run.scorers:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from components.evaluation.frontier import SUMMARISED, summarise
 from components.store.files import publish_text
 from components.store.samples import KEYS, read_shards
@@ -31,8 +33,7 @@ def run(config: EvaluateSpec, context: Context) -> Mapping[str, Any]:
 
 
 def other_means(scores: Any) -> dict[str, float]:
-    """The mean of every score column."""
-    import numpy as np
-
+    """The mean of every score column, over the rows where it is a number; of one that nowhere is, none."""
     names = [n for n in scores.column_names if n not in KEYS]
-    return {f"mean_{n}": float(np.mean(scores[n].to_numpy())) for n in names}
+    known = {n: values[~np.isnan(values)] for n in names for values in [scores[n].to_numpy()]}
+    return {f"mean_{n}": float(values.mean()) for n, values in known.items() if len(values)}

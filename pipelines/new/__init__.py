@@ -1,0 +1,1 @@
+"""Writes a first run for data that it has looked into."""
