@@ -16,6 +16,12 @@ Row = Mapping[str, Any]
 R = TypeVar("R", bound=Row)
 
 
+def as_measured(row: Row) -> tuple[float, float, float]:
+    """The metric of a row and its interval as they were measured; ``quality`` is negated where smaller is better."""
+    quality, low, high = (float(row[name]) for name in ("quality", "quality_low", "quality_high"))
+    return (quality, low, high) if row["larger_is_better"] else (-quality, -high, -low)
+
+
 @dataclass(frozen=True)
 class Pair:
     """The best row of another model and that of the first one, at nearly equal calls."""

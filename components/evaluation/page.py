@@ -6,9 +6,10 @@ import html
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from components.evaluation.best import TOLERANCE, Pair, difference, in_words, ratio
+from components.evaluation.best import TOLERANCE, Pair, as_measured, difference, in_words, ratio
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #667; --line: #d5d9e0; --paper: #fff; }
@@ -23,7 +24,7 @@ th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(-
 th { vertical-align: bottom; line-height: 1.25 } th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper) }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left }
 tr.best td { font-weight: 600 } .quiet, small { color: var(--quiet) }
-figure { margin: 0 } svg { width: 100%; max-width: 760px } td { white-space: nowrap } svg text { font-size: 11px; fill: var(--quiet) }
+figure { margin: 0 } svg { width: 100%; max-width: 760px } td { white-space: nowrap } svg text { font-size: 12px; fill: var(--quiet) }
 svg .axis { font-size: 12px; fill: var(--ink) } svg .grid { stroke: var(--line); stroke-width: .6 }
 .legend span { margin-right: 1.2rem; white-space: nowrap }
 .legend i { display: inline-block; width: 22px; border-top: 3px solid; vertical-align: middle; margin-right: .4rem }
@@ -33,11 +34,17 @@ b.revealed { background: #56b4e9 !important; color: #000 } b.replaced { backgrou
 b.remasked { background: #cc79a7 !important; color: #000 }
 b.prompt { color: var(--quiet) } .running pre { white-space: pre-wrap; font-size: 12px; border-left: 3px solid var(--line); padding-left: .6rem; margin: .2rem 0 }
 .running b { font-weight: 400 } .key b { padding: 0 .4em; font-weight: 400 }
+.headline { font-size: 1.15rem; border-left: 4px solid #56b4e9; padding-left: .8rem }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .6rem 0 } dt { color: var(--quiet) } dd { margin: 0 }
 details pre { font-size: 12px; overflow: auto }
+@media print { body { max-width: none } .scroll { overflow: visible } td { white-space: normal } }
 /* A chart is drawn 640 wide: what is set in a telephone's 360 pixels needs letters that are almost twice as large. */
 @media (max-width: 640px) { body { margin: 1rem auto; padding: 0 .8rem } svg text { font-size: 20px } svg .axis { font-size: 21px }
   th, td { padding: .2rem .45rem } .legend span { margin-right: .8rem } }
 """
+
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,20 @@ class Section:
     """HTML."""
 
 
-def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The whole file."""
+def page(title: str, subtitle: str, sections: Sequence[Section], headline: str = "", facts: Mapping[str, str] = NOTHING) -> str:
+    """The whole file.
+
+    Args:
+        headline: what it comes to, in a sentence.
+        facts: what a reader wants to know first, by name.
+    """
+    told = f"<p class='headline'>{html.escape(headline)}</p>" if headline else ""
+    told += "".join(["<dl>", *(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items()), "</dl>"]) if facts else ""
     body = "".join(f"<h2>{html.escape(s.title)}</h2>{s.body}" for s in sections)
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p class='quiet'>{html.escape(subtitle)}</p>{body}</html>"
+        f"<h1>{html.escape(title)}</h1><p class='quiet'>{html.escape(subtitle)}</p>{told}{body}</html>"
     )
 
 
@@ -69,13 +83,18 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     )  # fmt: skip
     rows = [
         (
-            r["sampler"], r["model"], r["steps"], f"{r['calls']:.2f}", f"{r['quality']:.3f}",
-            f"{r['quality_low']:.3f} to {r['quality_high']:.3f}", f"{r['unique']:.3f}", f"{r['entropy']:.3f}",
+            r["sampler"], r["model"], r["steps"], f"{r['calls']:.2f}", *measured(r), f"{r['unique']:.3f}", f"{r['entropy']:.3f}",
             f"{r['edits']:.2f}", r["num_samples"], r["passes"],
         )
         for r in results
     ]  # fmt: skip
     return table(heads, rows, {i for i, r in enumerate(results) if best[r["model"]] is r})
+
+
+def measured(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The metric of a row, and its interval."""
+    quality, low, high = as_measured(row)
+    return f"{quality:.3f}", f"{low:.3f} to {high:.3f}"
 
 
 def best_table(pairs: Sequence[Pair]) -> str:
@@ -88,8 +107,7 @@ def best_table(pairs: Sequence[Pair]) -> str:
         compared = f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
         rows += [
             (
-                r["sampler"], r["model"], r["steps"], f"{r['calls']:.2f}", f"{r['quality']:.3f}",
-                f"{r['quality_low']:.3f} to {r['quality_high']:.3f}", f"{r['unique']:.3f}", f"{r['edits']:.2f}", last,
+                r["sampler"], r["model"], r["steps"], f"{r['calls']:.2f}", *measured(r), f"{r['unique']:.3f}", f"{r['edits']:.2f}", last,
             )
             for r, last in ((pair.reference, ""), (pair.row, compared))
         ]  # fmt: skip

@@ -45,6 +45,14 @@ def frames(final: Sequence[int], trace: Sequence[Mapping[str, Any]]) -> list[Fra
     return found
 
 
+def without_padding(found: list[Frame], pad: int) -> list[Frame]:
+    """The same without what is padding at the end of the last frame; all of it where there is nothing else."""
+    final = found[-1].tokens
+    kept = max((place + 1 for place, token in enumerate(final) if token != pad), default=len(final))
+    places = frozenset(range(kept))
+    return [Frame(f.call, f.tokens[:kept], f.revealed & places, f.replaced & places, f.remasked & places) for f in found]
+
+
 def draw(found: list[Frame], show: Callable[[int], str], num_prompt: int) -> str:
     """Frames side by side."""
     length = len(found[0].tokens)

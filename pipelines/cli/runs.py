@@ -194,9 +194,22 @@ def show(run: Path, overrides: tuple[str, ...], as_json: bool, follows: bool) ->
     out.print(table)
     if results:
         out.print(results_table(results))
+        print_headline(results)
     report = list(stages.values())[-1].folder(root) / "report.html"
     if exists(report):
         out.print(f"report: {report}")
+
+
+def print_headline(results: list[dict[str, Any]]) -> None:
+    """What a comparison comes to, and a small picture of it."""
+    from components.evaluation.headline import bars, headline
+
+    for task in dict.fromkeys(r.get("task", "") for r in results):
+        own = [r for r in results if r.get("task", "") == task]
+        out.print()
+        for line in bars(own):
+            out.print(line, markup=False)
+        out.print(f"\n{task + ': ' if task else ''}{headline(own)}\n", markup=False)
 
 
 def watch(stages: list[Stage], root: Path) -> None:
@@ -217,6 +230,8 @@ def watch(stages: list[Stage], root: Path) -> None:
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:
+    from components.evaluation.best import as_measured
+
     table = Table(
         Column("sampler", overflow="fold"),
         "model",
@@ -231,14 +246,14 @@ def results_table(results: list[dict[str, Any]]) -> Table:
         pad_edge=False,
     )
     for r in results:
-        interval = f"{r['quality_low']:.3f} .. {r['quality_high']:.3f}"
+        quality, low, high = as_measured(r)
         table.add_row(
             r["sampler"],
             r["model"],
             str(r["steps"]),
             f"{r['calls']:.2f}",
-            f"{r['quality']:.3f}",
-            interval,
+            f"{quality:.3f}",
+            f"{low:.3f} .. {high:.3f}",
             f"{r['unique']:.3f}",
             f"{r['entropy']:.3f}",
             f"{r['edits']:.2f}",

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from components.data.tokenizer import load_tokenizer
+from components.data.corpora import open_corpus
+from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.evaluation import trajectory
-from components.evaluation.best import best_of_budgets, best_pairs
+from components.evaluation.best import as_measured, best_of_budgets, best_pairs
 from components.evaluation.chart import COLOURS, Point, Series, line_chart
+from components.evaluation.headline import headline
 from components.evaluation.page import Section, best_table, edits_table, folded, page, results_table, table
+from components.evaluation.trajectory import Frame
 from components.store.files import publish_text
 from components.store.samples import read_shard, shard_file
-from components.tracking import JOURNAL, read_metrics
+from pipelines.graph.short import duration
 from pipelines.graph.stage import Context
+from pipelines.provenance import made_by
+from pipelines.stages import curves
 from pipelines.stages.spec import ReportSpec
 
 MAX_TRACED = 64
@@ -26,13 +32,35 @@ def run(config: ReportSpec, context: Context) -> Mapping[str, Any]:
     sections = [
         Section("Quality against network calls", frontier(results)),
         *best_against_best(results),
-        Section("Training", learning_curves(context)),
-        Section("Trajectories", trajectories(results, context)),
+        Section("Training", curves.learning(config, context)),
+        Section("Trajectories", trajectories(results, config, context)),
         Section("What was run", what_was_run(config, context)),
     ]
     subtitle = f"{len(results)} samplers and budgets; every sample counts the network calls that it used"
-    publish_text(context.folder / "report.html", page(config.title, subtitle, sections))
+    text = page(config.title, subtitle, sections, str(headline(results)), facts(results, context))
+    publish_text(context.folder / "report.html", text)
     return {"artifacts": ["report.html"]}
+
+
+def facts(results: list[dict[str, Any]], context: Context) -> dict[str, str]:
+    """What a reader wants to know first."""
+    trained = {role.removeprefix("train_"): info for role, info in context.infos.items() if role.startswith("train_")}
+    data = [
+        f"{role.removeprefix('rows_')}: {info['documents']:,} documents, {info['tokens']:,} tokens ({context.drew.get(role, '')})"
+        for role, info in context.infos.items()
+        if role.startswith("rows_")
+    ]
+    took = [f"{name} {duration(curves.seconds_of(context.inputs[f'train_{name}']))}" for name in trained]
+    sizes = sorted({int(info["parameters"]) for info in trained.values()})
+    samples = f"{sum(r['num_samples'] for r in results):,}, seeds {', '.join(map(str, results[0]['seeds']))}"
+    return {
+        "made": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
+        "by": made_by(),
+        "data": "; ".join(data),
+        "network": f"{' or '.join(f'{n:,}' for n in sizes)} weights",
+        "training": ", ".join(took),
+        "samples": samples,
+    }
 
 
 def frontier(results: list[dict[str, Any]]) -> str:
@@ -62,32 +90,10 @@ def best_against_best(results: list[dict[str, Any]]) -> list[Section]:
     return [Section("Best against best", best_table(pairs))] if pairs else []
 
 
-def learning_curves(context: Context) -> str:
-    """Training and validation bounds of every training."""
-    series, correcting = [], []
-    for role, folder in context.inputs.items():
-        if not role.startswith("train_"):
-            continue
-        name, rows = role.removeprefix("train_"), read_metrics(folder / JOURNAL)
-        series.append(curve(name, rows, "nll_bound"))
-        series.append(curve(f"{name}, validation", rows, "validation/nll_bound", dashed=True))
-        correcting.append(curve(f"{name}: fixed", rows, "fix_rate"))
-        correcting.append(curve(f"{name}: broken", rows, "break_rate", dashed=True))
-    parts = [line_chart(series, "optimiser step", "bound, nats per token", marks=False)]
-    if any(s.points for s in correcting):
-        parts.append("<h3>Corrector: share of wrong draft tokens made right, and of right ones made wrong</h3>")
-        parts.append(line_chart(correcting, "optimiser step", "share", marks=False))
-    return "".join(parts)
-
-
-def curve(name: str, rows: list[dict[str, float]], column: str, dashed: bool = False) -> Series:
-    points = tuple(Point(r["step"], r[column]) for r in rows if column in r)
-    return Series(name, points if len(points) > 1 or "validation" not in column else (), dashed)
-
-
-def trajectories(results: list[dict[str, Any]], context: Context) -> str:
+def trajectories(results: list[dict[str, Any]], config: ReportSpec, context: Context) -> str:
     """A sample of the best sampler of each budget: of those whose trace was kept, the one with most corrections."""
     tokenizer = load_tokenizer(context.inputs["tokenizer"] / "tokenizer.json")
+    corpus = config.source and open_corpus(config.source)
     parts = [
         "<p class='key'>The best sampler of each budget, and of its samples the one that was corrected most. Each picture "
         "is the row after a call that changed it: <b class='revealed'>revealed</b> by that call, "
@@ -101,14 +107,40 @@ def trajectories(results: list[dict[str, Any]], context: Context) -> str:
         if not traced:
             continue
         shown = max(traced, key=lambda r: r["edits"])
-        title = f"{row['calls']:.1f} calls: {row['sampler']}, {row['metric']} {row['quality']:.3f}"
-        parts.append(f"<h3>{html.escape(title)}</h3>")
-        parts.append(
-            f"<p><small>sample {shown['sample_index']}: {shown['calls']} calls, {shown['edits']} corrections</small></p>"
-        )
-        found = trajectory.frames(shown["tokens"], shown["trace"])
+        title = f"{row['calls']:.1f} calls: {row['sampler']}, {row['metric']} {as_measured(row)[0]:.3f}"
+        found = trajectory.without_padding(trajectory.frames(shown["tokens"], shown["trace"]), tokenizer.pad_id)
+        said = [f"sample {shown['sample_index']}: {shown['calls']} calls, {shown['edits']} corrections"]
+        if corpus is not None:
+            said.append(verdict(found, corpus, tokenizer, shown["num_prompt"]))
+        if folded_away := len(shown["tokens"]) - len(found[0].tokens):
+            said.append(f"{folded_away} positions of padding are left out")
+        parts.append(f"<h3>{html.escape(title)}</h3><p><small>{html.escape('; '.join(said))}</small></p>")
         parts.append(trajectory.draw(found, tokenizer.show, shown["num_prompt"]))
     return "".join(parts)
+
+
+def verdict(found: list[Frame], corpus: Any, tokenizer: Tokenizer, num_prompt: int) -> str:
+    """Is the row valid, since when, and what made it so?"""
+
+    def obeys(frame: Frame) -> bool:
+        prompt, text = frame.tokens[:num_prompt], frame.tokens[num_prompt:]
+        return bool(corpus.obeys(tokenizer.decode(prompt), tokenizer.decode(text)))
+
+    full = [f for f in found if tokenizer.mask_id not in f.tokens]
+    if not full or not obeys(full[-1]):
+        return "not valid"
+    since = len(full) - 1
+    while since and obeys(full[since - 1]):
+        since -= 1
+    if not since:
+        return f"valid since it was full, after call {full[0].call}"
+    now, before = full[since], full[since - 1]
+    changed = [
+        f"position {place + 1} from {tokenizer.show(old)} to {tokenizer.show(new)}"
+        for place, (old, new) in enumerate(zip(before.tokens, now.tokens, strict=True))
+        if old != new
+    ]
+    return f"full and not valid after call {before.call}; call {now.call} mended it: {', '.join(changed)}"
 
 
 def what_was_run(config: ReportSpec, context: Context) -> str:

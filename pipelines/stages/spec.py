@@ -29,7 +29,7 @@ WORK: Mapping[str, Work] = {
 }
 """Where stages do their work, by name; the others do it in the driver."""
 VERSIONS: Mapping[str, int] = {
-    "tokenizer": 2, "tokenize": 3, "prompts": 3, "train": 2, "generate": 4, "score": 3, "evaluate": 2, "report": 2, "compare": 2,
+    "tokenizer": 2, "tokenize": 3, "prompts": 3, "train": 2, "generate": 4, "score": 3, "evaluate": 2, "report": 3, "compare": 2,
 }  # fmt: skip
 """Raised by hand when the code changes what a stage makes; 1 where none is named."""
 
@@ -175,10 +175,27 @@ class EvaluateSpec:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What a reader must know of a training to compare it with others."""
+
+    objective: str
+    t_min: float
+    """Bounds from different smallest times are different bounds."""
+    before: int
+    """Forward-backwards of what it started from."""
+    passes: float
+    """Of each of its own steps."""
+
+
+@dataclass(frozen=True)
 class ReportSpec:
     title: str
     run: Any
     """The configuration, for people."""
+    trained: Mapping[str, Trained] = field(default_factory=dict)
+    """By name."""
+    source: SourceOptions | None = None
+    """The corpus whose rules say whether a row is valid; None where it has none."""
 
 
 @dataclass(frozen=True)

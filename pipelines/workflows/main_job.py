@@ -160,7 +160,15 @@ def add_report(graph: Graph, compared: Mapping[str, spec.Compared], measured: Ma
     scorer = run.scorers[run.metric or next(iter(run.scorers))]
     evaluate = graph.add("evaluate", "evaluate", spec.EvaluateSpec(compared, scorer), measured)
     trained = {f"train_{n}": graph.stages[f"train/{n}"] for n in run.train}
-    shown = {"evaluate": evaluate, "tokenizer": graph.tokenizer, **trained}
-    shown |= {role: stage for role, stage in measured.items() if role.startswith("samples_")}
+    shown = {"evaluate": evaluate, "tokenizer": graph.tokenizer, **trained, **measured, **graph.rows()}
     described = {k: v for k, v in canonical(run).items() if k != "runtime"}
-    graph.add("report", "report", spec.ReportSpec(run.name, described), shown)
+    told = {name: trained_as(run, name) for name in run.train}
+    source = graph.source() if graph.source().has_rules else None
+    graph.add("report", "report", spec.ReportSpec(run.name, described, told, source), shown)
+
+
+def trained_as(run: RunConfig, name: str) -> spec.Trained:
+    """What the report tells of a training."""
+    train = run.train[name]
+    before = total_passes(run, train.init_from) if train.init_from else 0
+    return spec.Trained(train.objective.name, train.smallest_time(), before, train.objective.passes(train.steps))
