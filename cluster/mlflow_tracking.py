@@ -11,6 +11,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
+from cluster.mlflow_summary import log
 from components.store.cache import local
 from components.store.files import is_local
 
@@ -93,7 +95,7 @@ class MlflowTracking:
         self.experiment = found.experiment_id if found else self.client.create_experiment(
             EXPERIMENT, artifact_location=url_of(root / "mlflow")
         )  # fmt: skip
-        self.say = say
+        self.say, self.workflow = say, workflow
         self.broken = False
         self.lock = threading.Lock()
         """Stages run in several threads, and SQLite is written by one."""
@@ -171,6 +173,12 @@ class MlflowTracking:
     def end(self, run: str | None, status: str = "FINISHED") -> None:
         if run:
             self._try(lambda: self.client.set_terminated(run, status))
+
+    def summary(self, told: Any) -> None:
+        """What the workflow came to (``pipelines.summary.Summary``)."""
+        self._try(
+            lambda: log(self.client, self.experiment, self.parent, self.workflow, told, url_of, int(time.time() * 1000))
+        )
 
     def close(self, status: str) -> None:
         self._try(lambda: self.client.set_terminated(self.parent, status))

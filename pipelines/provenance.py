@@ -9,16 +9,21 @@ from pathlib import Path
 
 
 @cache
+def commit() -> str:
+    """The git commit that the code is at, with a star where files differ from it; empty where there is none."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
 def made_by() -> str:
-    """The version, and the commit where it runs from a checkout; with a star where files differ from it."""
+    """The version and the commit, for people."""
     try:
         said = f"proseco {version('proseco')}"
     except PackageNotFoundError:
         said = "proseco"
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=*"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return said
-    return f"{said}, commit {found.stdout.strip()}"
+    short = commit()[:10] + "*" * commit().endswith("*")
+    return f"{said}, commit {short}" if short else said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +39,8 @@ from pipelines.graph.resources import Resources
 from pipelines.graph.schedule import Outcome, Schedule
 from pipelines.graph.stage import Context, Given, Stage
 from pipelines.needs import tracking_problem
+from pipelines.provenance import commit
+from pipelines.summary import summary_of
 
 
 @dataclass
@@ -102,6 +103,8 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
             made |= {f.stage.key for f in todo}
             # What was lost and came out otherwise leaves stages that were made of what it was.
             todo = [f for f in plan(targets, root) if f.state == "stale" and f.stage.key not in made]
+        if tracking is not None:
+            tracking.summary(summary_of(targets, root))
         status = "FINISHED"
     finally:
         try:
@@ -175,7 +178,7 @@ def run_stage(
             drew[role] = manifest.result
     run = None
     if tracking is not None:
-        tags = {"stage": stage.name, "key": stage.key, "version": str(stage.version), "folder": str(folder)} | commit()
+        tags = {"stage": stage.name, "key": stage.key, "version": str(stage.version), "folder": str(folder), "commit": commit()}
         run = tracking.start(stage.label, tags, flat(stage.identity["config"]))
         tracking.inputs(run, inputs)
 
@@ -225,17 +228,6 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
             found |= flat(below, f"{path}.{key}" if path else str(key))
         return found
     return {path or "value": value}
-
-
-def commit() -> dict[str, str]:
-    """The git commit that the code is at, where there is one."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return {"commit": found.stdout.strip()} if found.returncode == 0 else {}
 
 
 def damaged_stages(root: Path) -> list[tuple[Path, list[str]]]:
