@@ -12,6 +12,8 @@ import torch
 
 from components.training.config import TrainConfig
 
+OF_THE_CLOCK = ("tokens_per_s", "machine_share")
+"""What is told of the speed; two equal trainings differ in these."""
 TRIES = 3
 SIDES = {"cpu": 768, "cuda": 8192}
 """Of the matrices: large enough to be limited by arithmetic, small enough to take no time that one would notice."""

@@ -15,6 +15,7 @@ from components.store.files import exists
 from components.tracking import JOURNAL, read_metrics
 from components.training import checkpoint
 from components.training.job import Job
+from components.training.speed import OF_THE_CLOCK
 from pipelines.graph.stage import Context
 from pipelines.stages.spec import TrainSpec
 from pipelines.stages.unchanged import require_unchanged
@@ -51,7 +52,7 @@ def run(config: TrainSpec, context: Context) -> Mapping[str, Any]:
     context.progress.total(config.train.steps, "steps")
     context.cluster().train(launch)
     rows = read_metrics(context.folder / JOURNAL)
-    last = {k: v for row in rows[-3:] for k, v in row.items() if k not in ("step", "time_s")}
+    last = {k: v for row in rows[-3:] for k, v in row.items() if k not in ("step", "time_s", *OF_THE_CLOCK)}
     parameters = config.model.num_parameters(tokenizer.vocab_size)
     return {"steps": config.train.steps, "parameters": parameters, **last}
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import torch
+from click.testing import CliRunner
 from rich.console import Console
 
 from components.store.artifact import IDENTITY, MANIFEST
@@ -14,6 +15,7 @@ from components.tracking import JOURNAL
 from components.training import speed
 from components.training.config import TrainConfig
 from components.training.speed import Speed
+from pipelines.cli import main
 from pipelines.config.load import load_run
 from pipelines.follow import follow
 from pipelines.graph import progress
@@ -92,3 +94,18 @@ def test_a_run_is_followed_from_its_root_alone(tmp_path):
         (folder := stage.folder(tmp_path)).mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).write_text("{}")
     assert [look.lines for look in looks] == [[f"{len(stages)} of {len(stages)} stages are made"]]
+
+
+def test_what_depends_on_the_clock_is_in_no_manifest(tmp_path):
+    """A manifest's numbers reach the model card, and two equal trainings must export equal files."""
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        "corpora: {latin: {source: {name: latin_square, size: 3, num_documents: 200}}}\nrows: {length: 9}\nmodel: {dim: 16, depth: 1, heads: 2}\n"
+        "train: {base: {steps: 2, batch_rows: 4, log_every: 1}}\n"
+        f"runtime: {{root: {tmp_path / 'root'}, executor: local, engine: torch, workers: 1, jobs: 1, tracking_uri: none}}\n"
+    )
+    assert CliRunner().invoke(main, ["run", str(run), "--quiet"], catch_exceptions=False).exit_code == 0
+    training = next((tmp_path / "root/train").iterdir())
+    assert "tokens_per_s" in (training / JOURNAL).read_text()
+    assert "tokens_per_s" not in (training / MANIFEST).read_text()
+    assert "tokens_per_s" not in (next((tmp_path / "root/export").iterdir()) / "README.md").read_text()
