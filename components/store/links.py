@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from components.errors import StoreError
@@ -27,11 +28,21 @@ def links_in(folder: Path) -> Iterator[Path]:
                 yield from links_in(Path(entry.path))
 
 
+def lead(link: Path, place: Path) -> None:
+    """Make a link, or have it lead elsewhere: readers see the old place or the new one. A root can be moved with it."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    private = link.with_name(f".{link.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        private.unlink()
+    private.symlink_to(os.path.relpath(place, link.parent))
+    os.replace(private, link)
+
+
 def require_no_links(folder: Path) -> None:
     """Raises StoreError where what is written to a folder, or removed from it, could be somewhere else."""
     found = next(links_in(folder), None)
     if found is not None:
         raise StoreError(
-            f"{found} is a link to {os.readlink(found)}, and proseco makes no links: what it writes to {folder} and removes "
+            f"{found} is a link to {os.readlink(found)}, and proseco makes none in a stage: what it writes to {folder} and removes "
             f"from it would be somewhere else. Nothing was changed. Remove the link and run the same command again."
         )

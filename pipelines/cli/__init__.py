@@ -38,6 +38,7 @@ for _command in (
     models.generate,
     models.score,
     models.replay,
+    models.export,
     models.serve,
     models.diagnose,
     models.import_weights,

@@ -98,6 +98,23 @@ def score(samples: Path, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
+@click.argument("export", type=PLACE)
+@click.option("--to", type=PLACE, required=True, metavar="FOLDER", help="New folder for the model.")
+@click.option("--name", default="", help="Title of its card; the folder's name where not given.")
+@click.option("--licence", default="", help="For its card, e.g. [b]apache-2.0[/b].")
+@in_words
+def export(export: Path, to: Path, name: str, licence: str) -> None:
+    """Copy an exported model to hand it on, with a card of its data, training, results and corrections.
+
+    EXPORT is the folder of an export stage, as [b]proseco show RUN --json[/b] names it, or a link of runs/latest.
+    """
+    from pipelines.handing import hand_on
+
+    hand_on(export, to, name, licence)
+    click.echo(f"wrote {to}")
+
+
+@click.command()
 @click.argument("row_id")
 @click.option("--samples", "table", type=PLACE, metavar="FOLDER", help="Its table; all tables of the root where not given.")
 @click.option("--root", type=PLACE, default="runs", show_default=True, metavar="FOLDER", help="Root to look in.")

@@ -100,6 +100,7 @@ def run(run: Path, overrides: tuple[str, ...], quiet: bool, jobs: int | None) ->
     """
     from pipelines.graph.progress import Screen
     from pipelines.graph.runner import execute
+    from pipelines.latest import link
 
     config, stages = load(run, overrides if jobs is None else (*overrides, f"runtime.jobs={jobs}"))
     findings = execute(config.name, list(stages.values()), config.runtime, Screen(quiet))
@@ -111,6 +112,8 @@ def run(run: Path, overrides: tuple[str, ...], quiet: bool, jobs: int | None) ->
         else f"nothing to do: all {len(findings)} stages are fresh"
     )
     last = list(stages.values())[-1]
+    if (named := link(config.name, stages.values(), root)) is not None:
+        click.echo(f"models: {named}")
     if exists(last.folder(root) / "report.html"):
         click.echo(f"report: {last.folder(root) / 'report.html'}")
 

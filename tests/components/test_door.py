@@ -31,6 +31,10 @@ ELSEWHERE = {
     "pipelines/chaos/verdict.py": "reads the logs of commands",
     "pipelines/chaos/faults.py": "damages a table",
     "pipelines/cli/house.py": "writes pages of the documentation",
+    "pipelines/handing.py": "writes a model's folder for somebody else",
+    "pipelines/new/command.py": "looks whether somebody's data are there",
+    "pipelines/new/look.py": "looks into somebody's data",
+    "pipelines/new/write.py": "writes a run",
 }
 
 METHODS = {

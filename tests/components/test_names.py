@@ -117,7 +117,7 @@ def test_stages_take_the_shards_of_their_inputs_by_name(victim, tmp_path):
     with pytest.raises(CorruptArtifact):
         evaluate.run(SimpleNamespace(compared={"000": None}, scorer=EntropyConfig()), given)
     with pytest.raises(CorruptArtifact):
-        report.trajectories([{"sampler": "mdlm", "calls": 1.0, "quality": 0.5}], given)
+        report.trajectories([{"sampler": "mdlm", "calls": 1.0, "quality": 0.5}], SimpleNamespace(source=None), given)
     assert victim.read_text() == '{"kept": true}'
 
 

@@ -1,0 +1,103 @@
+"""Exports by names that people can read, and as folders to hand on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from components.api import load, sample
+from components.store.artifact import read_manifest
+from pipelines.cli import main
+
+RUN = """
+corpora: {latin: {source: {name: latin_square, size: 3, num_documents: 300}}}
+rows: {length: 9}
+model: {dim: 16, depth: 1, heads: 2}
+train:
+  base: {steps: 3, batch_rows: 4}
+  proseco: {init_from: base, objective: proseco, steps: 3, batch_rows: 4}
+generate: {num_samples: 8, shard_rows: 8, lanes: 8}
+samplers:
+  plain: {model: base, sampler: mdlm, steps: [4]}
+  corrected: {model: proseco, sampler: proseco, steps: [2]}
+scorers: {validity: {}}
+"""
+
+
+def proseco(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("handing")
+    (folder / "tiny.yaml").write_text(RUN)
+    options = ["executor=local", "engine=torch", "workers=1", "jobs=1", "tracking_uri=none", f"root={folder / 'root'}"]
+    said = proseco("run", folder / "tiny.yaml", *(f"runtime.{o}" for o in options))
+    assert f"models: {folder / 'root/latest/tiny'}" in said
+    return folder / "root"
+
+
+def test_links_lead_to_what_a_run_made_last(root):
+    links = root / "latest" / "tiny"
+    assert sorted(os.listdir(links)) == ["base", "proseco", "report.html"]
+    for name in ("base", "proseco"):
+        assert read_manifest((links / name).resolve()).label == f"export/{name}"
+        assert not os.path.isabs(os.readlink(links / name)), "a root can be moved"
+    assert sample(load(links / "proseco"), "proseco", 1, steps=2)
+
+
+def test_a_folder_to_hand_on_has_a_full_card_and_needs_no_root(root, tmp_path):
+    to = tmp_path / "mine"
+    proseco("export", root / "latest/tiny/proseco", "--to", to, "--licence", "apache-2.0")
+    text = (to / "README.md").read_text()
+    results = json.loads(next(f for f in root.glob("evaluate/*/results.json")).read_text())
+    row = next(r for r in results if r["sampler"] == "corrected")
+    rows = read_manifest(next(root.glob("tokenize/*")))
+    assert "license: apache-2.0" in text
+    assert f"- **latin**: 300 documents, 2,700 tokens; type LatinSquareConfig, size 3, num_documents 300; rows {rows.result}" in text
+    assert "Trained with **proseco** for 3 steps of 4 rows" in text
+    assert f"| corrected | 2 | {row['calls']:.2f} | {row['quality']:.3f} | {row['quality_low']:.3f} to {row['quality_high']:.3f} |" in text
+    assert f"| corrected | 2 | {row['edits']:.2f} | {row['edited']:.1%} |" in text
+    assert "plain" not in text, "samplers of other models are not about it"
+    assert 'sampler="proseco", steps=2' in text
+    assert not (to / "manifest.json").exists()
+    assert sample(load(to), "proseco", 1, steps=2)
+    assert "is there already" in proseco("export", root / "latest/tiny/proseco", "--to", to, code=1)
+    bare = tmp_path / "bare"
+    proseco("export", root / "latest/tiny/base", "--to", bare)
+    assert "license: unknown" in (bare / "README.md").read_text()
+    assert "never trained at visible positions" in (bare / "README.md").read_text()
+
+
+def test_the_tokenizer_loads_without_a_question(root, tmp_path):
+    """As the card says, in a process that could answer none."""
+    to = tmp_path / "mine"
+    proseco("export", root / "latest/tiny/proseco", "--to", to)
+    code = "from transformers import PreTrainedTokenizerFast as T; t = T.from_pretrained('.'); print(t('123')['input_ids'], t.mask_token)"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=to, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.strip() == "[4, 5, 6] [MASK]", done.stderr
+    assert "y/N" not in done.stdout + done.stderr
+
+
+def test_what_is_no_export_is_refused(root, tmp_path):
+    assert "is no export of a run" in proseco("export", next(root.glob("train/*")), "--to", tmp_path / "x", code=1)
+    assert "is no export of a run" in proseco("export", tmp_path, "--to", tmp_path / "x", code=1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_links_follow_the_next_run(root):
+    links = root / "latest" / "tiny"
+    before = os.readlink(links / "base")
+    options = ["executor=local", "engine=torch", "workers=1", "jobs=1", "tracking_uri=none", f"root={root}"]
+    proseco("run", root.parent / "tiny.yaml", "train.base.seed=1", *(f"runtime.{o}" for o in options))
+    assert os.readlink(links / "base") != before
