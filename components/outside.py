@@ -19,6 +19,12 @@ MAX_DEPTH = 64
 """Mappings and lists inside one another."""
 MAX_RUN_DEPTH = 32
 """The same, in YAML."""
+MAX_LENGTH = 1 << 20
+"""Positions of a row, and so ticks in which it is written."""
+MAX_ROWS = 10**9
+"""Of a table of samples. Ids have 63 bits, and among more rows two would likely share one."""
+MAX_SHARDS = 100_000
+"""Of a table. Its manifest names and digests each, is read as a whole, and must stay below MAX_BYTES."""
 MAX_BITS = 256
 """Of whole numbers in YAML, which has ways to write longer ones than Python can show."""
 

@@ -10,7 +10,7 @@ from components.data.corpora import CORPORA
 from components.diffusion.config import NOISES, DrawConfig
 from components.models.config import ModelConfig
 from components.objectives import OBJECTIVES
-from components.options import describe
+from components.options import MAX_WHOLE, describe
 from components.plugins import Family
 from components.samplers import PARTS, PRESETS, SamplerConfig, needs, preset
 from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
@@ -133,7 +133,8 @@ def run_options() -> str:
         "# Options of a run",
         MADE,
         "",
-        "`proseco list --schema` prints the JSON Schema of all of them, for editors.",
+        "`proseco list --schema` prints the JSON Schema of all of them, for editors. Whole numbers here, and in samplers and",
+        f"objectives, are at most {MAX_WHOLE} where nothing else is said.",
     ]
     for name, kind in sections.items():
         lines += ["", f"## `{name}`", "", summary(kind), "", *options_of(kind)]

@@ -53,7 +53,7 @@ class PromptsConfig:
     """Class of the row, for networks with classes."""
     id_field: str = "id"
     """By which its owner knows it; comes back as ``prompt_id``."""
-    pieces: Annotated[int, Field(ge=1)] = 16
+    pieces: Annotated[int, Field(ge=1, le=1 << 16)] = 16
     """Files are dealt onto at most so many tasks."""
 
     def kind(self) -> str:

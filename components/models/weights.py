@@ -73,8 +73,8 @@ def require_fit(config: ModelConfig, vocab_size: int, tensors: Mapping[str, Tens
     config = config.resolved()
     parts = config.noise_dim * vocab_size if config.encoder == "dsl" else 0
     parts += config.dim * (config.num_classes + config.depth * 4 * config.adapter_rank)
-    blocks = dataclasses.replace(config, depth=config.depth + max(0, config.quality_layers))
-    told = blocks.num_parameters(vocab_size) + parts
+    parts += config.block_parameters() * max(0, config.quality_layers)
+    told = config.num_parameters(vocab_size) + parts
     if told > MAX_FRESH * there + (1 << 20):
         raise ModelError(
             f"{source} tells of a network of {told:.3g} weights, and holds {there}. Its config.json and its weights do not "

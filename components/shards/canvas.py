@@ -11,11 +11,9 @@ from collections.abc import Sequence
 
 from components.data.tokenizer import Tokenizer
 from components.errors import DataError
+from components.outside import MAX_LENGTH
 from components.samplers.contract import Row
 from components.shards.prompt import HOLE, Prompt
-
-MAX_HOLES = 1 << 20
-"""Positions of a template."""
 
 
 def canvas(prompt: Prompt, length: int, mask_id: int, trace: bool = False, seed: int = 0) -> Row:
@@ -50,8 +48,8 @@ def misfit(tokens: Sequence[int], length: int) -> str:
 def read_tokens(tokenizer: Tokenizer, pieces: Sequence[str | int]) -> tuple[int, ...]:
     """Texts and numbers of holes as a prompt's tokens. Raises DataError where there are more holes than any row has."""
     holes = sum(p for p in pieces if isinstance(p, int))
-    if holes > MAX_HOLES:
-        raise DataError(f"A template of {holes} positions to write was given; no row has more than {MAX_HOLES}. Lower them.")
+    if holes > MAX_LENGTH:
+        raise DataError(f"A template of {holes} positions to write was given; no row has more than {MAX_LENGTH}. Lower them.")
     texts = iter(tokenizer.encode_batch([p for p in pieces if isinstance(p, str)]))
     return tuple(t for p in pieces for t in ([HOLE] * p if isinstance(p, int) else next(texts)))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.data.rows import TokenRows
 from components.data.tokenizer import load_tokenizer
-from components.errors import DataError
+from components.errors import ConfigError, DataError
 from components.evaluation.batch_page import Example, batch_page, example_of
 from components.models.device import Placement
 from components.shards.model import Sampling
@@ -26,6 +27,8 @@ NUM_EXAMPLES = 3
 def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
     begun = time.monotonic()
     source, number = prompts_of(config, context)
+    if wrong := [dataclasses.replace(p, path=f"generate.{p.path}") for p in config.generate.too_many(number)]:
+        raise ConfigError(wrong)
     names = [name for name, _, _ in cuts(config, number)]
     made = make_shards(cut_shards(config, context, source, number), names, context)
     asked = number * len(config.generate.seeds)

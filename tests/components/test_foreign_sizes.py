@@ -95,8 +95,8 @@ def test_an_export_that_tells_of_a_huge_network_makes_none(source, tmp_path):
     for change in ({"depth": 10**7}, {"vocab_size": 2**40}, {"mlp_dim": 2**36}, {"adapter_rank": 2**70},
                    {"num_classes": 2**40}, {"quality_layers": 10**7}, {"encoder": "dsl", "noise_dim": 2**40}, {"num_positions": 2**40}):  # fmt: skip
         (folder / "config.json").write_text(json.dumps(plain | change))
-        with pytest.raises(ModelError, match="do not belong together"):
-            load_model(folder)
+        said = refused(lambda: load_model(folder))
+        assert "do not belong together" in said or f"{folder}/config.json.{next(reversed(change))}" in said
 
 
 def test_a_header_has_a_length(tmp_path):

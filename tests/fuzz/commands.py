@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,11 @@ def inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def use_command(folder: Path, line: list[str]) -> None:
+def use_command(folder: Path, line: list[str], starts: Sequence[str] = STARTS) -> None:
     set_up(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(inside(folder))
-        for place in STARTS:
+        for place in starts:
             stack.enter_context(patch(place, side_effect=ClusterError(STARTED)))
         done = CliRunner().invoke(main, line)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -117,7 +117,11 @@ def use_command(folder: Path, line: list[str]) -> None:
 TARGETS: dict[str, Target] = {"command lines": Target(lines(), use_command, 2000)}
 
 
-def example(line: list[str]) -> Any:
-    """One command line, for the examples that are kept."""
+def example(line: list[str], starts: Sequence[str] = STARTS) -> Any:
+    """One command line, for the examples that are kept.
+
+    Args:
+        starts: what is put off in place of being started.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return use_command(Path(folder), line)
+        return use_command(Path(folder), line, starts)
