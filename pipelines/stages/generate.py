@@ -22,6 +22,17 @@ from pipelines.stages.shards import key_of, make_shards, trained_scorers
 from pipelines.stages.spec import PAGE, GenerateSpec
 
 NUM_EXAMPLES = 3
+CARD = "README.md"
+CARD_TEXT = """---
+configs:
+- config_name: default
+  data_files: shards/*.parquet
+---
+
+Samples of a masked diffusion language model, made by `proseco generate`: one row each, with the prompt, the text, what it
+cost and what was corrected. `datasets.load_dataset` opens this folder, `pandas.read_parquet` the folder `shards` in it.
+"""
+"""Tells `datasets` where among the files of the stage the table is."""
 
 
 def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
@@ -48,6 +59,7 @@ def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
     info = sums | {"rows_per_s": made.rows_per_s, "retries": made.retries, "reissued": made.reissues}
     page = batch_page(info | {"seconds": time.monotonic() - begun}, examples(context, names[0]), context.folder.name)
     publish_text(context.folder / PAGE, page)
+    publish_text(context.folder / CARD, CARD_TEXT)
     return info | {"artifacts": [PAGE], "shards": names}
 
 

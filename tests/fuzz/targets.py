@@ -217,9 +217,10 @@ NIGHT = {"date": "2026-11-26", "decision": "first", "candidate": "a" * 16, "miss
 
 def use_receipt(folder: Path, case: tuple[bytes, bytes]) -> None:
     receipt, night = case
-    put(folder, "a.parquet", b"abc")
+    put(folder / "shards", "a.parquet", b"abc")
     for written in (receipt, with_seal(receipt)):
         put(folder, "a.json", written)
+        put(folder / "receipts", "a.json", written)
         use_written_receipt(folder, night)
 
 
@@ -233,11 +234,11 @@ def with_seal(raw: bytes) -> bytes:
 
 def use_written_receipt(folder: Path, night: bytes) -> None:
     for use in (
-        lambda: shard_receipt(folder, "a"),
-        lambda: Account.read((shard_receipt(folder, "a") or RECEIPT)["account"]),
+        lambda: shard_receipt(folder / "shards", "a"),
+        lambda: Account.read((shard_receipt(folder / "shards", "a") or RECEIPT)["account"]),
         lambda: tokenize.finished_piece(folder / "a.json", folder),
         lambda: prompts.finished_piece(folder / "a.json", folder),
-        lambda: finished_shard(folder, "a"),
+        lambda: finished_shard(folder / "shards", "a"),
         lambda: read_history(put(folder / "nightly" / "n", "00000001.json", night).parents[2], "n").champion,
     ):
         with suppress(ProsecoError):
