@@ -81,10 +81,14 @@ def require_fit(config: ModelConfig, vocab_size: int, tensors: Mapping[str, Tens
             f"belong together, or a file of weights is missing: get it again."
         )
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            kind = "of type " + str(tensor.dtype).removeprefix("torch.") if not tensor.is_floating_point() else "not finite"
+        known = tensor.dtype in FLOATS
+        if not known or not bool(torch.isfinite(tensor.float()).all()):  # networks compute in float32
+            kind = "not finite" if known else "of type " + str(tensor.dtype).removeprefix("torch.")
             raise ModelError(f"The weights {name} of {source} are {kind}, and a network computes nothing with them. Get it again.")
 
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What weights may be. Those in 8 bits mean something with scales alone, which stand elsewhere."""
 
 MAX_FRESH = 4
 """How many times as many weights a network may have as there are in its files."""

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from components.data.tokenizer import load_tokenizer
 from components.errors import ConfigError
 from components.models import device
 from components.options import MAX_WHOLE
@@ -16,9 +17,11 @@ from pipelines import commands as made_by
 from pipelines import needs
 from pipelines.config.load import load_run
 from pipelines.config.schema import GenerateConfig
+from pipelines.diagnose import require_tokenizer
 from tests.chaos.harness import RUN
+from tests.components.test_export import exported
 from tests.fuzz import commands
-from tests.hostile import refused
+from tests.hostile import manifest, refused
 
 TOO_LARGE = 2**31
 WRONG = {
@@ -149,7 +152,8 @@ def test_more_gpus_than_there_are_are_refused_here_and_not_on_a_cluster(run, mon
     (told,) = needs.refusals(runtime, run.parent)
     assert (told.path, told.value, told.rule) == ("runtime.gpus", 8, "at most the 2 GPUs of this machine")
     assert not needs.refusals(load_run(run, ["runtime.gpus=2"]).runtime, run.parent)
-    assert not needs.refusals(load_run(run, ["runtime.gpus=8", "runtime.address=auto"]).runtime, run.parent)
+    for elsewhere in ("runtime.address=auto", "runtime.device=cpu"):
+        assert not needs.refusals(load_run(run, ["runtime.gpus=8", elsewhere]).runtime, run.parent)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +178,9 @@ def test_the_command_holds_its_options_to_the_same_rules():
 def test_a_manifest_of_so_many_shards_can_be_read_again(tmp_path):
     """Its size is that of one shard of the longest name times their number."""
     name = f"seed-{2**63 - 1}-{MAX_SHARDS:05d}"
-    (tmp_path / "shards").mkdir()
     files = [shard_file(tmp_path / "shards", name), receipt_file(tmp_path / "shards", name)]
     for file in files:
+        file.parent.mkdir()
         file.write_bytes(b"x")
     sizes = []
     for number in (1, 2):
@@ -198,3 +202,17 @@ def test_a_list_in_the_place_of_a_section_is_told_with_its_path(override, path, 
     (told,) = problems(run, override)
     assert told.path == path
     assert rule in told.rule
+
+
+def test_rows_of_another_tokenizer_are_not_diagnosed(tmp_path):
+    """Although all their ids are among those of the model."""
+    exported(tmp_path / "model")
+    rows = manifest(tmp_path / "tokenize" / "0", "tokenize", inputs={"tokenizer": "1" * 16})
+    file = tmp_path / "tokenizer" / ("1" * 16) / "tokenizer.json"
+    file.parent.mkdir(parents=True)
+    raw = (tmp_path / "model" / "tokenizer.json").read_bytes()
+    words = load_tokenizer(tmp_path / "model" / "tokenizer.json")
+    file.write_bytes(raw)
+    require_tokenizer(rows, words)
+    file.write_bytes(raw.replace(b'"1": 4', b'"1": 5').replace(b'"2": 5', b'"2": 4'))
+    assert "is of the tokenizer 1111111111111111" in refused(lambda: require_tokenizer(rows, words))
