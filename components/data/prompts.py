@@ -142,7 +142,7 @@ class Entry:
 
     prompt: str = ""
     """What is continued."""
-    template: tuple[str | Holes, ...] = ()
+    template: Annotated[tuple[str | Holes, ...], Field(min_length=1)] = ()
     """Instead: texts that stay, and numbers of positions to write between them."""
     text: str = ""
     """What is scored."""

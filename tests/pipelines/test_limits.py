@@ -143,6 +143,7 @@ def test_gpus_that_are_not_here_are_refused_before_anything_starts(override, mon
         said = refused(lambda command=command: commands.example([command, "run.yaml", override], starts=[]))
         assert "a GPU that torch sees; here it sees none" in said
         assert override.split("=")[0] in said
+    assert "here it sees none" in refused(lambda: commands.example(["generate", "model", "--device", "cuda"], starts=[]))
 
 
 def test_more_gpus_than_there_are_are_refused_here_and_not_on_a_cluster(run, monkeypatch):
