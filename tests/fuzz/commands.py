@@ -152,7 +152,7 @@ def run_command(folder: Path, line: list[str], starts: Sequence[str]) -> str:
     return done.output
 
 
-TARGETS: dict[str, Target] = {"command lines": Target(fitting.mostly(fitting_lines(), lines()), use_command, 2000, THIRD)}
+TARGETS: dict[str, Target] = {"command lines": Target(fitting.mostly(fitting_lines(), lines()), use_command, 1600, THIRD)}
 
 
 def example(line: list[str], starts: Sequence[str] = STARTS) -> str:

@@ -28,7 +28,7 @@ from components.data.packing import SPLITS, pack_piece
 from components.data.prompts import Found, PromptsConfig, read_entries
 from components.data.tokenizer import build_tokenizer
 from components.errors import ProsecoError
-from components.options import plain_of
+from components.options import parse, plain_of
 from components.shards.account import Account
 from components.store.artifact import MANIFEST, read_manifest, require_unchanged, sealed
 from components.store.files import digest_file
@@ -38,6 +38,7 @@ from components.store.samples import finished_shard, shard_receipt
 from components.training import checkpoint
 from pipelines.commands import named_sampler
 from pipelines.config.load import dotted, load_run, over
+from pipelines.config.schema import RunConfig
 from pipelines.graph.plan import plan
 from pipelines.import_weights import import_model
 from pipelines.job import describe
@@ -99,9 +100,8 @@ def plan_run(folder: Path, raw: bytes, overrides: tuple[str, ...] = ()) -> None:
     found = load_run(put(folder, "run.yaml", raw), list(overrides))
     stages = build(found)
     assert {f.state for f in plan(list(stages.values()), folder / "root")} <= {"missing"}
-    again = put(folder, "again.yaml", as_json(plain_of(found) | {"workflow": found.workflow}))
-    if found.workflow == "main_job":
-        assert [s.key for s in build(load_run(again, [])).values()] == [s.key for s in stages.values()]
+    if isinstance(found, RunConfig):
+        assert [s.key for s in build(parse(RunConfig, plain_of(found))).values()] == [s.key for s in stages.values()]
 
 
 PATHS = [
@@ -347,15 +347,15 @@ def use_foreign(folder: Path, files: dict[str, bytes]) -> None:
 
 THIRD = 1 / 3
 TARGETS: dict[str, Target] = {
-    "runs": Target(run_files(), plan_run, 1800, THIRD),
-    "overrides": Target(overrides(), use_overrides, 2400, THIRD),
+    "runs": Target(run_files(), plan_run, 1500, THIRD),
+    "overrides": Target(overrides(), use_overrides, 1800, THIRD),
     "documents": Target(records(), use_documents, 2400),
-    "prompts": Target(records(), use_prompts, 2400),
+    "prompts": Target(records(), use_prompts, 2800),
     "archives": Target(
-        st.sampled_from(sorted(archives())).flatmap(lambda n: st.tuples(st.just(n), damaged(archives()[n]))), use_archive, 2400
+        st.sampled_from(sorted(archives())).flatmap(lambda n: st.tuples(st.just(n), damaged(archives()[n]))), use_archive, 2800
     ),
-    "manifests": Target(manifests(), use_manifest, 2400),
-    "receipts": Target(st.tuples(json_bytes(RECEIPT), json_bytes(NIGHT)), use_receipt, 2400),
+    "manifests": Target(manifests(), use_manifest, 2800),
+    "receipts": Target(st.tuples(json_bytes(RECEIPT), json_bytes(NIGHT)), use_receipt, 2800),
     "checkpoints": Target(checkpoints(), use_checkpoint, 1800, THIRD),
     "exports": Target(folders_of(export_files()), use_export, 1200),
     "foreign weights": Target(folders_of(foreign_files()), use_foreign, 1200),

@@ -17,7 +17,7 @@ from pipelines import commands as made_by
 from pipelines import needs
 from pipelines.config.load import load_run
 from pipelines.config.schema import GenerateConfig
-from pipelines.diagnose import require_tokenizer
+from pipelines.diagnose import diagnose_model, require_tokenizer
 from tests.chaos.harness import RUN
 from tests.components.test_export import exported
 from tests.fuzz import commands
@@ -216,4 +216,4 @@ def test_rows_of_another_tokenizer_are_not_diagnosed(tmp_path):
     file.write_bytes(raw)
     require_tokenizer(rows, words)
     file.write_bytes(raw.replace(b'"1": 4', b'"1": 5').replace(b'"2": 5', b'"2": 4'))
-    assert "is of the tokenizer 1111111111111111" in refused(lambda: require_tokenizer(rows, words))
+    assert "is of the tokenizer 1111111111111111" in refused(lambda: diagnose_model(tmp_path / "model", rows, 1, 8, ""))
