@@ -28,10 +28,10 @@ from components.samplers.contract import Row, Sample
 from components.samplers.needs import check_needs, strange_label
 from components.scorers import Scorers
 from components.scorers.base import ScoredRow, ScorerSetting
-from components.shards.canvas import canvas, num_leading, read_tokens
+from components.shards.canvas import canvas, read_tokens, text_tokens
 from components.shards.model import Loaded, Sampling, sample_rows
 from components.shards.model import load as load_folder
-from components.shards.prompt import Prompt
+from components.shards.prompt import HOLE, Prompt
 from components.shards.score import score_rows
 from components.store.artifact import require_unchanged
 from components.store.files import at
@@ -153,15 +153,17 @@ def ask(
         if model.tokenizer.unknown_id in pieces[p]:
             raise DataError(f"The prompt {(tuple(template) or p)!r:.80} holds symbols that the vocabulary has not. Take them out.")
         for _ in range(num_samples):
-            asked.append((p, canvas(Prompt(before[pieces[p]], pieces[p], label), length, mask_id, trace, seed)))
+            prompt = Prompt(before[pieces[p]], pieces[p], label, tail=model.tokenizer.pad_id if template else HOLE)
+            asked.append((p, canvas(prompt, length, mask_id, trace, seed)))
             before[pieces[p]] += 1
     return asked
 
 
 def read_texts(model: Model, asked: Sequence[tuple[str, Row]], samples: Sequence[Sample]) -> list[Text]:
     """Samples with what was written after each prompt."""
-    decode = model.tokenizer.decode
-    return [Text(decode(s.tokens[num_leading(row) :]), p, s) for (p, row), s in zip(asked, samples, strict=True)]
+    words = model.tokenizer
+    texts = words.decode_batch(text_tokens(row, s.tokens, words.end_id) for (_, row), s in zip(asked, samples, strict=True))
+    return [Text(text, p, s) for text, (p, _), s in zip(texts, asked, samples, strict=True)]
 
 
 def score(

@@ -53,6 +53,14 @@ def runtime_of(root: str, device: str, dtype: str, plain: Any) -> RuntimeConfig:
     return config
 
 
+def generate_of(plain: Any) -> GenerateConfig:
+    """How many samples. Raises ConfigError where an option is unknown or wrong."""
+    config = parse(GenerateConfig, plain, "generate")
+    if wrong := [dataclasses.replace(p, path=f"generate.{p.path}") for p in config.problems()]:
+        raise ConfigError(wrong)
+    return config
+
+
 def make(stage: Stage, config: RuntimeConfig) -> Path:
     """Run a stage, or find that it was made. Returns its folder."""
     screen = Screen()
@@ -88,7 +96,7 @@ def generate(
     allowed = bool(changes.pop("allow_untrained", False))
     asked = prompts_of(prompts, changes.pop("prompts", None))
     plain = {"num_samples": num_samples, "seeds": [seed], "num_traced": 0, "shard_rows": BATCH_ROWS}
-    how = parse(GenerateConfig, plain | changes.pop("generate", {}), "generate")
+    how = generate_of(plain | changes.pop("generate", {}))
     columns = parse(Scorers, [name for name in scorers.split(",") if name], "scorers")  # type: ignore[arg-type]
     config = named_sampler(sampler, changes)
     stage = one_stage.sampling(model, config, how, asked, length, allowed, columns, runtime)

@@ -10,12 +10,15 @@ import torch
 
 from components.api import load
 from components.data.rows import TokenRows
+from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import DataError
 from components.evaluation.diagnosis import diagnose
 from components.samplers import read_sampler
 from components.samplers.contract import Vocabulary
 from components.samplers.needs import check_needs
-from components.store.artifact import require_unchanged
+from components.store.artifact import MANIFEST, read_manifest, require_unchanged
+from components.store.files import exists
+from components.store.names import file_name
 
 
 def diagnose_model(
@@ -38,6 +41,7 @@ def diagnose_model(
     for config in chosen.values():
         check_needs(config, loaded.info, allow_untrained=True)
     require_unchanged(rows)
+    require_tokenizer(rows, loaded.tokenizer)
     split = TokenRows(rows, "validation")
     block = split.take(np.arange(min(num_rows, len(split))))
     tokens = torch.from_numpy(block.tokens.astype(np.int64))
@@ -51,3 +55,12 @@ def diagnose_model(
     vocabulary = Vocabulary(words.mask_id, (words.unknown_id, words.pad_id, words.end_id))
     tokens, writable = tokens.to(loaded.device), writable.to(loaded.device)
     return diagnose(loaded.network, tokens, writable, vocabulary, dict(loaded.info), number, chosen, loaded.extras)
+
+
+def require_tokenizer(rows: Path, words: Tokenizer) -> None:
+    """Raises DataError where rows are known to be of another tokenizer, whose ids mean other tokens."""
+    manifest = read_manifest(rows)
+    key = manifest.inputs.get("tokenizer", "") if manifest is not None else ""
+    file = rows.absolute().parent.parent / "tokenizer" / file_name(key, rows / MANIFEST) / "tokenizer.json" if key else None
+    if file is not None and exists(file) and load_tokenizer(file).inner.to_str() != words.inner.to_str():
+        raise DataError(f"{rows} is of the tokenizer {key}, which is not the model's. Give the tokenize stage it was trained on.")

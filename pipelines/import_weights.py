@@ -12,10 +12,8 @@ from components.data.tokenizer import load_tokenizer
 from components.errors import ConfigError, Problem, StoreError
 from components.models.exchange.export import write_export
 from components.models.exchange.foreign import FORMATS, read_all, read_foreign
+from components.outside import MAX_LENGTH
 from components.store.files import children
-
-MAX_LENGTH = 1 << 20
-"""Positions of a row."""
 
 
 def import_model(source: Path, folder: Path, tokenizer: Path | None, length: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from cluster.config import RuntimeConfig
 from components.data.tokenizer import load_tokenizer
 from components.errors import Problem, ProsecoError
+from components.models.device import device_problems, num_gpus
 from components.store.artifact import IDENTITY, read_manifest
 from components.store.files import at, folders, is_local, read_json
 from components.tracking import JOURNAL, written_metrics
@@ -55,6 +56,7 @@ def needs(findings: list[Finding], runtime: RuntimeConfig, root: Path) -> list[C
         found.append(disk(todo, runtime, root))
     if not runtime.address:
         found += [cpus(todo, runtime), memory(todo, runtime, root)]
+        found += [Check(p.path, str(p.value), False, p.rule, p.remedy) for p in gpu_problems(runtime)]
     return found
 
 
@@ -64,6 +66,23 @@ def tracking_problem(runtime: RuntimeConfig, root: Path) -> Problem | None:
         return None
     rule = f"not empty where runtime.root is on a file system of a network ({kind}), because SQLite is unsafe there"
     return Problem("runtime.tracking_uri", "", rule, "give the address of an MLflow server, or none")
+
+
+def refusals(runtime: RuntimeConfig, root: Path) -> list[Problem]:
+    """Why nothing of a run may be started here."""
+    problem = tracking_problem(runtime, root)
+    return [*([problem] if problem is not None else []), *gpu_problems(runtime)]
+
+
+def gpu_problems(runtime: RuntimeConfig) -> list[Problem]:
+    """GPUs that are asked of this machine and are not there. A cluster that is joined has its own."""
+    if runtime.address or not runtime.on_gpu:
+        return []
+    lost = device_problems(runtime.placed_on, "runtime.gpus" if runtime.gpus else "runtime.device")
+    if not lost and runtime.gpus > num_gpus():
+        rule = f"at most the {num_gpus()} GPUs of this machine"
+        lost = [Problem("runtime.gpus", runtime.gpus, rule, "lower it, or leave it out to take all of them with device=cuda")]
+    return lost
 
 
 def tracking(runtime: RuntimeConfig, root: Path) -> Check:

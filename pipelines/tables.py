@@ -11,7 +11,7 @@ from components.data.prompts import PromptsConfig
 from components.diffusion.config import NOISES, DrawConfig
 from components.models.config import ModelConfig
 from components.objectives import OBJECTIVES
-from components.options import describe
+from components.options import MAX_WHOLE, describe
 from components.plugins import Family
 from components.samplers import PARTS, PRESETS, SamplerConfig, needs, preset
 from components.samplers.config import BlocksConfig, GuardConfig, GuidanceConfig
@@ -138,7 +138,8 @@ def run_options() -> str:
         "",
         "Those of [samplers](samplers.md) and [objectives](objectives.md) have pages of their own; `proseco options PATH` says the",
         "same of any option in a terminal. `proseco list --schema > run.schema.json` writes the JSON Schema of all of them; with",
-        "`# yaml-language-server: $schema=run.schema.json` as its first line, editors complete and check a run.",
+        "`# yaml-language-server: $schema=run.schema.json` as its first line, editors complete and check a run. Whole numbers here,",
+        f"and in samplers and objectives, are at most {MAX_WHOLE} where nothing else is said.",
     ]
     for name, kind in sections.items():
         lines += ["", f"## `{name}`", "", summary(kind), "", *options_of(kind)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +11,7 @@ from pydantic import Field
 from cluster.service.errors import ApiError, refused
 from components.errors import ConfigError
 from components.options import Count, Positive, Reads, Seed, malformed, options, parse
+from components.outside import from_request
 
 T = TypeVar("T")
 
@@ -174,54 +173,11 @@ def read_body(kind: type[T], raw: bytes) -> T:
 
 
 def read_json(raw: bytes) -> Any:
-    """JSON with finite numbers and texts that can be written down, no deeper than ``MAX_DEPTH``."""
+    """What a body says. Raises ApiError where it is no JSON, or breaks a limit of ``components.outside``."""
     try:
-        plain = json.loads(raw.decode(), parse_constant=not_finite, parse_float=finite, parse_int=bounded)
-        json.dumps(plain, ensure_ascii=False).encode()
-    except RecursionError:
-        raise too_deep() from None
-    except UnicodeError:
-        message = "The body holds half a character (a lone surrogate, or bytes that are not UTF-8). Send UTF-8."
-        raise ApiError(400, message, code="invalid_json") from None
+        return from_request(raw, MAX_DEPTH)
     except ValueError as error:
-        raise ApiError(400, f"The body is not JSON: {error}. Send one JSON object.", code="invalid_json") from None
-    if depth(plain) > MAX_DEPTH:
-        raise too_deep()
-    return plain
-
-
-def too_deep() -> ApiError:
-    return ApiError(400, f"The body is nested deeper than {MAX_DEPTH} levels. Flatten it.", code="invalid_json")
-
-
-def depth(plain: Any) -> int:
-    """Levels of nested values, counted no further than it matters."""
-    level, current = 0, [plain]
-    while current and level <= MAX_DEPTH:
-        level += 1
-        current = [
-            below
-            for value in current
-            for below in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
-        ]
-    return level
-
-
-def not_finite(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON; write a finite one")
-
-
-def finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large for a number; write a finite one")
-    return value
-
-
-def bounded(text: str) -> int:
-    if len(text) > 20:
-        raise ValueError(f"a whole number has {len(text)} digits; it may have 19")
-    return int(text)
+        raise ApiError(400, f"The body can not be read: {error}. Send one JSON object in UTF-8.", code="invalid_json") from None
 
 
 def largest(plain: Any, path: str) -> tuple[str, int] | None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from components.options import Count, NonNegative, Positive, Share, options
+
+Large = Annotated[int, Field(ge=1)]
+"""Bytes and positions, of which machines have more than whole numbers elsewhere may be."""
 
 
 @options
 class ServiceLimits:
     """Limits of a service. What is over one of them is refused before it starts."""
 
-    max_body_bytes: Count = 1 << 20
+    max_body_bytes: Large = 1 << 20
     """Bytes of a request's body."""
-    max_bodies_bytes: Count = 1 << 26
+    max_bodies_bytes: Large = 1 << 26
     """Bytes of all bodies that are held at once."""
     body_s: Positive = 10.0
     """Seconds in which a body, and before it the head of a request, must have come."""
@@ -29,9 +36,9 @@ class ServiceLimits:
     """Rows of a request: prompts x n."""
     max_length: Count = 1 << 14
     """Positions of a row; never more than the trained length where positions were learned."""
-    max_cost: Count = 1 << 24
+    max_cost: Large = 1 << 24
     """Of a request: calls that its sampler may need at most x positions x rows."""
-    max_row_bytes: Count = 1 << 26
+    max_row_bytes: Large = 1 << 26
     """Memory that one row may take in its sampler, for all of its chains."""
     max_texts: Count = 64
     """Texts of a request for scores."""
@@ -53,5 +60,5 @@ class ServiceLimits:
     """Rows of one kind that run at once."""
     forward_lanes: Count = 8
     """Inputs of one forward. More are faster on a GPU; the last bits of rows depend on it."""
-    max_lanes_bytes: Count = 1 << 30
+    max_lanes_bytes: Large = 1 << 30
     """Memory of the rows of one kind that run at once."""

@@ -10,7 +10,8 @@ from pydantic import Field
 from components.data.corpora import CORPORA
 from components.data.corpora.config import LatinSquareConfig, SourceOptions
 from components.errors import Problem
-from components.options import Count, Location, Positive, Share, options
+from components.options import Count, Location, Share, options
+from components.outside import MAX_LENGTH
 from components.store.content import Content, content_of
 
 
@@ -20,7 +21,7 @@ class CorpusConfig:
 
     source: Annotated[SourceOptions, CORPORA.slot()] = LatinSquareConfig()
     """Where its documents come from."""
-    weight: Positive = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     """Share in a training batch, relative to the other corpora."""
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of documents that trainings are validated on."""
@@ -45,7 +46,7 @@ class TokenizerConfig:
     kind: Literal["characters", "symbols", "smiles", "bpe", "file"] = "characters"
     """``characters`` and ``symbols`` collect the alphabet of the corpus (symbols split at spaces too);
     ``bpe`` trains byte-level merges on it; ``file`` loads a tokenizer.json."""
-    vocab_size: Count = 4096
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] = 4096
     """Entries of a trained vocabulary."""
     path: Location = ""
     """Of a tokenizer.json, for ``file``. The identity holds what is in it, not where it lies."""
@@ -63,7 +64,7 @@ class TokenizerConfig:
 class RowsConfig:
     """How documents become rows."""
 
-    length: Count = 25
+    length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 25
     """Tokens of a row, and the most that one has."""
     layout: Literal["packed", "document"] = "document"
     """``packed`` joins documents with an end token and cuts; ``document`` gives each a row of its own."""
@@ -77,7 +78,7 @@ class RowsConfig:
     (the row then has no end), or written on in further rows."""
     pad_in_loss: bool = True
     """Learn the padding after a document. Without it a generated row knows no end."""
-    pieces: Count = 4
+    pieces: Annotated[int, Field(ge=1, le=1 << 16)] = 4
     """The corpus is cut into this many pieces, each one task. Part of the identity: it decides
     where packed rows begin."""
 

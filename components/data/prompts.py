@@ -21,7 +21,7 @@ from components.data.corpora.records import Record, json_lines, parquet_rows, pa
 from components.data.documents import EXCERPT, BadDocument, Document
 from components.errors import ConfigError, DataError
 from components.options import Location, options, parse
-from components.outside import require_text
+from components.outside import MAX_FIELDS_BYTES, as_json, require_text
 from components.store.content import Content
 
 SUFFIXES = {
@@ -55,7 +55,9 @@ class PromptsConfig:
     """Class of the row, or value of its property, for networks that are conditioned on one."""
     id_field: str = "id"
     """By which its owner knows it; comes back as ``prompt_id``."""
-    pieces: Annotated[int, Field(ge=1)] = 16
+    carried: Literal["all", "none"] = "all"
+    """The other fields of a record come back with each of its samples, as JSON in the column ``fields``, or do not."""
+    pieces: Annotated[int, Field(ge=1, le=1 << 16)] = 16
     """Files are dealt onto at most so many tasks."""
 
     def kind(self) -> str:
@@ -109,7 +111,7 @@ def read_tables(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record
 
 def read_parquet(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
     for name, path in in_piece(piece):
-        yield from parquet_rows(path, name, fields_of(config))
+        yield from parquet_rows(path, name, fields_of(config) if config.carried == "none" else ())
 
 
 def read_saved(config: PromptsConfig, piece: str) -> Iterator[tuple[str, Record]]:
@@ -147,7 +149,7 @@ class Entry:
 
     prompt: str = ""
     """What is continued."""
-    template: tuple[str | Holes, ...] = ()
+    template: Annotated[tuple[str | Holes, ...], Field(min_length=1)] = ()
     """Instead: texts that stay, and numbers of positions to write between them."""
     text: str = ""
     """What is scored."""
@@ -170,6 +172,8 @@ class Found:
 
     place: str
     entry: Entry
+    fields: str | None = None
+    """What else the record says, as JSON; None where that is nothing."""
 
 
 def read_entries(config: PromptsConfig, piece: str, wanted: Wanted) -> Iterator[Found | BadDocument]:
@@ -201,4 +205,23 @@ def read_entry(config: PromptsConfig, place: str, record: Mapping[str, Any], wan
         return BadDocument(place, f"{first.path} = {first.value!r}: it must be {first.rule}", excerpt)
     if entry.prompt and entry.template:
         return BadDocument(place, "both a prompt and a template; one of them is meant", excerpt)
-    return Found(place, entry)
+    try:
+        return Found(place, entry, fields_in(config, record))
+    except ValueError as error:
+        return BadDocument(place, str(error), excerpt)
+
+
+def fields_in(config: PromptsConfig, record: Mapping[str, Any]) -> str | None:
+    """What a record says besides what has a column of its own, as JSON; a template is kept in it. Raises ValueError."""
+    own = (config.prompt_field, config.text_field, config.label_field, config.id_field)
+    rest = {name: value for name, value in record.items() if name not in own and value is not None}
+    if config.carried == "none" or not rest:
+        return None
+    found = json.dumps(as_json(rest), ensure_ascii=False)
+    require_text(found)
+    if (size := len(found.encode())) > MAX_FIELDS_BYTES:
+        raise ValueError(
+            f"its other fields take {size} bytes, and at most {MAX_FIELDS_BYTES} come back with every sample: leave them out, "
+            f"or set prompts.carried=none"
+        )
+    return found

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from components.data.config import TokenizerConfig
 from components.errors import DataError
-from components.store.cache import local
-from components.store.files import is_file
+from components.outside import from_json
+from components.store.files import is_file, read_text
 
 MASK, PAD, END, UNKNOWN = "[MASK]", "[PAD]", "[EOS]", "[UNK]"
 SPECIAL = [MASK, PAD, END, UNKNOWN]
@@ -58,9 +58,10 @@ class Tokenizer:
         assert found is not None
         return int(found)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        return self.inner.get_vocab_size(with_added_tokens=True)
+        """Ids that it may give: some files leave ids out, so these may be more than its tokens."""
+        return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of texts. No text comes to the mask, the padding or the end: a name such as ``[MASK]`` is spelled like any
@@ -113,7 +114,12 @@ def load_tokenizer(path: Path, fast: bool = False) -> Tokenizer:
     if not is_file(path):
         raise DataError(f"{path} does not exist. Set tokenizer.path to a tokenizer.json.")
     try:
-        inner = HfTokenizer.from_file(str(local(path)))
+        text = read_text(path)
+        from_json(text)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a tokenizer.json: {error}. Get it again from where it was made.") from error
+    try:
+        inner = HfTokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"{path} is not a tokenizer.json of the `tokenizers` library: {error}") from error
     inner.no_truncation()

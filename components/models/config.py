@@ -11,6 +11,11 @@ from pydantic import Field
 from components.errors import Problem
 from components.options import Count, Natural, Positive, nearest, options
 
+MAX_WEIGHTS = 1 << 40
+"""Of a network. No cluster trains a larger one, so more is a slip."""
+
+Size = Annotated[int, Field(ge=0, le=1 << 20)]
+
 
 @options
 class ModelConfig:
@@ -18,15 +23,15 @@ class ModelConfig:
 
     preset: str = "nano"
     """Sizes of a name; see MODEL_PRESETS."""
-    dim: Natural = 0
+    dim: Size = 0
     """Width."""
-    depth: Natural = 0
+    depth: Size = 0
     """Blocks."""
-    heads: Natural = 0
+    heads: Size = 0
     """Heads of attention."""
-    mlp_dim: Natural = 0
+    mlp_dim: Annotated[int, Field(ge=0, le=1 << 22)] = 0
     """Width inside SwiGLU; 8/3 of dim, rounded up to a multiple of 8, where the preset leaves it 0."""
-    rope_theta: Positive = 10000.0
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)] = 10000.0
     """Base of the rotary positions."""
     num_positions: Natural = 0
     """Learned absolute positions beside the rotary ones, for rows whose places have a meaning of
@@ -51,13 +56,13 @@ class ModelConfig:
     """The mask's place in the vocabulary; that encoder shows it as no evidence at all."""
     gamma_max: Positive = 100.0
     """Signal-to-noise ratio at which DSL's encoder sees a written token."""
-    quality_layers: Annotated[int, Field(ge=-1)] = -1
+    quality_layers: Annotated[int, Field(ge=-1, le=1 << 20)] = -1
     """Blocks of the head that says how good each token is; 0 is a norm and a line, -1 is no head."""
     adapter_rank: Natural = 0
     """Rank of adapters on queries, keys and values; 0 is none. Exports have them merged in."""
     policy: bool = False
     """A network that decides what to unmask, beside the trunk."""
-    norm_eps: Positive = 1e-6
+    norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-6
     """Added under the root of norms."""
     shift_logits: bool = False
     """Read the logits of a position from the row before it, as networks that began as causal ones do."""
@@ -94,16 +99,23 @@ class ModelConfig:
         if full.dim % full.heads or (full.dim // full.heads) % 2:
             rule = f"divides dim ({full.dim}) into heads of even width"
             yield Problem("heads", full.heads, rule, "change heads or dim")
+        if (weights := full.num_parameters(self.num_classes)) > MAX_WEIGHTS:
+            rule = f"a network of at most {MAX_WEIGHTS:.3g} weights; depth {full.depth} and mlp_dim {full.mlp_dim} make it {weights:.3g}"
+            yield Problem("dim", full.dim, rule, "lower dim, depth or mlp_dim")
         if 0 < self.num_positions < length:
             rule = f"at least rows.length ({length})"
             yield Problem("num_positions", self.num_positions, rule, "raise it, or use 0")
 
+    def block_parameters(self) -> int:
+        """Weights of one block without conditioning."""
+        c = self.resolved()
+        return 4 * c.dim * c.dim + 3 * c.dim * c.mlp_dim + 2 * c.dim
+
     def num_parameters(self, vocab_size: int) -> int:
         """Weights of the network without conditioning."""
         c = self.resolved()
-        block = 4 * c.dim * c.dim + 3 * c.dim * c.mlp_dim + 2 * c.dim
         embeddings = (1 if c.tie_embeddings else 2) * vocab_size + c.num_positions
-        return c.depth * block + embeddings * c.dim + c.dim
+        return c.depth * c.block_parameters() + embeddings * c.dim + c.dim
 
 
     def flops(self, vocab_size: int, length: int) -> float:

@@ -73,18 +73,22 @@ def require_fit(config: ModelConfig, vocab_size: int, tensors: Mapping[str, Tens
     config = config.resolved()
     parts = config.noise_dim * vocab_size if config.encoder == "dsl" else 0
     parts += config.dim * (config.num_classes + (config.dim + 256 if config.value_range else 0) + config.depth * 4 * config.adapter_rank)
-    blocks = dataclasses.replace(config, depth=config.depth + max(0, config.quality_layers))
-    told = blocks.num_parameters(vocab_size) + parts
+    parts += config.block_parameters() * max(0, config.quality_layers)
+    told = config.num_parameters(vocab_size) + parts
     if told > MAX_FRESH * there + (1 << 20):
         raise ModelError(
             f"{source} tells of a network of {told:.3g} weights, and holds {there}. Its config.json and its weights do not "
             f"belong together, or a file of weights is missing: get it again."
         )
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            kind = "of type " + str(tensor.dtype).removeprefix("torch.") if not tensor.is_floating_point() else "not finite"
+        known = tensor.dtype in FLOATS
+        if not known or not bool(torch.isfinite(tensor.float()).all()):  # networks compute in float32
+            kind = "not finite" if known else "of type " + str(tensor.dtype).removeprefix("torch.")
             raise ModelError(f"The weights {name} of {source} are {kind}, and a network computes nothing with them. Get it again.")
 
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What weights may be. Those in 8 bits mean something with scales alone, which stand elsewhere."""
 
 MAX_FRESH = 4
 """How many times as many weights a network may have as there are in its files."""

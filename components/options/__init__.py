@@ -7,6 +7,7 @@ whole numbers may be floats, and nothing else is coerced.
 """
 
 from components.options.classes import (
+    MAX_WHOLE,
     Count,
     Location,
     Natural,
@@ -27,6 +28,7 @@ from components.options.parse import collect, parse, plain_of
 from components.options.walk import identifying
 
 __all__ = [
+    "MAX_WHOLE",
     "Count",
     "Location",
     "Natural",

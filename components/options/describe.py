@@ -16,7 +16,7 @@ from typing import Any
 from pydantic.json_schema import JsonSchemaValue
 
 from components.options.classes import adapter
-from components.options.walk import bare, constraints, hints, interval, literals
+from components.options.walk import bare, bounds, hints, interval, literals, own
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def name_of(kind: Any) -> str:
         return ", ".join(map(str, choices))
     words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
     named = words.get(bare(kind), "list" if typing.get_origin(bare(kind)) is tuple else "section")
-    return f"{named} {interval(kind)}" if bare(kind) in (int, float) and constraints(kind) else named
+    limits = own(bounds(kind))
+    return f"{named} {interval(limits)}" if bare(kind) in (int, float) and limits else named
 
 
 @cache

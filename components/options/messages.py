@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from components.errors import Problem
-from components.options.walk import default_of, dotted, interval, literals, names_of, owner, type_at
+from components.options.walk import bounds, default_of, dotted, interval, literals, names_of, own, owner, type_at
 
 
 def problem_of(kind: Any, plain: Any, path: str, error: Mapping[str, Any]) -> Problem:
@@ -32,7 +32,9 @@ def problem_of(kind: Any, plain: Any, path: str, error: Mapping[str, Any]) -> Pr
             dotted(path, place), error["input"], f"one of {', '.join(known)}", nearest(error["input"], known)
         )
     if error["type"] in BOUNDS:
-        rule, remedy = interval(type_at(kind, plain, place)), "write such a number"
+        found = bounds(type_at(kind, plain, place))
+        rule = interval(found if error["type"].startswith("less_than") else own(found))
+        remedy = "write such a number"
     else:
         rule, remedy = RULES.get(error["type"], fallback)(context, error)
     default = default_of(kind, plain, place)

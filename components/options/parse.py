@@ -7,6 +7,7 @@ coerced.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -43,13 +44,19 @@ def collect(kind: Any, plain: Any, path: str, problems: list[Problem]) -> Any:
             return validate(kind, plain)
         except ValidationError as error:
             found = error.errors(include_url=False)
-            problems += [problem_of(kind, plain, path, e) for e in found]
+            problems += [problem_of(kind, plain, path, e) for e in found if not is_told_below(e, found)]
             rest = without(plain, [tuple(e["loc"]) for e in found])
             lost = any(e["type"] == "missing_argument" or (e["type"] == "missing" and len(e["loc"]) == 1) for e in found)
             if lost or rest == plain:
                 raise ConfigError(problems) from None  # there is no default to go on with
             plain = rest
     return validate(kind, {})
+
+
+def is_told_below(error: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
+    """A list whose one entry is wrong is said to be too short, too, which nobody could mend."""
+    end = len(error["loc"])
+    return any(len(e["loc"]) > end and e["loc"][:end] == error["loc"] for e in others)
 
 
 def plain_of(options: Any) -> Any:

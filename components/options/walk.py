@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from components.options.classes import Place, Reads
+from components.options.classes import MAX_WHOLE, Place, Reads
 
 
 def owner(kind: Any, plain: Any, place: tuple[int | str, ...]) -> Any:
@@ -102,16 +102,26 @@ def default_of(kind: Any, plain: Any, place: tuple[int | str, ...]) -> str:
     return repr(default) if isinstance(default, int | float | str) and default != "" else ""
 
 
-def interval(kind: Any) -> str:
-    """The bounds of an annotated number, in words."""
-    found = {word: getattr(m, word) for m in constraints(kind) for word in ("ge", "gt", "le", "lt") if hasattr(m, word)}
-    low = found.get("ge", found.get("gt"))
-    high = found.get("le", found.get("lt"))
+def bounds(kind: Any) -> dict[str, float]:
+    """The bounds of an annotated number, by ``ge``, ``gt``, ``le`` and ``lt``."""
+    return {word: getattr(m, word) for m in constraints(kind) for word in ("ge", "gt", "le", "lt") if hasattr(m, word)}
+
+
+def own(found: Mapping[str, float]) -> dict[str, float]:
+    """Bounds without the one that all whole numbers have."""
+    return {word: bound for word, bound in found.items() if bound != MAX_WHOLE}
+
+
+def interval(found: Mapping[str, float]) -> str:
+    """Bounds in words."""
+    # Whole numbers are shown to the last digit: a value that is one too large must not look like the bound.
+    shown = {word: str(bound) if isinstance(bound, int) else f"{bound:g}" for word, bound in found.items()}
+    low, high = shown.get("ge", shown.get("gt")), shown.get("le", shown.get("lt"))
     if high is None:
-        return f"at least {low:g}" if "ge" in found else f"more than {low:g}"
+        return f"at least {low}" if "ge" in found else f"more than {low}"
     if low is None:
-        return f"at most {high:g}" if "le" in found else f"less than {high:g}"
-    return f"in {'[' if 'ge' in found else '('}{low:g}, {high:g}{']' if 'le' in found else ')'}"
+        return f"at most {high}" if "le" in found else f"less than {high}"
+    return f"in {'[' if 'ge' in found else '('}{low}, {high}{']' if 'le' in found else ')'}"
 
 
 def dotted(path: str, place: tuple[int | str, ...]) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from components.diffusion.config import DrawConfig
 from components.options import Natural, NonNegative, Share, options
+from components.outside import MAX_LENGTH
 from components.samplers.options import CORRECTORS, INPUTS, ORDERS, SCHEDULES, SEARCHES
 from components.samplers.options.card import (
     CorrectorOptions,
@@ -21,6 +24,8 @@ from components.samplers.options.inputs import HardConfig
 from components.samplers.options.orders import RandomConfig
 from components.samplers.options.schedules import AncestralConfig
 from components.samplers.options.search import SingleConfig
+
+Steps = Annotated[int, Field(ge=0, le=MAX_LENGTH)]
 
 
 @options
@@ -61,7 +66,7 @@ class SamplerConfig:
 
     preset: str = "mdlm"
     """The named sampler that these options started from; see docs/samplers.md."""
-    steps: Natural = 32
+    steps: Steps = 32
     """T: unmasking ticks. Calls are counted by the engine; ticks without an event need none.
     0 takes as many as the row's length (twice that for schedules that end by themselves). With blocks, at least one
     for each."""

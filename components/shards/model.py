@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import Tokenizer, load_tokenizer
-from components.errors import ConfigError, SamplingError
+from components.errors import ConfigError, ModelError, SamplingError
 from components.models.denoiser import Denoiser, Prediction
 from components.models.device import Placement, device_problems
 from components.models.transformer import Transformer
@@ -58,12 +58,17 @@ def load(folder: Path, placement: Placement) -> Loaded:
 
     Raises:
         ConfigError: this machine has no such device.
-        ModelError: the folder is not an export of ours.
+        ModelError: the folder is not an export of ours, or its parts do not belong together.
     """
     if lost := device_problems(placement.device):
         raise ConfigError(lost)
-    network = load_model(folder, placement)
-    return Loaded(network, load_tokenizer(folder / "tokenizer.json"), extras_of(network))
+    network, words = load_model(folder, placement), load_tokenizer(folder / "tokenizer.json")
+    if words.vocab_size > network.vocab_size:
+        raise ModelError(
+            f"The tokenizer in {folder} has ids up to {words.vocab_size - 1}, and its network {network.vocab_size} embeddings. They "
+            f"do not belong together: export or import the model again."
+        )
+    return Loaded(network, words, extras_of(network))
 
 
 def extras_of(network: Transformer) -> Extras:

@@ -32,14 +32,17 @@ class Prompt:
 
     index: int
     tokens: tuple[int, ...] = ()
-    """Token ids that stay, and ``HOLE`` where something is to be written. What is left of the row after the last one
-    is written, too."""
+    """Token ids that stay, and ``HOLE`` where something is to be written."""
     label: float | None = None
     """Class of the row, or value of its property, for networks that are conditioned on one."""
     occurrence: int = 0
     """How many equal prompts come before it in its file, so that its samples are others than theirs."""
     id: str = ""
     """By which its owner knows it."""
+    fields: str | None = None
+    """What else its owner said of it, as JSON."""
+    tail: int = HOLE
+    """What the rest of the row is: written, too, or padding behind a template, which ends where its last piece does."""
 
 
 class PromptSource(Protocol):
@@ -88,9 +91,11 @@ PROMPTS = pa.schema(
         ("tokens", pa.list_(pa.int32())),
         ("label", pa.float64()),
         ("digest", pa.int64()),
+        ("tail", pa.int32()),
+        ("fields", pa.string()),
     ]
 )
-"""One prompt a row; ``tokens`` holds ``HOLE`` where something is to be written, and equal prompts have equal digests."""
+"""One prompt a row; ``tokens`` and ``tail`` hold ``HOLE`` where something is to be written, and equal prompts have equal digests."""
 OCCURRENCES = "occurrences.npy"
 """Beside the parts where prompts repeat: how many equal ones come before each [prompts] int32."""
 
@@ -129,6 +134,8 @@ class FilePrompts:
                     label=record["label"],  # type: ignore[arg-type]
                     occurrence=before[number // self.num_samples - first],
                     id=str(record["prompt_id"]),
+                    fields=record["fields"],  # type: ignore[arg-type]
+                    tail=record["tail"],  # type: ignore[arg-type]
                 )
             )
         return found

@@ -21,7 +21,7 @@ from components.samplers.contract import CHANGES, Row, Sample
 from components.scorers.base import ScorerSetting
 from components.scorers.config import ScorerOptions
 from components.shards.account import Account, useful
-from components.shards.canvas import canvas, num_leading
+from components.shards.canvas import canvas, num_leading, sample_id, text_tokens
 from components.shards.model import Loaded, Metered, Run, Sampling, engine_of, loaded, running
 from components.shards.prompt import NoPrompts, Prompt, PromptSource
 from components.shards.score import rows_of, score_rows
@@ -106,7 +106,8 @@ class SampleShard:
 def keys_of(row: Row, prompt: Prompt) -> dict[str, Any]:
     """What a row is joined by."""
     name = row_id(row.id, row.seed)
-    return {"row_id": name, "prompt_id": prompt.id, "sample_index": prompt.index, "seed": row.seed}
+    whose = prompt.id or (f"{sample_id(Prompt(0, prompt.tokens, prompt.label)):016x}" if prompt.tokens else "")
+    return {"row_id": name, "prompt_id": whose, "sample_index": prompt.index, "seed": row.seed}
 
 
 Made = Sequence[tuple[Sample, Row, Prompt]]
@@ -120,11 +121,12 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
     number, stopped = useful(tokens, fixed, tokenizer.end_id, tokenizer.pad_id)
     leading = [num_leading(row) for _, row, _ in made]
     prefixes = [s.tokens[:n] for (s, _, _), n in zip(made, leading, strict=True)]
-    written = [s.tokens[n:] for (s, _, _), n in zip(made, leading, strict=True)]
+    written = [text_tokens(row, s.tokens, tokenizer.end_id) for s, row, _ in made]
     keys = [keys_of(row, prompt) for _, row, prompt in made]
     searched = shard.sampling.sampler.search.num_chains > 1  # whose chains die and split
     columns: dict[str, Any] = {name: [k[name] for k in keys] for name in KEYS}
     columns |= {
+        "fields": [p.fields for _, _, p in made],
         "prompt": tokenizer.decode_batch(prefixes, stop_at_end=False),
         "label": [p.label for _, _, p in made],
         "text": tokenizer.decode_batch(written),
@@ -176,7 +178,7 @@ def by_position(corrections: Sequence[list[dict[str, Any]] | None], length: int)
 
 
 def given_by(row: Row, num_prompt: int) -> list[int] | None:
-    """Positions that a template fixed behind the prompt."""
+    """Positions that a template fixed behind the prompt, with those behind its end."""
     return [i for i, fixed in enumerate(row.fixed) if fixed and i >= num_prompt] or None
 
 

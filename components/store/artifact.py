@@ -46,7 +46,7 @@ class FileEntry:
     def is_result(self) -> bool:
         """Is it what the stage is for, other than a journal, a page or a receipt, which tell of the execution?"""
         path = Path(self.path)
-        return path.suffix not in (".jsonl", ".html") and (path.parent.name, path.suffix) != ("shards", ".json")
+        return path.suffix not in (".jsonl", ".html") and not (path.parent.name in ("shards", "receipts") and path.suffix == ".json")
 
 
 @dataclass(frozen=True)

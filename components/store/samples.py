@@ -42,6 +42,7 @@ SAMPLES = pa.schema(
         ("prompt_id", pa.string()),
         ("sample_index", pa.int64()),
         ("seed", pa.int64()),
+        ("fields", pa.string()),
         ("prompt", pa.string()),
         ("label", pa.float64()),
         ("text", pa.string()),
@@ -62,6 +63,8 @@ SAMPLES = pa.schema(
     ],
     {"proseco.schema": str(SCHEMA_VERSION)},
 )
+RECEIPTS = "receipts"
+"""The folder beside that of the tables."""
 MADE_BY = b"proseco.made_by"
 """Metadata of a sample table: JSON of the sampler and how its forwards were made."""
 KEYS = ("row_id", "prompt_id", "sample_index", "seed")
@@ -88,8 +91,8 @@ def shard_file(folder: Path, name: str) -> Path:
 
 
 def receipt_file(folder: Path, name: str) -> Path:
-    """The receipt of a shard, by which its table counts."""
-    return shard_file(folder, name).with_suffix(".json")
+    """The receipt of a shard, by which its table counts. Beside the folder of tables: libraries open that one as a whole."""
+    return folder.with_name(RECEIPTS) / shard_file(folder, name).with_suffix(".json").name
 
 
 def publish_table(path: Path, table: pa.Table) -> None:
@@ -102,7 +105,7 @@ def publish_table(path: Path, table: pa.Table) -> None:
 def publish_shard(
     folder: Path, name: str, table: pa.Table, stage: str, account: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Publish ``name.parquet`` and then its receipt ``name.json``, which makes it count.
+    """Publish ``name.parquet`` and then its receipt, which makes it count.
 
     Whoever creates the receipt first wins; a later attempt at the same shard is discarded, and as
     rows are deterministic it held the same ones.

@@ -12,7 +12,7 @@ from components.diffusion.config import NOISES, LogLinearConfig, NoiseOptions
 from components.errors import Problem
 from components.objectives import OBJECTIVES
 from components.objectives.config import MdlmConfig, ObjectiveOptions
-from components.options import Count, Location, Natural, NonNegative, Positive, Seed, Share, options
+from components.options import Count, Location, Natural, NonNegative, Seed, Share, options
 from components.store.content import Content, content_of
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -22,11 +22,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig:
     """AdamW. The defaults are MDLM's, but for the batch."""
 
-    lr: Positive = 3e-4
+    lr: Annotated[float, Field(gt=0, le=1)] = 3e-4
     """Learning rate after the warm-up."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay of the two moments."""
-    eps: Positive = 1e-8
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: NonNegative = 0.0
     """Of matrices; vectors never decay."""
@@ -48,7 +48,7 @@ class TrainConfig:
     """What is learned; see docs/objectives.md."""
     steps: Count = 1000
     """Optimiser steps."""
-    batch_rows: Count = 64
+    batch_rows: Annotated[int, Field(ge=1, le=1 << 24)] = 64
     """Rows of one optimiser step, over all workers and accumulation."""
     seed: Seed = 0
     """Of initial weights, data order and noise."""
@@ -96,6 +96,9 @@ class TrainConfig:
 
     def problems(self) -> Iterator[Problem]:
         """Broken rules between options; paths begin below the training."""
+        if self.optimizer.lr * self.optimizer.weight_decay >= 1:
+            rule = f"below 1 / optimizer.lr ({1 / self.optimizer.lr:g}), or a step turns weights round instead of shrinking them"
+            yield Problem("optimizer.weight_decay", self.optimizer.weight_decay, rule, "0.01 to 0.1 is usual")
         if self.init_from and self.init_folder:
             yield Problem("init_folder", self.init_folder, "one start, not two", "drop init_from or init_folder")
         yield from self.objective.problems(self)

@@ -30,7 +30,7 @@ def training(run: Running) -> bool:
 def sampling(run: Running) -> bool:
     """Amid a table of samples, after its first shard."""
     return any(
-        not exists(f / MANIFEST) and any(p.suffix == ".json" for p in children(f / "shards"))
+        not exists(f / MANIFEST) and any(p.suffix == ".json" for p in children(f / "receipts"))
         for f in run.of("generate")
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import rich_click as click
 from rich.text import Text
 
+from components.outside import MAX_LENGTH, MAX_ROWS
 from pipelines.cli.screen import PLACE, in_words, out
 
 KINDS, PRECISIONS = click.Choice(["auto", "cpu", "cuda"]), click.Choice(["auto", "float32", "bfloat16"])
@@ -39,7 +40,7 @@ in_dtype = click.option(
     help="Preset (see [b]proseco list[/b]) or YAML file, e.g. of configs/samplers.",
 )
 @click.option("--root", default="runs", show_default=True, help="Folder of results; the samples lie below it.")
-@click.option("--num-samples", type=click.IntRange(1), default=16, show_default=True, help="Samples of each prompt.")
+@click.option("--num-samples", type=click.IntRange(1, MAX_ROWS), default=16, show_default=True, help="Samples of each prompt.")
 @click.option(
     "--prompts",
     type=PLACE,
@@ -48,7 +49,7 @@ in_dtype = click.option(
 )
 @click.option("--scorers", default="", help="Comma-separated names; each adds its columns to the table.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--length", type=click.IntRange(0, 1 << 20), default=0, help="Positions of a row; 0 is the trained length.")
+@click.option("--length", type=click.IntRange(0, MAX_LENGTH), default=0, help="Positions of a row; 0 is the trained length.")
 @click.option("--show", "num_shown", type=click.IntRange(0, 1000), default=3, show_default=True, help="Rows to print.")
 @on_gpus
 @in_dtype

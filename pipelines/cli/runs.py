@@ -35,7 +35,7 @@ def plan(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from pipelines.graph.estimate import estimates
     from pipelines.graph.plan import plan as make_plan
-    from pipelines.needs import needs, tracking_problem
+    from pipelines.needs import needs, refusals
 
     config, stages = load(run, overrides)
     root = at(config.runtime.root)
@@ -48,9 +48,8 @@ def plan(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         problems = [c for c in needs(findings, config.runtime, root) if not c.ok]
         for line in lines_of(problems):
             out.print(line, markup=False)
-    problem = tracking_problem(config.runtime, root)
-    if problem is not None and any(f.state != "fresh" for f in findings):
-        raise ConfigError([problem])
+    if any(f.state != "fresh" for f in findings) and (wrong := refusals(config.runtime, root)):
+        raise ConfigError(wrong)
 
 
 def planned(finding: Finding, expected: Estimate | None) -> dict[str, Any]:

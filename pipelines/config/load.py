@@ -262,13 +262,30 @@ def merged(base: Any, options: Any, where: str, resolve: bool) -> Any:
     Raises:
         ConfigError: they do not go together, or there is no such value.
     """
+    if problem := clash(base, options):
+        raise ConfigError([problem])
     try:
         with patch.object(BaseContainer, "_resolvers", {}):
             return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(options)), resolve=resolve)
-    except (OmegaConfBaseException, TypeError) as error:  # TypeError of OmegaConf: a list over a mapping
+    except (OmegaConfBaseException, TypeError) as error:
         raise ConfigError(
             f"{where[:200]}: {first_line(error)}. ${{...}} names another value of the run, and nothing else."
         ) from error
+
+
+def clash(base: Any, options: Any, path: str = "") -> Problem | None:
+    """The first place at which a list stands over a section or a section over a list, which have nothing to merge."""
+    if not isinstance(base, dict) or not isinstance(options, dict):
+        return None
+    for name, value in options.items():
+        here, below = f"{path}.{name}" if path else str(name), base.get(name)
+        if isinstance(below, dict) and isinstance(value, list):
+            return Problem(here, value, "a section with options, not a list", "write name: value below it")
+        if isinstance(below, list) and isinstance(value, dict):
+            return Problem(here, value, "a list, not a section", "write it in [brackets]")
+        if found := clash(below, value, here):
+            return found
+    return None
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,9 @@ from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.errors import Problem
 from components.models.config import ModelConfig
 from components.options import Count, Natural, Seed, options
+from components.outside import MAX_ROWS, MAX_SHARDS
 from components.samplers import Sampler, SamplerConfig
+from components.samplers.config import Steps
 from components.scorers import Scorers
 from components.training.config import TrainConfig
 
@@ -29,7 +31,7 @@ class SamplingConfig:
     """Name of the training whose export is sampled."""
     sampler: Sampler = SamplerConfig()
     """A preset's name, or a section with ``preset`` and changes to it, or a YAML file of one."""
-    steps: tuple[Natural, ...] = ()
+    steps: tuple[Steps, ...] = ()
     """Budgets: the sampler is run once for each number of steps. Empty uses sampler.steps."""
     allow_untrained: bool = False
     """Run a sampler that the model was not trained for, as a control."""
@@ -39,7 +41,7 @@ class SamplingConfig:
 class GenerateConfig:
     """How many samples, and of what."""
 
-    num_samples: Count = 256
+    num_samples: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 256
     """For each seed."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Sampling seeds, all different."""
@@ -50,7 +52,7 @@ class GenerateConfig:
     one. Empty asks for none, and where prompts of a corpus are continued for those of its rows."""
     shard_rows: Count = 256
     """Rows that one replica is asked for at a time."""
-    lanes: Count = 64
+    lanes: Annotated[int, Field(ge=1, le=1 << 16)] = 64
     """Rows that share a forward. Part of the identity: the last bits of logits depend on it."""
     deterministic: bool = True
     """One shape for every forward, so that a row does not depend on its company."""
@@ -64,6 +66,17 @@ class GenerateConfig:
         """Broken rules between options; paths begin below the section."""
         if len(set(self.seeds)) != len(self.seeds):
             yield Problem("seeds", self.seeds, "one or more different seeds", "e.g. [0, 1, 2]")
+        yield from self.too_many(self.num_samples)
+
+    def too_many(self, rows: int) -> Iterator[Problem]:
+        """Why so many rows of each seed are no table; paths begin below the section."""
+        number, shards = rows * len(self.seeds), -(-rows // self.shard_rows) * len(self.seeds)
+        if number > MAX_ROWS:
+            rule = f"at most {MAX_ROWS} rows in a table, and these are {number}: of more, two might have one id"
+            yield Problem("num_samples", self.num_samples, rule, "make several tables, each with seeds of its own")
+        elif shards > MAX_SHARDS:
+            rule = f"at most {MAX_SHARDS} shards, and {number} rows are {shards} of them"
+            yield Problem("shard_rows", self.shard_rows, rule, f"raise it to {-(-number // MAX_SHARDS)} or more")
 
 
 @options

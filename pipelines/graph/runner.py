@@ -38,7 +38,7 @@ from pipelines.graph.progress import Screen
 from pipelines.graph.resources import Resources
 from pipelines.graph.schedule import Outcome, Schedule
 from pipelines.graph.stage import Context, Given, Stage
-from pipelines.needs import tracking_problem
+from pipelines.needs import refusals
 from pipelines.provenance import commit
 from pipelines.summary import summary_of
 
@@ -75,7 +75,7 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     that nothing was done, and then neither torch nor Ray nor MLflow was imported.
 
     Raises:
-        ConfigError: MLflow's tables would lie where SQLite is unsafe.
+        ConfigError: MLflow's tables would lie where SQLite is unsafe, or GPUs are asked for that are not here.
         ProsecoError: stages failed for a reason that the user can mend. Those that do not need them were made.
     """
     root = at(runtime.root).absolute()  # workers have other working directories
@@ -83,8 +83,8 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     todo = [f for f in findings if f.state != "fresh"]
     if not todo:
         return findings
-    if (problem := tracking_problem(runtime, root)) is not None:
-        raise ConfigError([problem])
+    if wrong := refusals(runtime, root):
+        raise ConfigError(wrong)
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
     mark_root(root)
     held = Held(runtime)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.data.rows import TokenRows
 from components.data.tokenizer import load_tokenizer
-from components.errors import DataError
+from components.errors import ConfigError, DataError
 from components.evaluation.batch_page import Example, batch_page, example_of
 from components.models.device import Placement
 from components.shards.model import Sampling
@@ -21,11 +22,24 @@ from pipelines.stages.shards import key_of, make_shards, trained_scorers
 from pipelines.stages.spec import PAGE, GenerateSpec
 
 NUM_EXAMPLES = 3
+CARD = "README.md"
+CARD_TEXT = """---
+configs:
+- config_name: default
+  data_files: shards/*.parquet
+---
+
+Samples of a masked diffusion language model, made by `proseco generate`: one row each, with the prompt, the text, what it
+cost and what was corrected. `datasets.load_dataset` opens this folder, `pandas.read_parquet` the folder `shards` in it.
+"""
+"""Tells `datasets` where among the files of the stage the table is."""
 
 
 def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
     begun = time.monotonic()
     source, number = prompts_of(config, context)
+    if wrong := [dataclasses.replace(p, path=f"generate.{p.path}") for p in config.generate.too_many(number)]:
+        raise ConfigError(wrong)
     names = [name for name, _, _ in cuts(config, number)]
     made = make_shards(cut_shards(config, context, source, number), names, context)
     asked = number * len(config.generate.seeds)
@@ -45,6 +59,7 @@ def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
     info = sums | {"rows_per_s": made.rows_per_s, "retries": made.retries, "reissued": made.reissues}
     page = batch_page(info | {"seconds": time.monotonic() - begun}, examples(context, names[0]), context.folder.name)
     publish_text(context.folder / PAGE, page)
+    publish_text(context.folder / CARD, CARD_TEXT)
     return info | {"artifacts": [PAGE], "shards": names}
 
 

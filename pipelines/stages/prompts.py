@@ -22,7 +22,7 @@ from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import DataError
 from components.samplers.needs import strange_label
 from components.shards.canvas import misfit, read_tokens, sample_id
-from components.shards.prompt import OCCURRENCES, PROMPTS, Prompt, read_part
+from components.shards.prompt import HOLE, OCCURRENCES, PROMPTS, Prompt, read_part
 from components.store.content import digest
 from components.store.files import is_file, publish_bytes
 from components.store.names import file_name
@@ -138,7 +138,8 @@ def prompt_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec
     for one in found:
         try:
             tokens = read_tokens(tokenizer, one.entry.pieces())
-            why = unusual(tokens, one.entry.label, tokenizer, spec) or misfit(tokens, spec.length)
+            tail = tokenizer.pad_id if one.entry.template else HOLE
+            why = unusual(tokens, one.entry.label, tokenizer, spec) or misfit(tokens, spec.length, tail)
         except DataError as error:
             why = str(error)
         if why:
@@ -146,8 +147,11 @@ def prompt_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec
             continue
         id = sample_id(Prompt(0, tokens, one.entry.label))
         rows.append(
-            {"prompt_id": one.entry.id or f"{id:016x}", "tokens": tokens, "label": one.entry.label, "digest": id}
-        )
+            {
+                "prompt_id": one.entry.id or f"{id:016x}", "tokens": tokens, "label": one.entry.label, "digest": id, "tail": tail,
+                "fields": one.fields,
+            }
+        )  # fmt: skip
     return pa.Table.from_pylist(rows, PROMPTS), bad
 
 
@@ -167,7 +171,7 @@ def text_table(found: Sequence[Found], tokenizer: Tokenizer, spec: PromptsSpec) 
         rows.append(
             dict.fromkeys(SAMPLES.names)
             | {
-                "row_id": row_id(id, 0), "prompt_id": one.entry.id or f"{id:016x}", "sample_index": 0, "seed": 0,
+                "row_id": row_id(id, 0), "prompt_id": one.entry.id or f"{id:016x}", "sample_index": 0, "seed": 0, "fields": one.fields,
                 "prompt": one.entry.prompt, "text": one.entry.text, "label": one.entry.label,
                 "tokens": [*tokens, *[tokenizer.pad_id] * (spec.length - len(tokens))], "num_prompt": len(prompt),
             }

@@ -131,7 +131,7 @@ def job(
 
     def shards() -> int:
         memory.append(resident_mb(driver.pid))
-        return sum(1 for _ in root.glob("generate/*/shards/*.json"))
+        return sum(1 for _ in root.glob("generate/*/receipts/*.json"))
 
     while not shards():
         assert driver.poll() is None, "the job ended without a shard"

@@ -77,7 +77,7 @@ def disturbed(given: list[str], folder: Path, kills: int, seed: int, pause_s: tu
         while driver.poll() is None:
             time.sleep(0.2)
             seen |= descendants([driver.pid])
-            now = len(list(shards.glob("generate/*/shards/*.json")))
+            now = len(list(shards.glob("generate/*/receipts/*.json")))
             if now != made:
                 made, moved = now, time.monotonic()
             assert time.monotonic() - moved < STUCK_S, f"nothing was made for {STUCK_S:.0f} s; see {log}"

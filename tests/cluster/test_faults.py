@@ -74,7 +74,7 @@ def test_every_long_command_closes_what_it_holds_when_it_is_told_to_end(command,
     if command == "generate":
         exported(tmp_path / "model")
         options = [tmp_path / "model", "--num-samples", 1_000_000, "--root", root, "generate.shard_rows=64"]
-        begun = "generate/*/shards/*.json"
+        begun = "generate/*/receipts/*.json"
     else:
         gate = "gate: {sampler: mdlm, better: entropy, guarded: {}}"
         (tmp_path / "run.yaml").write_text(f"workflow: nightly\n{LONGER}{gate}\n")

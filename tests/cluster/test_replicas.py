@@ -51,7 +51,7 @@ class Job:
         return {p for p in everybody if b"ServeReplica:proseco:replica" in processes.command(p.pid)}
 
     def finished(self) -> int:
-        return len(list(self.root.glob("generate/*/shards/*.json")))
+        return len(list(self.root.glob("generate/*/receipts/*.json")))
 
     def journal(self) -> list[dict[str, float]]:
         (path,) = self.root.glob("generate/*/metrics.jsonl")

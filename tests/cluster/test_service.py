@@ -275,17 +275,17 @@ def test_values_of_parameters_that_change_nothing_are_taken(client):
 
 
 RAW = {
-    "no JSON": (b"{", "not JSON"),
+    "no JSON": (b"{", "broken JSON"),
     "no object": (b"[1]", "an object"),
     "NaN": (b'{"temperature": NaN}', "NaN is no number"),
     "infinity": (b'{"temperature": -Infinity}', "no number"),
     "too large": (b'{"temperature": 1e999}', "too large"),
     "a long number": (b'{"seed": ' + b"1" * 6000 + b"}", "digits"),
-    "deep": (b'{"options": ' + b'{"a": ' * 60 + b"1" + b"}" * 61, "nested deeper than 16"),
-    "very deep": (b"[" * 200_000 + b"]" * 200_000, "nested deeper than 16"),
+    "deep": (b'{"options": ' + b'{"a": ' * 60 + b"1" + b"}" * 61, "nested too deeply; at most 16 levels"),
+    "very deep": (b"[" * 200_000 + b"]" * 200_000, "nested too deeply; at most 16 levels"),
     "half a character": (rb'{"prompt": "\ud800"}', "surrogate"),
     "no UTF-8": (b'{"prompt": "\xff"}', "UTF-8"),
-    "empty": (b"", "not JSON"),
+    "empty": (b"", "broken JSON"),
 }
 
 

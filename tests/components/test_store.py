@@ -437,15 +437,15 @@ def test_copies_that_were_used_longest_ago_make_room(tmp_path, monkeypatch):
 
 def test_a_shard_counts_once_and_a_damaged_one_is_made_anew(tmp_path):
     table = pa.table({"x": [1, 2]})
-    assert not finished_shard(tmp_path, "s")
-    first = publish_shard(tmp_path, "s", table, "score")
-    assert finished_shard(tmp_path, "s")
-    assert publish_shard(tmp_path, "s", table, "score") == first
-    (tmp_path / "s.parquet").write_bytes(b"broken")
-    assert not finished_shard(tmp_path, "s")
-    publish_shard(tmp_path, "s", table, "score")
-    assert finished_shard(tmp_path, "s")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.json", "s.parquet"]
+    assert not finished_shard(tmp_path / "shards", "s")
+    first = publish_shard(tmp_path / "shards", "s", table, "score")
+    assert finished_shard(tmp_path / "shards", "s")
+    assert publish_shard(tmp_path / "shards", "s", table, "score") == first
+    (tmp_path / "shards" / "s.parquet").write_bytes(b"broken")
+    assert not finished_shard(tmp_path / "shards", "s")
+    publish_shard(tmp_path / "shards", "s", table, "score")
+    assert finished_shard(tmp_path / "shards", "s")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/*")) == ["receipts/s.json", "shards/s.parquet"]
 
 
 def test_of_writers_who_race_for_a_place_one_wins_and_its_text_stays(root):

@@ -2,7 +2,8 @@
 
 python -m tests.fuzz [TARGET ...] [--share 1.0]
 
-Ends with 1 where a case ended in an error that is no sentence, hung, or took more memory than `outcome.PEAK_BYTES`.
+Ends with 1 where a case ended in an error that is no sentence, or hung, where the process took more memory than
+`outcome.PEAK_BYTES`, and where a target has fewer results than it asks for.
 """
 
 from __future__ import annotations
@@ -57,18 +58,22 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="Of the cases.")
     asked = parser.parse_args()
     started, whole, failed = time.monotonic(), Seen(), 0
-    print(f"{'target':18}{'cases':>8}{'results':>9}{'refused':>9}{'failures':>9}{'slowest':>9}{'seconds':>9}")
+    print(f"{'target':18}{'cases':>8}{'results':>9}{'share':>7}{'refused':>9}{'failures':>9}{'slowest':>9}{'seconds':>9}")
     for name in asked.targets or TARGETS:
         begun = time.monotonic()
         seen, failures = fuzz(TARGETS[name], round(TARGETS[name].long * asked.share))
         counts, seconds = seen.counts, time.monotonic() - begun
-        numbers = f"{seen.cases:8}{counts['results']:9}{counts['refused']:9}{counts['failures']:9}"
+        share = counts["results"] / max(1, seen.cases)
+        numbers = f"{seen.cases:8}{counts['results']:9}{share:7.0%}{counts['refused']:9}{counts['failures']:9}"
         print(f"{name:18}{numbers}{seen.slowest:8.2f}s{seconds:8.0f}s", flush=True)
         for what, (case, told) in failures.items():
             print(f"  {what}\n    case: {case!r:.2000}\n    {told}")
         whole.counts.update(counts)
         whole.slowest = max(whole.slowest, seen.slowest)
         failed += len(failures)
+        if share < TARGETS[name].results:
+            failed += 1
+            print(f"  fewer than {TARGETS[name].results:.0%} of the cases ended in a result, so refusals are pressed on and little else")
     peak = peak_bytes()
     print(f"{whole.cases} cases in {time.monotonic() - started:.0f} s; {failed} kinds of failure; the slowest took {whole.slowest:.2f} s; "
           f"peak memory {peak / 1e9:.2f} GB, {PEAK_BYTES / 1e9:.2f} allowed")  # fmt: skip

@@ -10,10 +10,9 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import click
@@ -23,8 +22,9 @@ from hypothesis import strategies as st
 from components.errors import ClusterError
 from pipelines.cli import main
 from tests.chaos.harness import RUN
+from tests.fuzz import fitting
 from tests.fuzz.cases import as_json, junk
-from tests.fuzz.targets import Target, export_files, foreign_files, overrides, put
+from tests.fuzz.targets import THIRD, Target, export_files, foreign_files, overrides, put
 
 STARTED = "It would be started now, and a test of command lines starts nothing."
 STARTS = [
@@ -73,6 +73,36 @@ def lines(draw: st.DrawFn) -> list[str]:
     return found
 
 
+REALLY = ["runtime.executor=local", "runtime.tracking_uri=none", "runtime.jobs=1", "--root", "root"]
+"""At the end of a command line whose work is small and is done in this process, not put off."""
+
+
+@st.composite
+def fitting_lines(draw: st.DrawFn) -> list[str]:
+    """Command lines that fit, of which some have one odd value."""
+    few = st.integers(1, 3).map(str)
+    plans = st.tuples(st.sampled_from(["plan", "plan", "explain", "show"]), st.just("run.yaml"))
+    samples = st.tuples(
+        st.just("generate"), st.just("model"), st.just("--num-samples"), few, st.just("--seed"), st.integers(0, 2**63 - 1).map(str),
+        st.just("--sampler"), st.sampled_from(["mdlm", "proseco", "maskgit", "remdm_cap"]), st.just("steps=3"),
+    )  # fmt: skip
+    scores = st.tuples(st.just("score"), st.just("prompts.jsonl"), st.just("--model"), st.just("model"), st.just("--scorers"), st.sampled_from(["entropy", "nelbo", "nelbo,entropy"]))
+    others = st.sampled_from(
+        [["list"], ["list", "--json"], ["list", "--schema"], ["list", "--markdown", "."], ["import", "source", "--out", "out", "--length", "9"], ["plan", "night.yaml", "--json"], ["doctor", "--json"]]
+    )  # fmt: skip
+    line = list(draw(st.one_of(plans, samples, samples, scores, others)))
+    if line[0] in ("plan", "explain", "show"):
+        line += fitting.as_overrides(draw(fitting.some(fitting.RUN, 3))) + draw(st.sampled_from([[], ["runtime.root=root"]]))
+    if line[0] == "generate":
+        line += draw(st.sampled_from([[], ["--prompts", "prompts.jsonl"], ["--prompts", "prompts.txt"], ["allow_untrained=true"], ["--scorers", "nelbo"]]))
+    if line[0] in ("generate", "score"):
+        line += REALLY
+    if draw(st.sampled_from([False, False, False, True])):
+        place = draw(st.integers(1, len(line)))
+        line[place : place + 1] = [draw(st.sampled_from(NUMBERS) | st.sampled_from(FILES) | st.sampled_from(WORDS))]
+    return line
+
+
 def set_up(folder: Path) -> None:
     """What a user may have."""
     put(folder, "run.yaml", RUN.encode())
@@ -82,6 +112,8 @@ def set_up(folder: Path) -> None:
     for name, raw in foreign_files().items():
         put(folder / "source", name, raw)
     put(folder, "prompts.jsonl", as_json({"prompt": "12", "text": "12"}))
+    put(folder, "tasks.yaml", b"workflow: compare\ntasks: 3\n")
+    put(folder, "itself.yaml", b"extends: itself.yaml\n")
     put(folder, "prompts.txt", b"12\n")
     put(folder, "latin.txt", b"\xe9\n")
     put(folder, "empty.jsonl", b"")
@@ -99,11 +131,16 @@ def inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def use_command(folder: Path, line: list[str]) -> None:
+def use_command(folder: Path, line: list[str], starts: Sequence[str] = STARTS) -> None:
     set_up(folder)
+    run_command(folder, line, [] if line[-len(REALLY) :] == REALLY else starts)
+
+
+def run_command(folder: Path, line: list[str], starts: Sequence[str]) -> str:
+    """What a command prints. Raises ClusterError where it refuses, with what it says."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(inside(folder))
-        for place in STARTS:
+        for place in starts:
             stack.enter_context(patch(place, side_effect=ClusterError(STARTED)))
         done = CliRunner().invoke(main, line)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -112,12 +149,18 @@ def use_command(folder: Path, line: list[str]) -> None:
     assert "Traceback" not in done.output
     if done.exit_code:
         raise ClusterError(f"refused with {done.exit_code}: {done.output}".encode(errors="replace").decode())
+    return done.output
 
 
-TARGETS: dict[str, Target] = {"command lines": Target(lines(), use_command, 2000)}
+TARGETS: dict[str, Target] = {"command lines": Target(fitting.mostly(fitting_lines(), lines()), use_command, 1600, THIRD)}
 
 
-def example(line: list[str]) -> Any:
-    """One command line, for the examples that are kept."""
+def example(line: list[str], starts: Sequence[str] = STARTS) -> str:
+    """One command line, for the examples that are kept.
+
+    Args:
+        starts: what is put off in place of being started.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return use_command(Path(folder), line)
+        set_up(Path(folder))
+        return run_command(Path(folder), line, starts)

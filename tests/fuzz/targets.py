@@ -28,6 +28,7 @@ from components.data.packing import SPLITS, pack_piece
 from components.data.prompts import Found, PromptsConfig, read_entries
 from components.data.tokenizer import build_tokenizer
 from components.errors import ProsecoError
+from components.options import parse, plain_of
 from components.shards.account import Account
 from components.store.artifact import MANIFEST, read_manifest, require_unchanged, sealed
 from components.store.files import digest_file
@@ -36,7 +37,9 @@ from components.store.receipts import text_of
 from components.store.samples import finished_shard, shard_receipt
 from components.training import checkpoint
 from pipelines.commands import named_sampler
-from pipelines.config.load import dotted, load_run
+from pipelines.config.load import dotted, load_run, over
+from pipelines.config.schema import RunConfig
+from pipelines.graph.plan import plan
 from pipelines.import_weights import import_model
 from pipelines.job import describe
 from pipelines.lineage import lineage
@@ -47,6 +50,7 @@ from pipelines.workflows.one_stage import given_samples
 from tests.chaos.harness import RUN
 from tests.components.test_export import exported
 from tests.components.test_foreign import llama
+from tests.fuzz import fitting
 from tests.fuzz.cases import as_json, changed, damaged, json_bytes, junk, safetensors
 from tests.hostile import manifest
 
@@ -59,6 +63,8 @@ class Target:
     use: Callable[[Path, Any], object]
     long: int = 2000
     """Cases of the long form."""
+    results: float = 0.0
+    """At least this share of them ends in a result; otherwise refusals are all that is pressed on."""
 
 
 def in_folder(target: Target, case: Any) -> None:
@@ -84,12 +90,18 @@ FRAGMENTS = st.sampled_from(
 
 def run_files() -> st.SearchStrategy[bytes]:
     texts = st.lists(FRAGMENTS, max_size=25).map(lambda parts: "".join(parts).encode())
-    return st.one_of(changed(PLAIN).map(as_json), changed(PLAIN).map(as_json), texts, damaged(RUN.encode()), st.binary(max_size=60))
+    fits = fitting.some(fitting.RUN, 4).map(lambda pairs: as_json(over(PLAIN, fitting.nested(pairs))))
+    wrong = st.one_of(changed(PLAIN).map(as_json), changed(PLAIN).map(as_json), texts, damaged(RUN.encode()), st.binary(max_size=60))
+    return fitting.mostly(fits, wrong)
 
 
 def plan_run(folder: Path, raw: bytes, overrides: tuple[str, ...] = ()) -> None:
+    """A run that is taken is planned, and what it comes to as plain values is the same run."""
     found = load_run(put(folder, "run.yaml", raw), list(overrides))
-    build(found)
+    stages = build(found)
+    assert {f.state for f in plan(list(stages.values()), folder / "root")} <= {"missing"}
+    if isinstance(found, RunConfig):
+        assert [s.key for s in build(parse(RunConfig, plain_of(found))).values()] == [s.key for s in stages.values()]
 
 
 PATHS = [
@@ -105,15 +117,30 @@ def overrides() -> st.SearchStrategy[list[str]]:
         junk().map(lambda v: json.dumps(v)), st.lists(FRAGMENTS, max_size=6).map("".join), st.text(max_size=10), st.sampled_from(["1", "a", ""])
     )
     pairs = st.tuples(names, st.sampled_from(["=", "=", "=", "", "=="]), values).map("".join)
-    good = st.sampled_from([["steps=3"], ["steps=3", "corrector.passes=2"], ["draw={temperature: 0.5}", "search=none"]])
-    return st.lists(pairs, min_size=1, max_size=3) | good
+    return fitting.mostly(fitting_overrides(), st.lists(pairs, min_size=1, max_size=3))
+
+
+def fitting_overrides() -> st.SearchStrategy[list[str]]:
+    return (fitting.some(fitting.RUN, 4) | fitting.some(fitting.SAMPLER, 3)).map(fitting.as_overrides)
+
+
+@cache
+def model() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, raw in export_files().items():
+            put(Path(folder), name, raw)
+        return load(folder)
 
 
 def use_overrides(folder: Path, given: list[str]) -> None:
-    if len(given) % 2:
+    """Of a sampler where all are of one, else of a run. A sampler of few steps draws a row."""
+    if not all(override.split("=")[0] in fitting.SAMPLER for override in given):
         plan_run(folder, RUN.encode(), tuple(given))
-    else:
-        named_sampler("proseco", dotted(given))
+        return
+    config = named_sampler("proseco", dotted(given))
+    if config.ticks(9) <= 40:
+        (row,) = sample(model(), config, prompts=["1"], length=9, allow_untrained=True)
+        assert model().tokenizer.mask_id not in row.sample.tokens
 
 
 # Documents and prompts.
@@ -217,9 +244,10 @@ NIGHT = {"date": "2026-11-26", "decision": "first", "candidate": "a" * 16, "miss
 
 def use_receipt(folder: Path, case: tuple[bytes, bytes]) -> None:
     receipt, night = case
-    put(folder, "a.parquet", b"abc")
+    put(folder / "shards", "a.parquet", b"abc")
     for written in (receipt, with_seal(receipt)):
         put(folder, "a.json", written)
+        put(folder / "receipts", "a.json", written)
         use_written_receipt(folder, night)
 
 
@@ -233,11 +261,11 @@ def with_seal(raw: bytes) -> bytes:
 
 def use_written_receipt(folder: Path, night: bytes) -> None:
     for use in (
-        lambda: shard_receipt(folder, "a"),
-        lambda: Account.read((shard_receipt(folder, "a") or RECEIPT)["account"]),
+        lambda: shard_receipt(folder / "shards", "a"),
+        lambda: Account.read((shard_receipt(folder / "shards", "a") or RECEIPT)["account"]),
         lambda: tokenize.finished_piece(folder / "a.json", folder),
         lambda: prompts.finished_piece(folder / "a.json", folder),
-        lambda: finished_shard(folder, "a"),
+        lambda: finished_shard(folder / "shards", "a"),
         lambda: read_history(put(folder / "nightly" / "n", "00000001.json", night).parents[2], "n").champion,
     ):
         with suppress(ProsecoError):
@@ -248,11 +276,27 @@ RANK = save({f"{kind}/a.weight": torch.ones(2, 3) for kind in ("weight", "ema", 
 STATE = {"step": 3, "files": {"rank-0-of-1.safetensors": ""}}
 
 
+@st.composite
+def ranks(draw: st.DrawFn) -> bytes:
+    """Weights of other names, shapes and types."""
+    names = st.tuples(st.sampled_from(["weight", "ema", "exp_avg", "exp_avg_sq", "other"]), st.text("ab./", max_size=4)).map("/".join)
+    shapes = st.lists(st.integers(0, 4), max_size=3)
+    types = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64])
+    return save({name: torch.zeros(draw(shapes), dtype=draw(types)) for name in draw(st.lists(names, min_size=1, max_size=4, unique=True))})
+
+
+def checkpoints() -> st.SearchStrategy[tuple[Any, bytes]]:
+    fits = st.tuples(st.dictionaries(st.text(max_size=4), st.none() | st.integers() | st.text(max_size=4), max_size=2).map(lambda more: more | STATE), st.just(RANK) | ranks())
+    wrong = st.tuples(st.just(STATE) | changed(STATE) | st.binary(max_size=40), safetensors(RANK))
+    return fitting.mostly(fits, wrong)
+
+
 def use_checkpoint(folder: Path, case: tuple[Any, bytes]) -> None:
     state, rank = case
+    folder = folder / "step-00000003"
     file = put(folder, "rank-0-of-1.safetensors", rank)
     if isinstance(state, dict) and isinstance(state.get("files"), dict) and file.name in state["files"]:
-        state["files"][file.name] = digest_file(file)  # as somebody writes it who means it
+        state = state | {"files": state["files"] | {file.name: digest_file(file)}}  # as somebody writes it who means it
     put(folder, "state.json", as_json(state) if isinstance(state, dict) else state)
     list(checkpoint.read(folder, ("weight", "ema")))
     checkpoint.averaged_weights(folder)
@@ -300,19 +344,19 @@ def use_foreign(folder: Path, files: dict[str, bytes]) -> None:
     assert said
     assert load(folder / "out").network is not None
 
+
+THIRD = 1 / 3
 TARGETS: dict[str, Target] = {
-    "runs": Target(run_files(), plan_run, 1800),
-    "overrides": Target(overrides(), use_overrides, 2400),
+    "runs": Target(run_files(), plan_run, 1500, THIRD),
+    "overrides": Target(overrides(), use_overrides, 1800, THIRD),
     "documents": Target(records(), use_documents, 2400),
-    "prompts": Target(records(), use_prompts, 2400),
+    "prompts": Target(records(), use_prompts, 2800),
     "archives": Target(
-        st.sampled_from(sorted(archives())).flatmap(lambda n: st.tuples(st.just(n), damaged(archives()[n]))), use_archive, 2400
+        st.sampled_from(sorted(archives())).flatmap(lambda n: st.tuples(st.just(n), damaged(archives()[n]))), use_archive, 2800
     ),
-    "manifests": Target(manifests(), use_manifest, 2400),
-    "receipts": Target(st.tuples(json_bytes(RECEIPT), json_bytes(NIGHT)), use_receipt, 2400),
-    "checkpoints": Target(
-        st.tuples(st.one_of(changed(STATE), changed(STATE), st.binary(max_size=40)), safetensors(RANK)), use_checkpoint, 1800
-    ),
+    "manifests": Target(manifests(), use_manifest, 2800),
+    "receipts": Target(st.tuples(json_bytes(RECEIPT), json_bytes(NIGHT)), use_receipt, 2800),
+    "checkpoints": Target(checkpoints(), use_checkpoint, 1800, THIRD),
     "exports": Target(folders_of(export_files()), use_export, 1200),
     "foreign weights": Target(folders_of(foreign_files()), use_foreign, 1200),
 }

@@ -29,4 +29,5 @@ def test_a_result_or_a_sentence(name):
 
     check()
     assert seen.cases >= CASES // 2
+    assert seen.counts["results"] >= target.results * seen.cases / 2  # a few cases are more alike than many
     assert peak_bytes() < PEAK_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -63,14 +64,27 @@ def test_overrides_that_fit_are_read():
 
 LINES = {
     "no samples": ["generate", "model", "--num-samples", "0"],
+    "samples in floating point": ["generate", "model", "--num-samples", "1e10"],
+    "more samples than ids": ["generate", "model", "--num-samples", "10000000000"],
+    "more shards than a manifest names": ["generate", "model", "--num-samples", "1000000000"],
     "a seed that is too large": ["generate", "model", "--seed", str(2**63)],
+    "seeds that are too large": ["generate", "model", f"generate.seeds=[{2**63}]"],
+    "a seed twice": ["generate", "model", "generate.seeds=[0, 0]"],
+    "steps in floating point": ["generate", "model", "steps=1e9"],
+    "steps without end": ["generate", "model", "steps=1000000000"],
+    "fewer than no steps": ["generate", "model", "steps=-1"],
     "a row without end": ["generate", "model", "--length", "1000000000"],
+    "a row in floating point": ["generate", "model", "--length", "1e9"],
+    "a sampler that is a list": ["generate", "model", "corrector=[]"],
+    "a prompt as null": ["generate", "model", "prompts=null", "--prompts", "prompts.jsonl", "prompts.prompt_field=null"],
     "prompts that are a folder": ["generate", "model", "--prompts", "root"],
     "prompts that are not there": ["generate", "model", "--prompts", "nowhere"],
     "a misspelt field": ["generate", "model", "prompts.promt_field=x", "--prompts", "prompts.jsonl"],
     "a value in a tag": ["generate", "model", "steps=!!python/name:os.system"],
     "no replicas": ["serve", "model", "--replicas", "0"],
     "no errors": ["diagnose", "model", "root", "--errors", "-1"],
+    "tasks that are a number": ["plan", "tasks.yaml"],
+    "a run that extends itself": ["plan", "itself.yaml"],
     "a name that is too long": ["replay", "0-0", "--root", "x" * 300],
     "a name with NUL": ["plan", "a\0b"],
     "a run of a long name": ["rollback", "x" * 300, "--reason", "a"],
@@ -90,6 +104,55 @@ def test_a_command_line(name):
     with pytest.raises(ClusterError) as refusal:
         commands.example(LINES[name])
     assert commands.STARTED not in str(refusal.value)
+
+
+PROMPTS = {
+    "nothing": ("p.jsonl", b"", "holds nothing that can be used; 0 records"),
+    "blank lines": ("p.txt", b"\n\n \n", "holds nothing that can be used; 0 records"),
+    "null": ("p.jsonl", b'{"prompt": null}', "no field 'prompt' or 'template' (it has prompt)"),
+    "a number": ("p.jsonl", b'{"prompt": 12}', "prompt = 12: it must be a text"),
+    "a list of texts": ("p.jsonl", b'{"prompt": ["1"]}', "it must be a text"),
+    "a template that is a text": ("p.jsonl", b'{"template": "123"}', "template = '123': it must be a list, not a text"),
+    "a template that is no list of pieces": ("p.jsonl", b'{"template": [1.5]}', "template"),
+    "a template of nothing": ("p.jsonl", b'{"template": []}', "template = []: it must be at least 1 of them"),
+    "a template without a gap": ("p.jsonl", b'{"template": ["12"]}', "leaves nothing to write"),
+    "a template with a gap without end": ("p.jsonl", b'{"template": [1000000000000]}', "no row has more than 1048576"),
+    "a template beside a prompt": ("p.jsonl", b'{"template": ["1", 2], "prompt": "1"}', "both a prompt and a template"),
+    "a misspelt field": ("p.jsonl", b'{"promt": "1"}', "no field 'prompt' or 'template' (it has promt)"),
+    "unknown symbols": ("p.jsonl", b'{"prompt": "xyz"}', "symbols that the vocabulary has not"),
+    "a name of a special token": ("p.jsonl", b'{"prompt": "[MASK]"}', "symbols that the vocabulary has not"),
+    "a label without classes": ("p.jsonl", b'{"prompt": "1", "label": 0}', "the model knows 0 classes"),
+    "an id that is a list": ("p.jsonl", b'{"prompt": "1", "id": []}', "id = []: it must be a text"),
+    "a prompt as long as the row": ("p.jsonl", b'{"prompt": "123123123"}', "leaves none to write"),
+    "half a character": ("p.jsonl", b'{"prompt": "1", "x": "\\ud800"}', "no Unicode text"),
+    "latin-1": ("p.txt", b"\xe9", "not UTF-8"),
+    "latin-1 in JSON": ("p.jsonl", b'{"prompt": "\xe9"}', "not UTF-8"),
+    "gz that is none": ("p.jsonl.gz", b"x", "Not a gzipped file"),
+    "gz that was cut": ("p.jsonl.gz", gzip.compress(b'{"prompt": "1"}')[:-4], "the file cannot be read"),
+    "gz without its name": ("p.jsonl", gzip.compress(b'{"prompt": "1"}'), "not UTF-8"),
+    "Parquet that is none": ("p.parquet", b"PAR1", "the file cannot be read"),
+    "JSON that is deep": ("p.jsonl", b"[" * 5000, "64 levels"),
+    "a list of records": ("p.json", b'[{"prompt": "1"}]', "not an object"),
+}
+HERE = ["runtime.executor=local", "runtime.tracking_uri=none", "runtime.jobs=1", "steps=2", "--root", "root", "--num-samples", "1"]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_file_of_prompts_of_which_none_can_be_used(name, tmp_path):
+    """Nothing is sampled, and what is wrong is told."""
+    file, raw, part = PROMPTS[name]
+    commands.set_up(tmp_path)
+    (tmp_path / file).write_bytes(raw)
+    with pytest.raises(ClusterError) as refusal:
+        commands.run_command(tmp_path, ["generate", "model", *HERE, "--prompts", file], starts=[])
+    assert part in str(refusal.value)
+    assert not list(tmp_path.glob("root/generate/*/shards/*"))
+
+
+def test_files_of_prompts_that_fit_are_continued(tmp_path):
+    commands.set_up(tmp_path)
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "12"}\n{"template": ["1", 2, "3"]}'))
+    assert "2 samples in root/generate" in commands.run_command(tmp_path, ["generate", "model", *HERE, "--prompts", "p.jsonl.gz"], [])
 
 
 def test_command_lines_that_fit_are_started():

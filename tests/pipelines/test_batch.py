@@ -17,6 +17,7 @@ import pytest
 from components.api import load, sample
 from components.api import score as score_rows
 from components.errors import ConfigError, DataError, SamplingError
+from components.outside import MAX_FIELDS_BYTES
 from components.samplers import preset
 from components.shards.account import Account, useful
 from components.shards.model import Sampling, running
@@ -129,6 +130,59 @@ def test_what_goes_in_comes_out_or_is_quarantined_with_a_reason(model, tmp_path)
     assert len(rows(folder)) == 9
 
 
+def test_what_a_record_says_comes_back_with_each_of_its_samples(model, tmp_path):
+    import datetime
+
+    own = [{"answer": "321", "source": {"page": 7, "tags": ["a", None]}}, {"template": [2, "3"], "weight": 0.5}, {}, {"note": "\u00e9"}]
+    records = [{"prompt": "12", "id": "a"}, {"id": 7}, {"prompt": "3"}, {"prompt": "3", "label": None, "text": "x", "empty": None}]
+    path = write_jsonl(tmp_path / "p.jsonl", [r | more for r, more in zip(records, own, strict=True)])
+    found = table(made(model, tmp_path / "r", prompts=path)).to_pylist()
+    assert len(found) == 8
+    carried = [json.loads(r["fields"]) if r["fields"] is not None else {} for r in found]
+    assert carried == [one for one in own for _ in range(2)]
+    assert [r["prompt_id"] for r in found[:4]] == ["a", "a", "7", "7"]
+    assert {r["fields"] for r in table(made(model, tmp_path / "r", "prompts.carried=none", prompts=path)).to_pylist()} == {None}
+    columns = {"prompt": ["1"], "day": [datetime.date(2026, 11, 26)], "picture": [b"\xff"], "score": [float("nan")], "answer": ["2"]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    (row, _) = table(made(model, tmp_path / "r", prompts=tmp_path / "p.parquet")).to_pylist()
+    assert json.loads(row["fields"]) == {"day": "2026-11-26", "picture": None, "score": None, "answer": "2"}
+
+
+def test_what_a_record_says_has_a_limit(model, tmp_path):
+    fits = "x" * (MAX_FIELDS_BYTES - len('{"a": ""}'))
+    path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "1", "a": fits}, {"prompt": "2", "a": fits + "x"}])
+    (row,) = table(made(model, tmp_path / "r", prompts=path, num_samples=1)).to_pylist()
+    assert (row["prompt"], json.loads(row["fields"])) == ("1", {"a": fits})
+    (bad,) = [r for f in tmp_path.glob("r/prompts/*/quarantine-*.parquet") for r in pq.read_table(f).to_pylist()]
+    assert "prompts.carried=none" in bad["reason"]
+
+
+def test_a_row_ends_where_its_template_ends(model, tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"template": ["12", 2, "3"], "id": "t"}, {"prompt": "12", "id": "p"}, {"template": ["12"]}])
+    root = tmp_path / "r"
+    folder = made(model, root, prompts=path, num_samples=4)
+    loaded = load(model)
+    pad = loaded.tokenizer.pad_id
+    by_id: dict[str, list] = {}
+    for row in table(folder).to_pylist():
+        by_id.setdefault(row["prompt_id"], []).append(row)
+    for row in by_id["t"]:
+        written = loaded.tokenizer.decode([t for t in row["tokens"][2:5] if t != loaded.tokenizer.end_id])
+        assert (row["prompt"], row["text"]) == ("12", written)
+        assert written.endswith("3"), "what a template fixes is in the text"
+        assert row["tokens"][5:] == [pad] * 4
+        assert row["given"] == [4, 5, 6, 7, 8]
+        assert replay(row["row_id"], folder, root, model, "cpu").equal
+    ended = [row for row in by_id["t"] if loaded.tokenizer.end_id in row["tokens"][2:4]]
+    assert ended, "an end token in a gap leaves the text behind it in place"
+    assert any(set(row["tokens"][5:]) != {pad} for row in by_id["p"]), "a prompt is continued to the end of the row"
+    (bad,) = [r for f in root.glob("prompts/*/quarantine-*.parquet") for r in pq.read_table(f).to_pylist()]
+    assert "leaves nothing to write" in bad["reason"]
+    texts = sample(loaded, "proseco", 4, template=("12", 2, "3"), steps=3)
+    in_table = [(tuple(row["tokens"]), row["text"]) for row in by_id["t"]]
+    assert [(t.sample.tokens, t.text) for t in texts] == in_table, "in Python they are the same rows"
+
+
 def test_nothing_usable_stops_with_the_first_reason(model, tmp_path):
     with pytest.raises(DataError, match="holds nothing that can be used; 1 records were quarantined.*p.jsonl:1"):
         made(model, tmp_path / "r", prompts=write_jsonl(tmp_path / "p.jsonl", [{"prompt": "9"}]))
@@ -235,11 +289,12 @@ def test_the_table_opens_as_it_is_everywhere(model, tmp_path):
 
     folder = made(model, tmp_path / "r", "generate.shard_rows=4", num_samples=10)
     files = f"{folder}/shards/*.parquet"
-    opened = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    assert (len(opened), set(opened.column_names)) == (10, set(SAMPLES.names))
+    for place in (folder, folder / "shards"):
+        opened = datasets.load_dataset(str(place), split="train", cache_dir=str(tmp_path / "cache"))
+        assert (len(opened), set(opened.column_names)) == (10, set(SAMPLES.names))
     assert duckdb.sql(f"select count(distinct row_id), sum(calls) from '{files}'").fetchall()[0][0] == 10
     assert polars.read_parquet(files)["row_id"].n_unique() == 10
-    assert len(pandas.read_parquet(folder / "shards" / "seed-0-00000.parquet")) == 4
+    assert pandas.read_parquet(folder / "shards")["row_id"].nunique() == 10
     schema = pq.read_schema(folder / "shards" / "seed-0-00000.parquet")
     assert schema.metadata[b"proseco.schema"] == str(SCHEMA_VERSION).encode()
     assert schema.equals(SAMPLES)

@@ -263,3 +263,12 @@ def test_prompts_of_parquet_that_are_no_text_are_not_told_as_python_shows_them(t
     asked = PromptsConfig(path=str(tmp_path / "p.parquet"))
     found = [e for p in asked.cut() for e in read_entries(asked, p, "prompts")]
     assert [e.reason for e in found] == ["Object of type bytes is not JSON serializable"] * 2
+
+
+def test_a_glob_that_matches_a_folder_takes_the_files_beside_it(tmp_path):
+    (tmp_path / "b.jsonl").mkdir()
+    (tmp_path / "b.jsonl" / "c.jsonl").write_text('{"text": "below"}')
+    (tmp_path / "a.jsonl").write_text('{"text": "beside"}')
+    corpus = open_corpus(JsonlConfig(path=f"{tmp_path}/*.jsonl"))
+    found = [d for piece in corpus.pieces(2) for d in corpus.read(piece)]
+    assert [d.text for d in found] == ["beside"]

@@ -65,8 +65,8 @@ def unfinished(made, place, folder):
     "place",
     [
         "tokenizer/*/tokenizer.json", "tokenize/*/piece-*.json", "tokenize/*/rows.json", "tokenize/*/train-*.arrow",
-        "tokenize/*/quarantine-*.parquet", "generate/*/shards/*.json", "generate/*/shards/*.parquet",
-        "score/*/shards/*.json", "score/*/shards/*.parquet", "export/*/config.json", "export/*/model.safetensors",
+        "tokenize/*/quarantine-*.parquet", "generate/*/receipts/*.json", "generate/*/shards/*.parquet",
+        "score/*/receipts/*.json", "score/*/shards/*.parquet", "export/*/config.json", "export/*/model.safetensors",
         "evaluate/*/results.json",
     ],
 )  # fmt: skip
@@ -142,7 +142,7 @@ def test_an_identity_that_can_not_be_read_is_told(made, tmp_path):
 
 @pytest.mark.parametrize(
     "place",
-    ["tokenize/*/train-*.arrow", "train/*/metrics.jsonl", "generate/*/shards/*.json", "generate/*/shards/*.parquet"],
+    ["tokenize/*/train-*.arrow", "train/*/metrics.jsonl", "generate/*/receipts/*.json", "generate/*/shards/*.parquet"],
 )
 def test_a_folder_in_place_of_a_file_is_told(place, made, tmp_path):
     root, path = unfinished(made, place, tmp_path)
@@ -160,8 +160,8 @@ EDITS = {
     "tokenizer/*/tokenizer.json": edit, "tokenize/*/rows.json": edit, "tokenize/*/train-*.arrow": edit, "tokenize/*/piece-*.json": edit,
     "train/*/checkpoints/*/rank-*.safetensors": edit, "train/*/checkpoints/*/state.json": edit, "train/*/metrics.jsonl": edit,
     "export/*/model.safetensors": edit, "export/*/config.json": edit, "export/*/README.md": lambda data: data.replace(b"e", b"a", 1),
-    "generate/*/shards/*.parquet": edit, "generate/*/shards/*.json": edit, "score/*/shards/*.parquet": edit,
-    "score/*/shards/*.json": edit, "evaluate/*/results.json": edit, "report/*/report.html": edit,
+    "generate/*/shards/*.parquet": edit, "generate/*/receipts/*.json": edit, "score/*/shards/*.parquet": edit,
+    "score/*/receipts/*.json": edit, "evaluate/*/results.json": edit, "report/*/report.html": edit,
 }  # fmt: skip
 
 

@@ -108,8 +108,10 @@ def test_samples_are_published_once_with_ids_and_cost(finished):
     rows = harness.samples(root)
     assert len(rows) == len(set(rows)) == 48
     for folder in root.glob("generate/*"):
-        names = sorted(p.name for p in (folder / "shards").iterdir())
-        assert names == sorted({n.split(".")[0] + s for n in names for s in (".json", ".parquet")})
+        tables, receipts = ([p.name for p in (folder / kind).iterdir()] for kind in ("shards", "receipts"))
+        names = read_manifest(folder).info["shards"]
+        assert sorted(tables) == sorted(f"{n}.parquet" for n in names)
+        assert sorted(receipts) == sorted(f"{n}.json" for n in names)
         table = pq.read_table(next((folder / "shards").glob("*.parquet")))
         assert min(table["calls"].to_pylist()) >= 1
 

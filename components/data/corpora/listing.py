@@ -60,7 +60,7 @@ def listed(path: str, suffixes: tuple[str, ...]) -> Files:
         names = [os.path.relpath(p, root or ".") for p in glob.glob(path, recursive=True) if os.path.isfile(p)]
     if not names:
         raise DataError(
-            f"{path}: there is no such file, or the folder holds none of {', '.join(suffixes)}. Check source.path."
+            f"{path}: there is no such file, or the folder holds none of {', '.join(suffixes)}. Check the path."
         )
     return Files(os.path.abspath(root), tuple(sorted(names)))
 

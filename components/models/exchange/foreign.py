@@ -201,6 +201,9 @@ def read_foreign(folder: Path, vocab_size: int = 0) -> tuple[Transformer, Report
     except ValueError as error:
         raise ModelError(f"{path} is not the config.json of a model ({error}). Get the folder again.") from None
     config = config_of(form, name, theirs, str(path))
+    blocks = num_blocks(form, tensors)
+    if blocks != config.depth:
+        raise ModelError(f"{path} tells of {config.depth} blocks, and the weights beside it are of {blocks}. Get the folder again.")
     embed = tensors.get(form.embed)
     if embed is None or embed.dim() != 2 or not len(embed):
         raise ModelError(f"{folder} has no tensor {form.embed} of two axes with rows in it. Get the folder again.")
@@ -209,7 +212,16 @@ def read_foreign(folder: Path, vocab_size: int = 0) -> tuple[Transformer, Report
     require_fit(config, vocab_size or len(embed), tensors, str(folder))
     torch.manual_seed(0)
     model = Transformer(config, vocab_size or len(embed))
-    return model, fill_from(model, tensors, form, name)
+    report = fill_from(model, tensors, form, name)
+    if not report.taken:
+        raise ModelError(f"None of the weights in {folder} fits the sizes in its config.json: {report.notes[0]}. Get the folder again.")
+    return model, report
+
+
+def num_blocks(form: Format, tensors: Mapping[str, Tensor]) -> int:
+    """Blocks that the weights are of."""
+    numbered = re.compile(re.escape(form.block).replace(r"\{i\}", r"(\d+)"))
+    return len({found[1] for name in tensors if (found := numbered.match(name))})
 
 
 def config_of(form: Format, name: str, theirs: Mapping[str, Any], path: str) -> ModelConfig:
@@ -227,6 +239,10 @@ def config_of(form: Format, name: str, theirs: Mapping[str, Any], path: str) -> 
     if wrong:
         remedy = "get the folder again"
         raise ConfigError([Problem(f"{path}: {n}", sizes[n], "a whole number from 1", remedy) for n in wrong])
+    told, width = theirs.get("head_dim"), sizes["dim"] // sizes["heads"]
+    if told not in (None, width):
+        rule = f"hidden_size / num_attention_heads ({width}): heads of another width have no place here"
+        raise ConfigError([Problem(f"{path}: head_dim", told, rule, "get the folder again, or use another model")])
     config = parse(ModelConfig, sizes, path)
     if problems := list(config.problems(0)):
         raise ConfigError([replace(p, path=f"{path}: {p.path}") for p in problems])
