@@ -59,6 +59,9 @@ class Cluster(Protocol):
     def size(self) -> tuple[float, float]:
         """CPUs and GPUs of all machines."""
 
+    def check(self) -> None:
+        """Raises ClusterError where the cluster was lost."""
+
     def stop(self) -> None:
         """Have what other threads do here end soon, by an error; called from another thread before ``close``."""
 
