@@ -68,6 +68,7 @@ def of_workers(runtime: RuntimeConfig) -> dict[str, str]:
 MAX_BASE = 20
 """Characters of the folder for temporary files: the path of a socket has 107, and Ray's own part of it 64."""
 
+OOM_TRIES = "RAY_task_oom_retries"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
@@ -134,6 +135,9 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
         # Ray takes the machine's outer address in place of 127.0.0.1 unless clusters of several
         # machines are switched off; despite its name the switch works on every system.
         prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if runtime is not None and runtime.executor == "ray" and OOM_TRIES not in os.environ:
+        # By itself Ray tries a task that takes too much memory again and again, without an end.
+        prepared.change(OOM_TRIES, str(runtime.max_attempts - 1))
     if runtime is None or runtime.address:
         return prepared
     # Nothing asks who connects to a training's process group, so on one machine it stays there.

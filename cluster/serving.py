@@ -13,6 +13,7 @@ import itertools
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,38 @@ def foreseen(shards: Iterable[Any], runtime: RuntimeConfig) -> tuple[Iterable[An
     return itertools.chain(first, stream), max(runtime.replicas, math.ceil(len(first) / AT_WORK))
 
 
+def num_running(app: str) -> int:
+    """How many replicas of an application run. Serve's own way to wait for them looks once a second, waits for all, and for
+    ever.
+
+    Raises:
+        ClusterError: they can not be started.
+    """
+    found = serve.status().applications[app]
+    if found.status == ApplicationStatus.DEPLOY_FAILED:
+        raise ClusterError(f"The replicas could not be started: {found.message}")
+    states = found.deployments[REPLICA].replica_states if REPLICA in found.deployments else {}
+    return int(states.get("RUNNING", 0))
+
+
+def wait_for_replicas(look: Callable[[], int], number: int, start_wait_s: float, closing: threading.Event) -> None:
+    """Wait until so many replicas run.
+
+    Raises:
+        ClusterError: they can not be started, or do not run after ``start_wait_s``.
+        Stopped: ``closing`` was set.
+    """
+    begun = time.monotonic()
+    while (running := look()) < number:
+        if closing.wait(LOOK_S):
+            raise Stopped
+        if time.monotonic() - begun > start_wait_s:
+            raise ClusterError(
+                f"Of {number} replicas {running} run after {start_wait_s:g} s. See by `proseco doctor` whether the machines have "
+                f"memory left for so many models, use fewer replicas, or, for a run, raise runtime.start_wait_s."
+            )
+
+
 class Pool:
     """Replicas of one deployment, held open over many stages.
 
@@ -100,22 +133,12 @@ class Pool:
         alone = 0 if runtime.address or runtime.on_gpu else number
         target = serve.RunTarget(deployment.bind(runtime.threads, alone), name=APP, route_prefix=None)
         self.handle: DeploymentHandle = serve.run_many([target], wait_for_applications_running=False)[0]
-        while self.look() < runtime.replicas:
-            if self.closing.wait(LOOK_S):
-                raise Stopped
+        wait_for_replicas(self.look, runtime.replicas, runtime.start_wait_s, self.closing)
         threading.Thread(target=self._grow, daemon=True, name="grow").start()
 
     def look(self) -> int:
-        """How many replicas run. Serve's own way to wait for them looks once a second, and waits for all.
-
-        Raises:
-            ClusterError: they can not be started.
-        """
-        found = serve.status().applications[APP]
-        if found.status == ApplicationStatus.DEPLOY_FAILED:
-            raise ClusterError(f"The replicas could not be started: {found.message}")
-        states = found.deployments[REPLICA].replica_states if REPLICA in found.deployments else {}
-        self.running = states.get("RUNNING", 0)
+        """How many replicas run. Raises ClusterError where they can not be started."""
+        self.running = num_running(APP)
         return self.running
 
     def _grow(self) -> None:
