@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
+from cluster.aside import aside
 from components.store.cache import local
 from components.store.files import is_local
 
@@ -63,22 +63,10 @@ def require_database(uri: str) -> None:
 
 def in_time(action: Callable[[], T]) -> T:
     """What an action of MLflow comes to. Raises TimeoutError where it takes too long; it is left to itself then."""
-    came: queue.Queue[tuple[T | None, Exception | None]] = queue.Queue()
-
-    def attempt() -> None:
-        try:
-            came.put((action(), None))
-        except Exception as error:  # for whoever waits
-            came.put((None, error))
-
-    threading.Thread(target=attempt, daemon=True, name="mlflow").start()
     try:
-        found, error = came.get(timeout=ANSWER_S)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {ANSWER_S:g} s") from None
-    if error is not None:
-        raise error
-    return cast(T, found)
+        return aside(action).result(ANSWER_S)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer in {ANSWER_S:g} s") from None
 
 
 def open_mlflow(uri: str, root: Path, workflow: str, say: Callable[[str], None]) -> MlflowTracking | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import queue
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import TypeVar, cast
+from concurrent.futures import wait
+from typing import TypeVar
 
 import ray
 from ray import NodeID
@@ -17,6 +16,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import RayError, RpcError
 
 from cluster import processes
+from cluster.aside import aside
 from cluster.cluster import Stopped
 from cluster.ray_tasks import POLL_S, first_line
 from components.errors import ClusterError
@@ -41,22 +41,19 @@ T = TypeVar("T")
 
 def require_answer(address: str) -> None:
     """Raises ClusterError where no cluster answers at an address. Ray itself tries for minutes, and says so by the line."""
-    said: queue.Queue[str] = queue.Queue()
 
-    def ask() -> None:
+    def ask() -> str:
         host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), ASK_S).close()
             GcsClient(address=address).check_alive([], timeout=ASK_S)
         except (OSError, ValueError, RayError) as error:
-            said.put(first_line(error))
-        else:
-            said.put("")
+            return first_line(error)
+        return ""
 
-    threading.Thread(target=ask, daemon=True, name="ask").start()
     try:
-        trouble = said.get(timeout=REACH_S)
-    except queue.Empty:
+        trouble = aside(ask).result(REACH_S)
+    except TimeoutError:
         trouble = f"no answer in {REACH_S:g} s"
     if trouble:
         raise ClusterError(
@@ -110,22 +107,11 @@ def watched(work: Callable[[], T], stopped: threading.Event) -> T:
     Raises:
         Stopped: ``stopped`` was set, and the work did not end by that.
     """
-    came: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
-
-    def attempt() -> None:
-        try:
-            came.put((work(), None))
-        except BaseException as error:  # for whoever waits
-            came.put((None, error))
-
-    threading.Thread(target=attempt, daemon=True, name="watched").start()
+    came = aside(work)
     told = math.inf
-    while time.monotonic() < told + END_S:
-        with suppress(queue.Empty):
-            found, error = came.get(timeout=POLL_S)
-            if error is not None:
-                raise error
-            return cast(T, found)
+    while not wait([came], POLL_S).done:
         if stopped.is_set():
             told = min(told, time.monotonic())
-    raise Stopped
+        if time.monotonic() > told + END_S:
+            raise Stopped
+    return came.result()

@@ -24,6 +24,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
+from cluster.aside import aside
 from cluster.benches import Benches
 from cluster.cluster import Stopped, Watcher
 from cluster.config import RuntimeConfig
@@ -37,6 +38,8 @@ MODEL = "model-"
 """Begins the names of a service's applications, one for each model."""
 AT_WORK = 2
 """Shards of a replica at a time."""
+STATUS_S = 60.0
+"""How long Serve's controller may take to say what there is."""
 LOOK_S = 0.1
 """How often it is looked whether the first replicas are there."""
 GROW_S = 1.0
@@ -74,9 +77,15 @@ def num_running(app: str) -> int:
     ever.
 
     Raises:
-        ClusterError: they can not be started.
+        ClusterError: they can not be started, or nobody says.
     """
-    found = serve.status().applications[app]
+    try:
+        found = aside(serve.status).result(STATUS_S).applications[app]
+    except TimeoutError:
+        raise ClusterError(
+            f"Serve's controller says nothing in {STATUS_S:g} s. Run the same command again; where it happens again, see whether "
+            f"the machine of the cluster's head is overloaded, or has no memory left (`proseco doctor`)."
+        ) from None
     if found.status == ApplicationStatus.DEPLOY_FAILED:
         raise ClusterError(f"The replicas could not be started: {found.message}")
     states = found.deployments[REPLICA].replica_states if REPLICA in found.deployments else {}
@@ -144,7 +153,7 @@ class Pool:
     def _grow(self) -> None:
         """Notice replicas that start later."""
         while self.running < self.number and not self.closing.wait(GROW_S):
-            with contextlib.suppress(RayError, RayServeException, KeyError):  # shards in flight tell of what died
+            with contextlib.suppress(RayError, RayServeException, ClusterError, KeyError):  # shards in flight tell of what died
                 self.look()
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:

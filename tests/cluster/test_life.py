@@ -11,7 +11,7 @@ import pytest
 from ray import NodeID
 from ray.exceptions import RpcError
 
-from cluster import ray_life
+from cluster import ray_life, serving
 from cluster.cluster import Stopped
 from components.errors import ClusterError
 
@@ -99,3 +99,26 @@ def test_work_that_ends_by_being_stopped_tells_how(monkeypatch):
 
     with pytest.raises(ValueError, match="ended"):
         ray_life.watched(work, stopped)
+
+
+def test_a_controller_of_serve_that_hangs_is_told_of(monkeypatch):
+    never = threading.Event()
+    monkeypatch.setattr(serving, "STATUS_S", 0.3)
+    monkeypatch.setattr(serving.serve, "status", lambda: never.wait(30))
+    begun = time.monotonic()
+    with pytest.raises(ClusterError, match="Serve's controller says nothing in 0.3 s"):
+        serving.num_running("proseco")
+    assert time.monotonic() - begun < 5
+    never.set()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_replicas_that_never_run_are_not_waited_for_for_ever(stopped):
+    closing = threading.Event()
+    if stopped:
+        closing.set()
+    begun = time.monotonic()
+    with pytest.raises(Stopped if stopped else ClusterError, match=None if stopped else "Of 2 replicas 1 run after 0.3 s"):
+        serving.wait_for_replicas(lambda: 1, 2, 0.3, closing)
+    assert time.monotonic() - begun < 5
+    serving.wait_for_replicas(lambda: 2, 2, 0.0, closing)

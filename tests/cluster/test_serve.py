@@ -196,10 +196,13 @@ def test_what_is_at_work_may_end_when_the_service_is_stopped(served):
     thread = threading.Thread(target=lambda: found.append(ask(f"{served.url}/v1/completions", body)))
     thread.start()
     until(lambda: served.number("proseco_rows_running", lane="people") == 1 or found)
+    below = descendants([served.process.pid])
     served.process.send_signal(signal.SIGTERM)
     thread.join(90)
     assert found[0][0] == 200
     assert served.end() == 0
+    assert len(below) > 5
+    assert not [p for p in below if p.lives()]
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", served.port))
 

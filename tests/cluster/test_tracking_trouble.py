@@ -22,10 +22,11 @@ from components.store.files import publish_bytes
 def opened(tmp_path, monkeypatch):
     """Opens MLflow at an address, and gives what was said and how long it took."""
     prepare()
-    monkeypatch.setattr(mlflow_tracking, "ANSWER_S", 12.0)
     monkeypatch.setattr(mlflow_tracking, "LOCKED_S", 1.0)
 
     def attempt(uri=""):
+        if uri:  # tables of a new database are made as fast as the disk takes them
+            monkeypatch.setattr(mlflow_tracking, "ANSWER_S", 12.0)
         said, begun = [], time.monotonic()
         found = mlflow_tracking.open_mlflow(uri, tmp_path, "a run", said.append)
         return found, said, time.monotonic() - begun
