@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from cluster.dispatch import Dispatch, pause_s
 from cluster.environment import Prepared
 from cluster.worker import do_shard, failure_of, train_rank
 from components.errors import ClusterError, ProsecoError, TrainingError
+
+T = TypeVar("T")
 
 POLL_S = 0.5
 
@@ -139,6 +141,9 @@ class LocalCluster:
 
     def size(self) -> tuple[float, float]:
         return float(self.runtime.cpus or os.cpu_count() or 1), float(self.runtime.gpus or (torch.cuda.device_count() if self.runtime.on_gpu else 0))
+
+    def alive(self, work: Callable[[], T]) -> T:
+        return work()
 
     def check(self) -> None:
         """This machine is not lost."""

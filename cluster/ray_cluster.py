@@ -134,16 +134,16 @@ class RayCluster:
             )
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
-        return self._alive(lambda: self._map(work, items, done))
+        return self.alive(lambda: self._map(work, items, done))
 
     def train(self, launch: TrainLaunch) -> None:
-        self._alive(lambda: self._train(launch))
+        self.alive(lambda: self._train(launch))
 
     def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
-        self._alive(lambda: self._serve(shards, watcher))
+        self.alive(lambda: self._serve(shards, watcher))
 
     def size(self) -> tuple[float, float]:
-        return self._alive(self._size)
+        return self.alive(self._size)
 
     def _map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
         self._make_room()
@@ -177,9 +177,8 @@ class RayCluster:
         found = ray.cluster_resources()
         return float(found.get("CPU", 0)), float(found.get("GPU", 0))
 
-    def _alive(self, work: Callable[[], T]) -> T:
-        """What some work comes to. Raises ClusterError in place of whatever the death of the cluster raises in what uses it, or
-        that of processes of it which were tried again in vain."""
+    def alive(self, work: Callable[[], T]) -> T:
+        """Raises ClusterError also in place of what the death of processes raises that were tried again in vain."""
         try:
             return ray_life.watched(work, self._stopped)
         except (Stopped, RayTaskError, ConnectionError):

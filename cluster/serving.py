@@ -22,7 +22,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from cluster.aside import aside
 from cluster.benches import Benches
@@ -72,6 +72,17 @@ def foreseen(shards: Iterable[Any], runtime: RuntimeConfig) -> tuple[Iterable[An
     return itertools.chain(first, stream), max(runtime.replicas, math.ceil(len(first) / AT_WORK))
 
 
+def applications() -> dict[str, ApplicationStatusOverview]:
+    """What Serve runs, by name. Raises ClusterError where its controller hangs."""
+    try:
+        return aside(serve.status).result(STATUS_S).applications
+    except TimeoutError:
+        raise ClusterError(
+            f"Serve's controller says nothing in {STATUS_S:g} s. Run the same command again; where it happens again, see whether "
+            f"the machine of the cluster's head is overloaded, or has no memory left (`proseco doctor`)."
+        ) from None
+
+
 def num_running(app: str) -> int:
     """How many replicas of an application run. Serve's own way to wait for them looks once a second, waits for all, and for
     ever.
@@ -79,13 +90,7 @@ def num_running(app: str) -> int:
     Raises:
         ClusterError: they can not be started, or nobody says.
     """
-    try:
-        found = aside(serve.status).result(STATUS_S).applications[app]
-    except TimeoutError:
-        raise ClusterError(
-            f"Serve's controller says nothing in {STATUS_S:g} s. Run the same command again; where it happens again, see whether "
-            f"the machine of the cluster's head is overloaded, or has no memory left (`proseco doctor`)."
-        ) from None
+    found = applications()[app]
     if found.status == ApplicationStatus.DEPLOY_FAILED:
         raise ClusterError(f"The replicas could not be started: {found.message}")
     states = found.deployments[REPLICA].replica_states if REPLICA in found.deployments else {}
@@ -174,7 +179,7 @@ class Served:
         self.runtime = runtime
         self.closing = threading.Event()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        names = [name for name in serve.status().applications if name.startswith(MODEL)]
+        names = [name for name in applications() if name.startswith(MODEL)]
         self.handles = {self.folder_of(h): h for h in (serve.get_deployment_handle(REPLICA, n) for n in names)}
 
     def folder_of(self, handle: DeploymentHandle) -> str:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.cluster import Cluster
 from cluster.open import open_cluster
 from cluster.replicas import Replicas, replicas_of, runtime_of
 from cluster.service.app import build_app
@@ -112,7 +113,7 @@ def serve(
         # A new champion is started beside the old one.
         cluster = open_cluster(runtime_of([*replicas.values(), *(replicas[name] for name in followed)]))
         try:
-            until_stopped(folders, followed, replicas, doors, limits, bound, address, say, cluster.check)
+            until_stopped(folders, followed, replicas, doors, limits, bound, address, say, cluster)
         finally:
             cluster.close()
 
@@ -126,9 +127,9 @@ def until_stopped(
     bound: Any,
     address: Address,
     say: Callable[[str], None],
-    check: Callable[[], None],
+    cluster: Cluster,
 ) -> None:
-    """Raises ClusterError where ``check`` does, because nobody would ever answer again."""
+    """Raises ClusterError where the cluster is lost, because nobody would ever answer again."""
     from cluster.service import on_ray  # Ray is imported when its environment is set
 
     backends = {name: on_ray.OnRay(folder, replicas[name], limits) for name, folder in folders.items()}
@@ -146,11 +147,14 @@ def until_stopped(
         for name, folder in followed.items()
     ]
     threads = [threading.Thread(target=f.follow, daemon=True, name=f"follow {f.name}") for f in followers]
-    server.start()
-    try:
+    def start_all() -> None:
         on_ray.start()
         for backend in backends.values():
             backend.start()
+
+    server.start()
+    try:
+        cluster.alive(start_all)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         where = ", ".join(
@@ -161,7 +165,7 @@ def until_stopped(
         for thread in threads:
             thread.start()
         while not stop.wait(LOOK_S):
-            check()
+            cluster.check()
     finally:
         stop.set()
         server.stop()
@@ -169,5 +173,5 @@ def until_stopped(
             if thread.ident is not None:
                 thread.join(JOIN_S)
         with suppress(ClusterError):  # of one that was lost nothing is left to end
-            check()
+            cluster.check()
             on_ray.shutdown()

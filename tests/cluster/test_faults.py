@@ -37,9 +37,9 @@ def struck(folder, executor, strike, *options, **variables):
 
 
 def running(process, program):
-    """The processes of a program that a process has started."""
-    below = processes.descendants([process.pid])
-    return [p for p in below if processes.command(p.pid).partition(b"\0")[0].endswith(b"/" + program)]
+    """The processes of a program, or of a title that Ray gives, that a process has started."""
+    commands = {p: processes.command(p.pid) for p in processes.descendants([process.pid])}
+    return [p for p, said in commands.items() if said.partition(b"\0")[0].endswith(b"/" + program) or said.startswith(program)]
 
 
 def kill(process, program):
@@ -94,9 +94,13 @@ def serving(folder):
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_service_whose_cluster_dies_ends_with_a_sentence(tmp_path):
+@pytest.mark.parametrize("starting", [False, True])
+def test_a_service_whose_cluster_dies_ends_with_a_sentence(starting, tmp_path):
     with serving(tmp_path) as process:
-        until(lambda: "serving model" in process.stdout.readline(), 120)
+        if starting:
+            until(lambda: running(process, b"ray::ServeController"), 120)
+        else:
+            until(lambda: "serving model" in process.stdout.readline(), 120)
         below = processes.descendants([process.pid])
         kill(process, b"raylet")
         said, _ = process.communicate(timeout=NOTICED_S)
