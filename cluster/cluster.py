@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from cluster.config import RuntimeConfig
 from components.models.config import ModelConfig
 from components.training.job import Job
+
+T = TypeVar("T")
 
 Done = Callable[[int, Any], None]
 """Called with the number of a finished item and its result."""
@@ -58,6 +60,12 @@ class Cluster(Protocol):
 
     def size(self) -> tuple[float, float]:
         """CPUs and GPUs of all machines."""
+
+    def alive(self, work: Callable[[], T]) -> T:
+        """What some work comes to that asks the cluster. Raises ClusterError where that was lost meanwhile."""
+
+    def check(self) -> None:
+        """Raises ClusterError where the cluster was lost."""
 
     def stop(self) -> None:
         """Have what other threads do here end soon, by an error; called from another thread before ``close``."""

@@ -25,6 +25,9 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # After a loss Ray asks for room for as many workers as before, for a minute by itself. It counts again what there is
+    # after each try; how often it tries is up to runtime.start_wait_s, so that slow machines have their time.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -65,6 +68,7 @@ def of_workers(runtime: RuntimeConfig) -> dict[str, str]:
 MAX_BASE = 20
 """Characters of the folder for temporary files: the path of a socket has 107, and Ray's own part of it 64."""
 
+OOM_TRIES = "RAY_task_oom_retries"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
@@ -131,6 +135,9 @@ def prepare(runtime: RuntimeConfig | None = None) -> Prepared:
         # Ray takes the machine's outer address in place of 127.0.0.1 unless clusters of several
         # machines are switched off; despite its name the switch works on every system.
         prepared.change("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if runtime is not None and runtime.executor == "ray" and OOM_TRIES not in os.environ:
+        # By itself Ray tries a task that takes too much memory again and again, without an end.
+        prepared.change(OOM_TRIES, str(runtime.max_attempts - 1))
     if runtime is None or runtime.address:
         return prepared
     # Nothing asks who connects to a training's process group, so on one machine it stays there.

@@ -15,6 +15,8 @@ from cluster.environment import prepare
 
 RAY = b"ray::"
 """What the titles of Ray's workers begin with."""
+KILL_S = 60.0
+"""How long the machine of a process may take to have it killed."""
 
 
 def kill(runtime: RuntimeConfig, driver: int, name: str) -> str:
@@ -24,7 +26,7 @@ def kill(runtime: RuntimeConfig, driver: int, name: str) -> str:
         driver: number of the process that has the run.
         name: of the actor's class, e.g. ``ServeReplica``, or of a program, e.g. ``gcs_server``.
     Returns:
-        what was killed; empty where there was none.
+        what was killed; empty where there was none, or its machine did not answer.
     """
     return kill_there(runtime, driver, name) if runtime.address else kill_below(driver, name.encode())
 
@@ -44,6 +46,7 @@ def kill_there(runtime: RuntimeConfig, driver: int, name: str) -> str:
     try:
         import ray
         from ray._private.state import state
+        from ray.exceptions import GetTimeoutError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray.init(address=runtime.address, log_to_driver=False, logging_level="ERROR")
@@ -53,8 +56,9 @@ def kill_there(runtime: RuntimeConfig, driver: int, name: str) -> str:
                 if actor["JobID"] in jobs and actor["ActorClassName"].startswith(name):
                     place = NodeAffinitySchedulingStrategy(actor["Address"]["NodeID"], soft=False)
                     task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=place)(kill_actor)
-                    if ray.get(task.remote(actor["Pid"])):
-                        return f"{name} (process {actor['Pid']} on {actor['Address']['IPAddress']})"
+                    with contextlib.suppress(GetTimeoutError):
+                        if ray.get(task.remote(actor["Pid"]), timeout=KILL_S):
+                            return f"{name} (process {actor['Pid']} on {actor['Address']['IPAddress']})"
             return ""
         finally:
             ray.shutdown()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from ray.exceptions import RayError
@@ -23,6 +24,11 @@ ACTIVE = ("PENDING", "RUNNING")
 POLL_S = 1.0
 PATIENCE_S = 60.0
 """How long a cluster that does not answer is asked again."""
+ANSWER_S = 60.0
+"""How long it has for an answer."""
+SILENT_S = 60.0
+"""After so long without a word of a job it is asked how that is, and a stream is begun anew: one that a machine which is gone
+has left open says nothing for ever."""
 RUN = "proseco_run"
 """Names the run in the metadata of our jobs."""
 
@@ -56,6 +62,13 @@ class Job:
         return self.exit_code if self.exit_code is not None else int(self.state != "SUCCEEDED")
 
 
+class Client(JobSubmissionClient):
+    """Ray's, which by itself waits for ever for who takes a question and gives no answer."""
+
+    def _do_request(self, *args: Any, **options: Any) -> Any:
+        return super()._do_request(*args, timeout=ANSWER_S, **options)
+
+
 class Jobs:
     """The jobs of one cluster."""
 
@@ -68,7 +81,7 @@ class Jobs:
         """
         self.address = address
         with self._asking():
-            self.client = JobSubmissionClient(address)
+            self.client = Client(address)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -147,8 +160,10 @@ class Jobs:
 
     async def _tail(self, id: str, once: Once) -> None:
         once.begin()
-        async for text in self.client.tail_job_logs(id):
-            once.tell(text)
+        async with contextlib.aclosing(self.client.tail_job_logs(id)) as stream:
+            with contextlib.suppress(StopAsyncIteration, TimeoutError):
+                while True:
+                    once.tell(await asyncio.wait_for(anext(stream), SILENT_S))
 
 
 @dataclass

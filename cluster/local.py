@@ -12,19 +12,21 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.multiprocessing import get_context
-from torch.multiprocessing.spawn import ProcessContext, ProcessException, spawn
+from torch.multiprocessing.spawn import ProcessContext, ProcessException, ProcessExitedException, spawn
 
 from cluster.cluster import Done, Stopped, TrainLaunch, Watcher
 from cluster.config import RuntimeConfig
 from cluster.dispatch import Dispatch, pause_s
 from cluster.environment import Prepared
 from cluster.worker import do_shard, failure_of, train_rank
-from components.errors import ProsecoError
+from components.errors import ClusterError, ProsecoError, TrainingError
+
+T = TypeVar("T")
 
 POLL_S = 0.5
 
@@ -49,7 +51,7 @@ class LocalCluster:
                 done(number, results[number])
             return results
         todo = dict(enumerate(items))
-        for attempt in range(1, self.runtime.max_attempts + 1):
+        for _ in range(self.runtime.max_attempts):
             pool = self.processes()
             waiting: dict[Future[Any], int] = {}
             try:
@@ -60,27 +62,38 @@ class LocalCluster:
                     del todo[number]
                     done(number, results[number])
                 return results
-            except BrokenProcessPool:
+            except BrokenProcessPool as error:
                 self.replace(pool)
-                if self.stopped.is_set() or attempt == self.runtime.max_attempts:
-                    raise
+                if self.stopped.is_set():
+                    raise Stopped from error
+                died = error
             finally:
                 for future in waiting:
                     future.cancel()
-        raise AssertionError("the last attempt returns or raises")
+        raise self.in_vain() from died
 
     def train(self, launch: TrainLaunch) -> None:
         failure_of(launch.job)  # one of an earlier try is not ours
-        try:
-            self.launch(launch)
-        except ProcessException:
-            failure = failure_of(launch.job)
-            if failure is not None:
-                raise failure from None
-            raise
-        except ProsecoError:
-            failure_of(launch.job)
-            raise
+        for _ in range(self.runtime.max_failures + 1):
+            try:
+                self.launch(launch)
+                return
+            except ProcessException as error:
+                if self.stopped.is_set():
+                    raise Stopped from error
+                if (failure := failure_of(launch.job)) is not None:
+                    raise failure from None
+                if not isinstance(error, ProcessExitedException):
+                    raise  # a defect, with its traceback
+                died = error
+            except ProsecoError:
+                failure_of(launch.job)
+                raise
+        raise TrainingError(
+            f"The training processes died more than {self.runtime.max_failures} times (runtime.max_failures), at last: {died}. "
+            f"What they had written as checkpoints is kept in {launch.job.folder / 'checkpoints'}; running again resumes. Where "
+            f"it was SIGKILL, see whether the machine has memory left (`proseco doctor`), and lower runtime.micro_batch."
+        ) from died
 
     def launch(self, launch: TrainLaunch) -> None:
         """Train in this process, or in as many as there are workers."""
@@ -118,14 +131,22 @@ class LocalCluster:
             pool = self.processes()
             try:
                 return pool.submit(InChild(DoShard(self.runtime.threads)), shard).result()
-            except BrokenProcessPool:
+            except BrokenProcessPool as error:
                 self.replace(pool)
-                if attempt == self.runtime.max_attempts or self.stopped.wait(pause_s(attempt - 1)):
-                    raise
+                if attempt == self.runtime.max_attempts:
+                    raise self.in_vain() from error
+                if self.stopped.wait(pause_s(attempt - 1)):
+                    raise Stopped from error
                 again("its process died")
 
     def size(self) -> tuple[float, float]:
         return float(self.runtime.cpus or os.cpu_count() or 1), float(self.runtime.gpus or (torch.cuda.device_count() if self.runtime.on_gpu else 0))
+
+    def alive(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def check(self) -> None:
+        """This machine is not lost."""
 
     def processes(self) -> ProcessPoolExecutor:
         """The processes that tasks and shards of all stages share."""
@@ -137,6 +158,13 @@ class LocalCluster:
                     min(self.runtime.replicas, int(self.size()[0])), get_context("spawn"), follow, (os.getpid(),)
                 )
             return self.pool
+
+    def in_vain(self) -> ClusterError:
+        return ClusterError(
+            f"The process of a task or a shard died {self.runtime.max_attempts} times (runtime.max_attempts). What was finished "
+            f"stays; run the same command again, and it goes on from there. Where it happens again, see whether the machine has "
+            f"memory left (`proseco doctor`), and have fewer processes share it (runtime.replicas)."
+        )
 
     def replace(self, broken: ProcessPoolExecutor) -> None:
         """Forget processes one of which died, unless another thread did so before."""

@@ -11,13 +11,14 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from cluster.mlflow_tracking import EXPERIMENT, in_a_line, uri_of, url_of
+from cluster.mlflow_tracking import EXPERIMENT, in_a_line, in_time, uri_of, url_of
 from components.store.history import TRAINED, Entry, History
 
 
 def register(uri: str, root: Path, name: str, history: History, say: Callable[[str], None]) -> None:
     """Bring the registry up to the history. Trouble is told and no more: the history is what counts."""
-    try:
+
+    def bring_up() -> None:
         client = mlflow.MlflowClient(uri_of(uri, root))
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, {"made_by": "proseco nightly"})
@@ -28,6 +29,9 @@ def register(uri: str, root: Path, name: str, history: History, say: Callable[[s
         keys = {"candidate": history.candidate, "champion": history.champion, "previous": history.previous}
         for alias, key in keys.items():
             point(client, name, alias, versions.get(key))
+
+    try:
+        in_time(bring_up)
     except Exception as error:  # whatever it is, the night was decided
         say(f"MLflow's registry was not brought up to date ({in_a_line(error)}); the same command does it again")
 

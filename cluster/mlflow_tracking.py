@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
+from cluster.aside import aside
 from cluster.mlflow_summary import log
 from components.store.cache import local
 from components.store.files import is_local
@@ -27,12 +27,15 @@ from components.store.files import is_local
 # Its first connection tells of every table that it makes.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
+T = TypeVar("T")
+
 PARAM_LENGTH = 500
-OPEN_S = 60.0
-"""How long MLflow may take to open, its tables included. It tries a database for half an hour."""
+ANSWER_S = 60.0
+"""How long MLflow may take for one thing, for the first its tables included. It tries a database for half an hour, and waits
+for one that takes a question and says nothing for ever."""
 LOCKED_S = 5.0
 """How long another process may hold the file of a database."""
-SHOWN = 200
+SHOWN = 300
 """Characters of an error; those of a database hold its statements."""
 EXPERIMENT = "proseco"
 
@@ -60,29 +63,29 @@ def require_database(uri: str) -> None:
             base.execute("BEGIN IMMEDIATE")
 
 
+def in_time(action: Callable[[], T]) -> T:
+    """What an action of MLflow comes to. Raises TimeoutError where it takes too long; it is left to itself then."""
+    try:
+        return aside(action).result(ANSWER_S)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer in {ANSWER_S:g} s") from None
+
+
 def open_mlflow(uri: str, root: Path, workflow: str, say: Callable[[str], None]) -> MlflowTracking | None:
     """Tracking of an execution, or None where MLflow cannot be used, which is told."""
-    came: queue.Queue[MlflowTracking | Exception] = queue.Queue()
 
-    def attempt() -> None:
-        try:
-            require_database(uri_of(uri, root))
-            came.put(MlflowTracking(uri, root, workflow, say))
-        except Exception as error:  # whatever it is, the run does without
-            came.put(error)
+    def attempt() -> MlflowTracking:
+        require_database(uri_of(uri, root))
+        return MlflowTracking(uri, root, workflow, say)
 
-    threading.Thread(target=attempt, daemon=True, name="mlflow").start()
     try:
-        found = came.get(timeout=OPEN_S)
-    except queue.Empty:
-        found = TimeoutError(f"no answer in {OPEN_S:g} s")
-    if isinstance(found, MlflowTracking):
-        return found
-    say(
-        f"MLflow at {uri_of(uri, root)} can not be used ({in_a_line(found)}); the run goes on without it, and the journals "
-        f"keep its numbers. Mend it, or set runtime.tracking_uri to another address, or to none"
-    )
-    return None
+        return in_time(attempt)
+    except Exception as error:  # whatever it is, the run does without
+        say(
+            f"MLflow at {uri_of(uri, root)} can not be used ({in_a_line(error)}); the run goes on without it, and the journals "
+            f"keep its numbers. Mend it, or set runtime.tracking_uri to another address, or to none"
+        )
+        return None
 
 
 class MlflowTracking:
@@ -106,7 +109,7 @@ class MlflowTracking:
             if self.broken:
                 return None
             try:
-                return action()
+                return in_time(action)
             except Exception as error:  # whatever it is, it must not end a stage that was made
                 self.broken = True
                 self.say(f"MLflow does not answer ({in_a_line(error)}); the run goes on, and the journals keep its numbers")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL_S = 0.05
+KILLED_S = 30.0
+"""How long the kernel may take to end who was killed: one that waits for a disk ends when that answers."""
 
 
 @dataclass(frozen=True)
@@ -73,5 +75,6 @@ def end(processes: set[Process], patience_s: float) -> None:
     for process in alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
-    while any(p.lives() for p in alive):
+    deadline = time.monotonic() + KILLED_S
+    while any(p.lives() for p in alive) and time.monotonic() < deadline:
         time.sleep(POLL_S)

@@ -10,24 +10,26 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import ray
+from ray._private import utils as ray_utils
 from ray._private import worker as ray_worker
 from ray._private.node import Node
-from ray._private.utils import get_num_cpus
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from cluster import processes, ray_tasks, ray_train, serving
+from cluster import processes, ray_life, ray_tasks, ray_train, serving
 from cluster.cluster import Done, Stopped, TrainLaunch, Watcher
 from cluster.config import RuntimeConfig
-from cluster.environment import Prepared, of_workers, on_loopback
-from cluster.ray_tasks import POLL_S
+from cluster.environment import Prepared, joined, of_workers, on_loopback
+from cluster.ray_tasks import POLL_S, first_line
 from components.errors import ClusterError, ConfigError
+
+T = TypeVar("T")
 
 PATIENCE_S = 5.0
 """How long the processes of an embedded cluster may take to end by themselves."""
@@ -47,19 +49,10 @@ def tell(data: dict[str, Any], ignore_prefix: bool = True, write: Callable[..., 
 ray_worker.print_to_stdstream = tell
 
 
-HEADS = {b"gcs_server": "The GCS", b"raylet": "The raylet"}
-"""Programs that a cluster cannot be without."""
-
-
-def head_of(command: bytes) -> str:
-    """What such a program is called; empty for any other process."""
-    return HEADS.get(command.partition(b"\0")[0].rpartition(b"/")[2], "")
-
-
 def cpus_of(runtime: RuntimeConfig) -> int:
     """CPUs that an embedded cluster says that it has: on a small machine as many as workers and replicas need to start. In a
     container they are those of its limit, since Ray starts a process for each ahead of the work."""
-    return runtime.cpus or max(int(get_num_cpus(override_docker_cpu_warning=True)), runtime.workers, runtime.replicas)
+    return runtime.cpus or max(int(ray_utils.get_num_cpus(override_docker_cpu_warning=True)), runtime.workers, runtime.replicas)
 
 
 @contextlib.contextmanager
@@ -72,6 +65,17 @@ def without_daemons() -> Iterator[None]:
 
     with patch.multiple(Node, start_log_monitor=nothing, start_monitor=nothing, start_api_server=nothing):
         yield
+
+
+@contextlib.contextmanager
+def keeping_sigterm() -> Iterator[None]:
+    """Have Ray leave the handler of SIGTERM alone: its own ends the process at once, and a later one aborts it, so that nothing
+    would be closed."""
+    before = signal.getsignal(signal.SIGTERM)
+    with patch.object(ray_utils, "set_sigterm_handler"):
+        yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 class RayCluster:
@@ -89,18 +93,16 @@ class RayCluster:
         self._started: set[processes.Process] = set()
         """The processes of a cluster of our own."""
         self._lost = ""
-        """The process of our own cluster without which it is none, where it died."""
-        # Ray keeps what an earlier cluster of this process was told, and replaces the handler of SIGTERM
-        # by one that aborts, so that nothing would be closed.
+        """What the cluster was lost with, where it was."""
+        # Ray keeps what an earlier cluster of this process was told.
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         before = processes.children()
         try:
-            self._connect()
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_sigterm)
+            with keeping_sigterm():
+                self._connect()
             self._see(processes.children() - before)
+            self._look = ray_life.of_joined() if runtime.address else ray_life.of_own(self._started)
             threading.Thread(target=self._watch, daemon=True, name="watch").start()
         except BaseException:
             self._see(processes.children() - before)
@@ -115,6 +117,8 @@ class RayCluster:
                 "for a cluster that listens to this machine alone. Open the cluster before Ray is imported."
             )
         if runtime.address:
+            if address := joined(runtime):
+                ray_life.require_answer(address)
             ray.init(address=runtime.address, log_to_driver=False, runtime_env={"env_vars": of_workers(runtime)})
             return
         # "local" keeps Ray from joining a cluster that somebody else has, or had, on this machine.
@@ -130,19 +134,29 @@ class RayCluster:
             )
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
-        self._make_room()
-        with self._while_it_lives():
-            return ray_tasks.map_items(work, items, done, self.runtime.max_attempts, self._stopped)
+        return self.alive(lambda: self._map(work, items, done))
 
     def train(self, launch: TrainLaunch) -> None:
-        self._make_room()
-        with self._while_it_lives():
-            self._wait_for_room("workers", self.runtime.min_workers or self.runtime.workers)
-            ray_train.train(launch, self._stopped)
+        self.alive(lambda: self._train(launch))
 
     def serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
+        self.alive(lambda: self._serve(shards, watcher))
+
+    def size(self) -> tuple[float, float]:
+        return self.alive(self._size)
+
+    def _map(self, work: Callable[[Any], Any], items: Sequence[Any], done: Done) -> list[Any]:
+        self._make_room()
+        return ray_tasks.map_items(work, items, done, self.runtime.max_attempts, self._stopped)
+
+    def _train(self, launch: TrainLaunch) -> None:
+        self._make_room()
+        self._wait_for_room("workers", self.runtime.min_workers or self.runtime.workers)
+        ray_train.train(launch, self._stopped)
+
+    def _serve(self, shards: Iterable[Any], watcher: Watcher) -> None:
         shards, number = serving.foreseen(shards, self.runtime)
-        with self._lock, self._while_it_lives():
+        with self._lock:
             if isinstance(self._pool, serving.Pool) and self._pool.number < number and not self._serving:
                 self._close_pool()
             if self._pool is None:
@@ -154,35 +168,46 @@ class RayCluster:
             pool = self._pool
             self._serving += 1
         try:
-            with self._while_it_lives():
-                pool.run(shards, watcher)
+            pool.run(shards, watcher)
         finally:
             with self._lock:
                 self._serving -= 1
 
-    @contextlib.contextmanager
-    def _while_it_lives(self) -> Iterator[None]:
-        """Raises ClusterError in place of whatever the death of our own cluster raises in what uses it."""
+    def _size(self) -> tuple[float, float]:
+        found = ray.cluster_resources()
+        return float(found.get("CPU", 0)), float(found.get("GPU", 0))
+
+    def alive(self, work: Callable[[], T]) -> T:
+        """Raises ClusterError also in place of what the death of processes raises that were tried again in vain."""
         try:
-            yield
-        except (Stopped, RayError, RayServeException, ConnectionError) as error:
-            if not self._lost:
-                raise
+            return ray_life.watched(work, self._stopped)
+        except (Stopped, RayTaskError, ConnectionError):
+            self.check()
+            raise
+        except (RayError, RayServeException) as error:
+            self._lost = self._lost or self._look()
+            self.check()
             raise ClusterError(
-                f"{self._lost}, a process of the cluster that was started for this run, died, and the cluster with it. "
-                f"What was finished stays; run the same command again, and it goes on from there. Where it happens again, "
-                f"see whether the machine has memory left (`proseco doctor`)."
+                f"Processes of the cluster were lost, and what they did with them, as often as it is tried (runtime.max_attempts "
+                f"= {self.runtime.max_attempts}): {first_line(error)}. What was finished stays; run the same command again, and "
+                f"it goes on from there. Where it happens again, see whether the machines have memory left (`proseco doctor`), "
+                f"and have fewer processes share it (runtime.replicas, runtime.workers, runtime.cpus)."
             ) from error
 
+    def check(self) -> None:
+        if self._lost:
+            raise ClusterError(
+                f"{self._lost}. What was finished stays; run the same command again, and it goes on from there. Where it "
+                f"happens again, see whether its machines have memory left (`proseco doctor`)."
+            )
+
     def _watch(self) -> None:
-        """Notice when the head of our own cluster dies: what waits for it would wait for ever."""
-        heads = {p: name for p in self._started if (name := head_of(processes.command(p.pid)))}
-        while heads and not self._closing.wait(POLL_S):
-            for process, name in heads.items():
-                if not process.lives():
-                    self._lost = name
-                    self.stop()
-                    return
+        """Notice when the cluster is lost: what waits for it would wait for ever."""
+        while not self._closing.wait(POLL_S):
+            if lost := self._look():
+                self._lost = lost
+                self.stop()
+                return
 
     def _make_room(self) -> None:
         """End replicas that idle: they hold their CPUs all the time."""
@@ -204,7 +229,7 @@ class RayCluster:
                 if self._stopped.is_set():
                     raise Stopped
                 if time.monotonic() - start > self.runtime.start_wait_s:
-                    cpus, gpus = self.size()
+                    cpus, gpus = self._size()
                     raise ClusterError(
                         f"runtime.{field} = {number} asks for {number} CPUs{' and GPUs' if self.runtime.on_gpu else ''}, and "
                         f"the cluster, which has {cpus:g} CPUs and {gpus:g} GPUs, gave them to nobody in "
@@ -213,10 +238,6 @@ class RayCluster:
                     )
         finally:
             remove_placement_group(group)
-
-    def size(self) -> tuple[float, float]:
-        found = ray.cluster_resources()
-        return float(found.get("CPU", 0)), float(found.get("GPU", 0))
 
     def stop(self) -> None:
         self._stopped.set()

@@ -55,3 +55,8 @@ def cause_of(error: RayTaskError) -> Exception:
     """The user's error inside a task's error, or the operating system's, or that error itself."""
     cause = error.cause
     return cause if isinstance(cause, ProsecoError | OSError) else error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of Ray says before its advice."""
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)

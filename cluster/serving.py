@@ -13,6 +13,7 @@ import itertools
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,9 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
+from cluster.aside import aside
 from cluster.benches import Benches
 from cluster.cluster import Stopped, Watcher
 from cluster.config import RuntimeConfig
@@ -36,6 +38,8 @@ MODEL = "model-"
 """Begins the names of a service's applications, one for each model."""
 AT_WORK = 2
 """Shards of a replica at a time."""
+STATUS_S = 60.0
+"""How long Serve's controller may take to say what there is."""
 LOOK_S = 0.1
 """How often it is looked whether the first replicas are there."""
 GROW_S = 1.0
@@ -66,6 +70,49 @@ def foreseen(shards: Iterable[Any], runtime: RuntimeConfig) -> tuple[Iterable[An
     stream = iter(shards)
     first = list(itertools.islice(stream, AT_WORK * runtime.most_replicas))
     return itertools.chain(first, stream), max(runtime.replicas, math.ceil(len(first) / AT_WORK))
+
+
+def applications() -> dict[str, ApplicationStatusOverview]:
+    """What Serve runs, by name. Raises ClusterError where its controller hangs."""
+    try:
+        return aside(serve.status).result(STATUS_S).applications
+    except TimeoutError:
+        raise ClusterError(
+            f"Serve's controller says nothing in {STATUS_S:g} s. Run the same command again; where it happens again, see whether "
+            f"the machine of the cluster's head is overloaded, or has no memory left (`proseco doctor`)."
+        ) from None
+
+
+def num_running(app: str) -> int:
+    """How many replicas of an application run. Serve's own way to wait for them looks once a second, waits for all, and for
+    ever.
+
+    Raises:
+        ClusterError: they can not be started, or nobody says.
+    """
+    found = applications()[app]
+    if found.status == ApplicationStatus.DEPLOY_FAILED:
+        raise ClusterError(f"The replicas could not be started: {found.message}")
+    states = found.deployments[REPLICA].replica_states if REPLICA in found.deployments else {}
+    return int(states.get("RUNNING", 0))
+
+
+def wait_for_replicas(look: Callable[[], int], number: int, start_wait_s: float, closing: threading.Event) -> None:
+    """Wait until so many replicas run.
+
+    Raises:
+        ClusterError: they can not be started, or do not run after ``start_wait_s``.
+        Stopped: ``closing`` was set.
+    """
+    begun = time.monotonic()
+    while (running := look()) < number:
+        if closing.wait(LOOK_S):
+            raise Stopped
+        if time.monotonic() - begun > start_wait_s:
+            raise ClusterError(
+                f"Of {number} replicas {running} run after {start_wait_s:g} s. See by `proseco doctor` whether the machines have "
+                f"memory left for so many models, use fewer replicas, or, for a run, raise runtime.start_wait_s."
+            )
 
 
 class Pool:
@@ -100,28 +147,18 @@ class Pool:
         alone = 0 if runtime.address or runtime.on_gpu else number
         target = serve.RunTarget(deployment.bind(runtime.threads, alone), name=APP, route_prefix=None)
         self.handle: DeploymentHandle = serve.run_many([target], wait_for_applications_running=False)[0]
-        while self.look() < runtime.replicas:
-            if self.closing.wait(LOOK_S):
-                raise Stopped
+        wait_for_replicas(self.look, runtime.replicas, runtime.start_wait_s, self.closing)
         threading.Thread(target=self._grow, daemon=True, name="grow").start()
 
     def look(self) -> int:
-        """How many replicas run. Serve's own way to wait for them looks once a second, and waits for all.
-
-        Raises:
-            ClusterError: they can not be started.
-        """
-        found = serve.status().applications[APP]
-        if found.status == ApplicationStatus.DEPLOY_FAILED:
-            raise ClusterError(f"The replicas could not be started: {found.message}")
-        states = found.deployments[REPLICA].replica_states if REPLICA in found.deployments else {}
-        self.running = states.get("RUNNING", 0)
+        """How many replicas run. Raises ClusterError where they can not be started."""
+        self.running = num_running(APP)
         return self.running
 
     def _grow(self) -> None:
         """Notice replicas that start later."""
         while self.running < self.number and not self.closing.wait(GROW_S):
-            with contextlib.suppress(RayError, RayServeException, KeyError):  # shards in flight tell of what died
+            with contextlib.suppress(RayError, RayServeException, ClusterError, KeyError):  # shards in flight tell of what died
                 self.look()
 
     def run(self, shards: Iterable[Any], watcher: Watcher) -> None:
@@ -142,7 +179,7 @@ class Served:
         self.runtime = runtime
         self.closing = threading.Event()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        names = [name for name in serve.status().applications if name.startswith(MODEL)]
+        names = [name for name in applications() if name.startswith(MODEL)]
         self.handles = {self.folder_of(h): h for h in (serve.get_deployment_handle(REPLICA, n) for n in names)}
 
     def folder_of(self, handle: DeploymentHandle) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from cluster.config import RuntimeConfig
 from cluster.ray_tasks import cause_of
 from cluster.replicas import Replicas
 from cluster.service.backend import Job, ReplicaNumbers
 from cluster.service.limits import ServiceLimits
 from cluster.service.replica import Replica
-from cluster.serving import MODEL
+from cluster.serving import MODEL, REPLICA, num_running, wait_for_replicas
 from cluster.shared_engine import Busy, News
 
 NUMBERS_S = 2.0
@@ -95,9 +97,13 @@ def told(error: Exception) -> Exception:
 
 
 def deploy(app: str, folder: Path, replicas: Replicas, limits: ServiceLimits) -> DeploymentHandle:
-    """Start the replicas of one model; returns when they answer."""
+    """Start the replicas of one model; returns when they answer.
+
+    Raises:
+        ClusterError: they can not be started, or are not after a while.
+    """
     deployment = serve.deployment(
-        name="replica",
+        name=REPLICA,
         # What is at work is bounded by the application; Serve's own bounds are behind it.
         max_ongoing_requests=2 * limits.max_requests + 16,
         max_queued_requests=2 * limits.max_requests,
@@ -107,7 +113,10 @@ def deploy(app: str, folder: Path, replicas: Replicas, limits: ServiceLimits) ->
         **replicas.wanted(),
     )(Replica)
     bound = deployment.bind(str(folder), replicas.placement, replicas.threads, limits)
-    return serve.run(bound, name=app, route_prefix=None)
+    target = serve.RunTarget(bound, name=app, route_prefix=None)
+    handle = serve.run_many([target], wait_for_applications_running=False)[0]
+    wait_for_replicas(lambda: num_running(app), replicas.count, RuntimeConfig.start_wait_s, threading.Event())
+    return handle
 
 
 def start() -> None:

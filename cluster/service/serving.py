@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.cluster import Cluster
 from cluster.open import open_cluster
 from cluster.replicas import Replicas, replicas_of, runtime_of
 from cluster.service.app import build_app
@@ -23,12 +25,14 @@ from cluster.service.keys import read_keys
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
 from cluster.service.shelf import Shelf
-from components.errors import ConfigError, Problem
+from components.errors import ClusterError, ConfigError, Problem
 from components.models.weights import load_model, read_info
 from components.store.artifact import read_manifest, require_unchanged
 from components.store.files import at
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LOOK_S = 1.0
+"""How often it is looked whether the cluster is still there."""
 JOIN_S = 30.0
 """How long a version that is being started may take to be there, when the service is stopped."""
 
@@ -109,7 +113,7 @@ def serve(
         # A new champion is started beside the old one.
         cluster = open_cluster(runtime_of([*replicas.values(), *(replicas[name] for name in followed)]))
         try:
-            until_stopped(folders, followed, replicas, doors, limits, bound, address, say)
+            until_stopped(folders, followed, replicas, doors, limits, bound, address, say, cluster)
         finally:
             cluster.close()
 
@@ -123,7 +127,9 @@ def until_stopped(
     bound: Any,
     address: Address,
     say: Callable[[str], None],
+    cluster: Cluster,
 ) -> None:
+    """Raises ClusterError where the cluster is lost, because nobody would ever answer again."""
     from cluster.service import on_ray  # Ray is imported when its environment is set
 
     backends = {name: on_ray.OnRay(folder, replicas[name], limits) for name, folder in folders.items()}
@@ -141,11 +147,14 @@ def until_stopped(
         for name, folder in followed.items()
     ]
     threads = [threading.Thread(target=f.follow, daemon=True, name=f"follow {f.name}") for f in followers]
-    server.start()
-    try:
+    def start_all() -> None:
         on_ray.start()
         for backend in backends.values():
             backend.start()
+
+    server.start()
+    try:
+        cluster.alive(start_all)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         where = ", ".join(
@@ -155,11 +164,14 @@ def until_stopped(
         say(f"batch jobs run on the same replicas, behind people, by {on_ray.how_to_join(limits)}")
         for thread in threads:
             thread.start()
-        stop.wait()
+        while not stop.wait(LOOK_S):
+            cluster.check()
     finally:
         stop.set()
         server.stop()
         for thread in threads:
             if thread.ident is not None:
                 thread.join(JOIN_S)
-        on_ray.shutdown()
+        with suppress(ClusterError):  # of one that was lost nothing is left to end
+            cluster.check()
+            on_ray.shutdown()

@@ -20,6 +20,8 @@ from pipelines.chaos.running import Running
 
 CAUGHT_UP_S = 8.0
 """How long whoever takes over has before the sleeper wakes up."""
+AWAKE_S = 180.0
+"""How long the sleeper has to notice, and to end. One that does not is killed, which its exit code tells."""
 
 
 def training(run: Running) -> bool:
@@ -97,7 +99,11 @@ def sleeping(run: Running) -> str:
     successor = run.start()
     time.sleep(CAUGHT_UP_S)
     signal_all(group, signal.SIGCONT)
-    code = driver.wait()
+    try:
+        code = driver.wait(AWAKE_S)
+    except subprocess.TimeoutExpired:
+        signal_all(group, signal.SIGKILL)
+        code = driver.wait()
     run.driver = successor
     return f"stopped the driver for longer than its lease; awake, it ended with {code}"
 

@@ -39,15 +39,17 @@ LOCAL = [
 RAY = ["runtime.executor=ray", "runtime.workers=2", "runtime.replicas=2"]
 
 
-def start(folder: Path, root: Path, executor: str, fault: str | None = None) -> subprocess.Popen[str]:
+def start(
+    folder: Path, root: Path, executor: str, fault: str | None = None, *options: str, **variables: str
+) -> subprocess.Popen[str]:
     """The run as a process group of its own."""
     run = folder / "chaos.yaml"
     run.write_text(RUN)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PROSECO_FAULT")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PROSECO_FAULT")} | variables
     if fault:
         environment["PROSECO_FAULT"] = fault
-    options = [*(LOCAL if executor == "local" else RAY), f"runtime.root={root}"]
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(run), *options]
+    given = [*(LOCAL if executor == "local" else RAY), f"runtime.root={root}", *options]
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(run), *given]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

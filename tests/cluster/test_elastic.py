@@ -29,8 +29,8 @@ train:
   base: {objective: {name: mdlm}, steps: 400, batch_rows: 8, checkpoint_every: 20, validation_rows: 12, log_every: 1}
 """
 STEPS = 400
-SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
-"""After a loss Ray tries as many workers as before first, for a minute otherwise."""
+AGAIN_S = 60
+"""After a loss those who are left train again within so long."""
 SHARED = ["runtime.workers=2", "runtime.zero_stage=2", "runtime.tracking_uri=none", "runtime.replicas=1"]
 
 
@@ -42,7 +42,7 @@ def training(made: Nodes | None, folder: Path, *options: str, **variables: str) 
     given = [*SHARED, "runtime.min_workers=1", f"runtime.root={folder / 'root'}", *([f"runtime.address={made.address}"] if made else [])]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "run", str(run), *given, *options],
-        env=os.environ | (made.environment if made else {}) | SOON | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | (made.environment if made else {}) | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
         yield process
@@ -126,6 +126,7 @@ def test_a_training_that_loses_a_node_goes_on_with_the_other(tmp_path, undisturb
         until(reached(root, 50, 2), 240)
         (other,) = raylets(made, head=False)
         os.kill(other, signal.SIGKILL)
+        until(lambda: sizes(root) == [2, 1], AGAIN_S)
         finished(process)
         assert sizes(root) == [2, 1]
         require_same_course(root, undisturbed)

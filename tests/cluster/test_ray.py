@@ -21,6 +21,9 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.ray
 
+NOTICED_S = 60
+"""A killed process is noticed, and its work gone on with, within so long."""
+
 
 @pytest.fixture(scope="module")
 def cluster():
@@ -109,14 +112,14 @@ def test_a_rank_that_stops_on_purpose_ends_the_training_with_its_message(cluster
         joined.close()
 
 
-def kill_when_checkpointed(folder: Path, killed: list[int], which: str) -> None:
+def kill_when_checkpointed(folder: Path, killed: list[float], which: str) -> None:
     """SIGKILL to the first rank, whose process number the journal has, or to the process that watches over the ranks,
-    once a checkpoint is there."""
+    once a checkpoint is there. Leaves when that was."""
     while not list((folder / "checkpoints").glob("*/state.json")):
         time.sleep(0.01)
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     pids = {"rank": [first["params"]["pid"]], "controller": controllers()}[which]
-    killed.append(pids[-1])
+    killed.append(time.time())
     os.kill(pids[-1], signal.SIGKILL)
 
 
@@ -127,7 +130,7 @@ def controllers() -> list[int]:
     return sorted(found, key=lambda pid: (read(pid) or (0, 0, False))[1])
 
 
-def trained(cluster, folder: Path, killed: list[int] | None = None, which: str = "") -> dict[str, object]:
+def trained(cluster, folder: Path, killed: list[float] | None = None, which: str = "") -> dict[str, object]:
     """The last weights of a training on two workers, one of whose processes is killed meanwhile where that is asked for.
     The cluster has room for no more than those two."""
     from ray.util.placement_group import placement_group, remove_placement_group
@@ -161,12 +164,14 @@ def undisturbed(cluster, tmp_path_factory) -> dict[str, object]:
 
 @pytest.mark.parametrize("which", ["rank", "controller"])
 def test_a_training_one_of_whose_processes_is_killed_resumes_from_its_checkpoint(which, cluster, undisturbed, tmp_path):
-    """SIGKILL after a checkpoint; the result equals an undisturbed training, bit for bit."""
-    killed: list[int] = []
+    """SIGKILL after a checkpoint; the result equals an undisturbed training, bit for bit, and is gone on with soon."""
+    killed: list[float] = []
     found = trained(cluster, tmp_path / "killed", killed, which)
-    starts = [line for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines() if '"pid"' in line]
+    rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    starts = [row["time_s"] for row in rows if "params" in row]
     assert len(killed) == 1
     assert len(starts) == 2
+    assert 0 < starts[1] - killed[0] < NOTICED_S
     assert all(bool((undisturbed[k] == found[k]).all()) for k in undisturbed)
 
 

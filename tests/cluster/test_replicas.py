@@ -21,7 +21,9 @@ from cluster.serving import foreseen
 from tests.components.test_export import exported
 from tests.waiting import until
 
-FEW_ROWS, ROWS, SHARD_ROWS = 320, 1600, 32
+FEW_ROWS, KILLED_ROWS, ROWS, SHARD_ROWS = 320, 800, 1600, 32
+NOTICED_S = 60
+"""A killed process is noticed within so long."""
 MANY_ROWS = 32_000
 """More than two replicas make, however fast, before it was looked at them."""
 
@@ -49,6 +51,9 @@ class Job:
     def replicas(self) -> set[processes.Process]:
         everybody = processes.descendants([self.process.pid])
         return {p for p in everybody if b"ServeReplica:proseco:replica" in processes.command(p.pid)}
+
+    def controller(self) -> set[processes.Process]:
+        return {p for p in processes.descendants([self.process.pid]) if processes.command(p.pid).startswith(b"ray::ServeController")}
 
     def finished(self) -> int:
         return len(list(self.root.glob("generate/*/receipts/*.json")))
@@ -107,3 +112,30 @@ def test_the_shards_of_a_replica_that_hangs_are_made_by_another(model, tmp_path)
         # Its own two at least would be missing else; on a slow machine one of the other replica may count as late, too.
         assert running.journal()[-1]["reissued"] >= 1
     assert not hanging.lives(), "a process of the job outlived it"
+
+
+def test_a_replica_that_is_killed_is_noticed_soon_and_its_shards_are_made_again(model, tmp_path):
+    with job(model, tmp_path, KILLED_ROWS, "replicas=2") as running:
+        until(lambda: running.finished() >= 4, 180)
+        os.kill(min(p.pid for p in running.replicas()), signal.SIGKILL)
+        killed = time.time()
+        assert running.process.wait(timeout=300) == 0
+        assert len(set(running.rows())) == len(running.rows()) == KILLED_ROWS
+        told = next(row["time_s"] for row in running.journal() if row["retries"])
+        assert 0 < told - killed < NOTICED_S
+
+
+def test_a_controller_that_is_killed_is_started_again_and_shards_do_not_wait_for_it(model, tmp_path):
+    """The new one shows that it is at work by replacing a replica."""
+    with job(model, tmp_path, KILLED_ROWS, "replicas=2") as running:
+        until(lambda: running.finished() >= 4, 180)
+        (former,) = running.controller()
+        os.kill(former.pid, signal.SIGKILL)
+        before = running.finished()
+        until(lambda: running.controller() - {former}, NOTICED_S)
+        until(lambda: running.finished() > before, NOTICED_S)
+        lost = min(running.replicas(), key=lambda p: p.pid)
+        os.kill(lost.pid, signal.SIGKILL)
+        until(lambda: len(running.replicas() - {lost}) == 2, NOTICED_S)
+        assert running.process.wait(timeout=300) == 0
+        assert len(set(running.rows())) == len(running.rows()) == KILLED_ROWS

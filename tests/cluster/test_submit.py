@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from cluster import processes
-from cluster.jobs import Jobs, Once
-from components.errors import ConfigError
+from cluster import jobs, processes
+from cluster.jobs import Job, Jobs, Once
+from components.errors import ClusterError, ConfigError
 from components.options import plain_of
 from components.store.files import at
 from pipelines.config.load import load_run
@@ -116,12 +119,16 @@ def test_a_job_that_is_stopped_closes_what_it_holds_and_whoever_follows_it_is_to
     assert (code, printed) == (0, f"long: sent to {there.environment['RAY_API_SERVER_ADDRESS']}\n"), complained
     following = proseco(there, "logs", "long", "--follow")
     until(lambda: list(root.glob("train/*/metrics.jsonl")), 120)
-    leaving = proseco(there, "logs", "long", "--follow")
-    assert leaving.stdout is not None
-    assert leaving.stdout.readline()
-    leaving.send_signal(signal.SIGINT)
-    code, _, complained = told(leaving)
-    assert (code, "the job goes on" in complained) == (130, True)
+    for number, command in (signal.SIGINT, ["logs", "long", "--follow"]), (signal.SIGTERM, ["submit", str(run), *longer, "--id", "long"]):
+        leaving = proseco(there, *command)
+        assert leaving.stdout is not None
+        until(lambda leaving=leaving: "latin" in leaving.stdout.readline())
+        leaving.send_signal(number)
+        begun = time.monotonic()
+        code, _, complained = told(leaving)
+        assert (code, "the job goes on" in complained) == (130, True), complained
+        assert "Traceback" not in complained
+        assert time.monotonic() - begun < 30
     assert [j["state"] for j in jobs_of(there) if j["id"] == "long"] == ["RUNNING"]
     assert told(proseco(there, "stop", "long"))[:2] == (0, "long: is told to end\n")
     code, printed, complained = told(following)
@@ -209,7 +216,62 @@ def test_a_stream_that_begins_again_is_passed_on_once():
 
 
 def test_an_address_where_nobody_answers_is_told():
-    from components.errors import ClusterError
-
     with pytest.raises(ClusterError, match="address is that of the cluster's dashboard"):
         Jobs("http://127.0.0.1:9")
+
+
+def test_an_address_that_takes_a_question_and_gives_no_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(jobs, "ANSWER_S", 0.5)
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(ClusterError, match="does not take this: .*timed out"):
+            Jobs(f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert time.monotonic() - begun < 5
+
+
+class Streams:
+    """A client whose streams of what a job prints are given; one without an end was left open by a machine that is gone."""
+
+    def __init__(self, *streams):
+        self.streams = list(streams)
+
+    async def tail_job_logs(self, id):
+        for text in self.streams.pop(0):
+            if text is None:
+                await asyncio.sleep(60)
+            yield text
+
+
+def test_a_stream_that_says_nothing_more_is_begun_anew_while_the_job_lives(monkeypatch):
+    monkeypatch.setattr(jobs, "SILENT_S", 0.5)
+    monkeypatch.setattr(jobs, "POLL_S", 0.0)
+    states = iter(["RUNNING", "RUNNING", "SUCCEEDED"])
+    followed = Jobs.__new__(Jobs)
+    followed.client = Streams(["one ", None], ["one ", "two"])
+    monkeypatch.setattr(Jobs, "get", lambda self, id: Job(id, "run", next(states), "", 0, 1.0, 2.0))
+    told: list[str] = []
+    begun = time.monotonic()
+    assert followed.follow("job", told.append).state == "SUCCEEDED"
+    assert told == ["one ", "two"]
+    assert 0.5 < time.monotonic() - begun < 10
+
+
+def test_a_cluster_that_is_gone_is_not_followed_for_ever(monkeypatch):
+    monkeypatch.setattr(jobs, "SILENT_S", 0.1)
+    monkeypatch.setattr(jobs, "POLL_S", 0.01)
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.5)
+    followed = Jobs.__new__(Jobs)
+    followed.address = "http://head:8265"
+    followed.client = Streams(*[[None]] * 1000)
+    answers = iter([Job("job", "run", "RUNNING", "", None, 1.0, 0.0)])
+
+    def get(self, id):
+        for answer in answers:
+            return answer
+        raise ClusterError("no answer")
+
+    monkeypatch.setattr(Jobs, "get", get)
+    begun = time.monotonic()
+    with pytest.raises(ClusterError, match=r"did not answer for 0.5 s .* `proseco logs job` follows it again"):
+        followed.follow("job", print)
+    assert time.monotonic() - begun < 10

@@ -159,7 +159,8 @@ def test_the_service_asks_ray_for_gpus(tmp_path, monkeypatch):
     gpus(monkeypatch, 2)
     asked = {}
     monkeypatch.setattr(serve, "deployment", lambda **options: asked.update(options) or FakeDeployment)
-    monkeypatch.setattr(serve, "run", lambda *_, **__: None)
+    monkeypatch.setattr(serve, "run_many", lambda *_, **__: [None])
+    monkeypatch.setattr(on_ray, "num_running", lambda app: 4)
     replicas = replicas_of(BF16, replicas=4, threads=1, gpus=0.5)
     assert replicas.placement == Placement("cuda", "bfloat16")
     assert (runtime_of([replicas]).gpus, runtime_of([replicas]).on_gpu) == (2, True)
