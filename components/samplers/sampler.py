@@ -179,15 +179,16 @@ class RowSampler:
         sampled, sampled_probability = s.shown, nothing
         if self.parts.corrector.num_passes:
             sampled, sampled_probability = drawn(state.inner, Stream.DRAFT)
-        opinions = {"best": s.shown, "log_best": nothing, "current": nothing, "left_out": nothing}
+        unread = ("log_best", "best_odds", "current", "current_odds", "left_out")
+        opinions = dict.fromkeys(unread, nothing) | {"best": s.shown}
         if self.parts.corrector.needs_answer:
-            opinions = read_opinions(at, logits, s.shown)
+            opinions = read_opinions(at, logits, s.shown, self.parts.reads)
         none = nothing[..., None][..., :0]
         log_odds = nothing
-        if self.parts.reads_log_odds:
+        if "log_odds" in self.parts.reads:
             log_odds = at.draws(categorical.log_odds(draw_logits, token.flatten()[at.drawn]), nothing)
         shape = {"entropy": nothing, "shortfall": nothing, "top_ids": none.long(), "top_probabilities": none}
-        if self.parts.reads_shape:
+        if self.parts.inputs.top_k or self.parts.reads & {"entropy", "shortfall"}:
             shape = measure_shapes(at, draw_logits, self.parts.inputs.top_k)
         return View(
             called=at.called(),

@@ -69,6 +69,9 @@ class Corrector(Owner, Protocol):
     """It decides from an answer, so ticks that are due need a call."""
     heads: tuple[str, ...]
     """Heads that it reads."""
+    reads: frozenset[str]
+    """Log-odds of the view that it compares: ``log_odds``, ``best_odds``, ``current_odds``. A limit on edits a call has
+    ``best_odds`` in any case."""
     reads_left_out: bool
     """It reads ``View.left_out``, which takes one more input for each position."""
 
@@ -99,6 +102,7 @@ class Correcting:
     extra_calls = 0
     needs_answer = True
     heads: tuple[str, ...] = ()
+    reads: frozenset[str] = frozenset()
     reads_left_out = False
 
     def pace(self, times: Tensor) -> tuple[Tensor, Tensor]:

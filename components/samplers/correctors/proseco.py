@@ -38,6 +38,7 @@ class ProsecoCorrector(Correcting):
     def __init__(self, config: ProsecoCorrectorConfig):
         self.config = config
         self.num_passes = config.passes
+        self.reads = frozenset({"best_odds"} if config.inner == "top_k" else ())
 
     def begin(self, start: Start) -> dict[str, Field]:
         rows, device = len(start.keys), start.keys.device
@@ -85,7 +86,7 @@ class ProsecoCorrector(Correcting):
             draft=draft,
             inner=torch.where(commits, 0, state.inner + 1),
             replace=(~drafting & commits)[:, None].expand_as(view.masked),
-            urgency=probability,
+            urgency=view.sampled_probability if self.config.inner == "sample" else view.best_odds,
         )
 
     def is_sure(self, view: View) -> Tensor:
@@ -109,7 +110,7 @@ class ProsecoCorrector(Correcting):
         change = self.region(state, reach) & (word != state.draft)
         if self.config.inner == "top_k":
             budget = torch.full_like(state.tick, self.config.inner_top_k)
-            change = select.best(view.log_best, change, budget)
+            change = select.best(view.best_odds, change, budget)
         return change, word, torch.where(change, probability, view.current)
 
     def settled(self, state: State, draft: Tensor, digest: Tensor) -> Tensor:
