@@ -101,7 +101,8 @@ class RowSampler:
     def query(self, state: State) -> Query:
         s = stand(self.parts, state)
         surveyed = (self.parts.survey.due(state, s.steps) & ~s.looping)[:, None] & s.masked
-        asks = s.looping | s.candidates.any(-1) | (s.due & self.parts.corrector.needs_answer) | surveyed.any(-1)
+        asks = s.looping | s.candidates.any(-1) | surveyed.any(-1)
+        asks = asks | self.parts.corrector.asks(state, s.masked, s.due)
         if self.parts.inputs.every_tick:
             asks = asks | s.masked.any(-1)
         active = state.active & asks
@@ -243,14 +244,15 @@ class RowSampler:
         return Samples(state.ids, state.tokens, state.edits)
 
     def max_calls(self, length: int) -> int:
-        if problems := list(self.config.corrector.never_runs(self.config, length)):
-            first = problems[0]
+        ticks = self.parts.ticks(length)
+        most = self.config.schedule.most_ticks(ticks, length)
+        if found := next(self.config.corrector.never_runs(ticks, most), None):
             raise SamplingError(
-                f"In rows of {length} positions {first.rule} ({first.path} = {first.value!r}). Remedy: {first.remedy}."
+                f"In rows of {length} positions {found.rule} ({found.path} = {found.value!r}). Remedy: {found.remedy}."
             )
         corrector = self.parts.corrector
         num_planes = (1 + length if corrector.reads_left_out else 1) * (2 if self.config.guidance.gamma else 1)
         # Every tick has a predictor pass and the corrector's; then come the last fill, block by block, and what the
         # corrector adds.
-        ticks, fills = self.parts.ticks(length), self.config.num_blocks(length)
+        fills = self.config.num_blocks(length)
         return num_planes * (ticks * (1 + corrector.num_passes) + fills + corrector.extra_calls)

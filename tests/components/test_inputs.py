@@ -112,6 +112,29 @@ def test_a_written_token_stays_mixed_with_what_it_was_drawn_from():
     assert torch.allclose(mass[where], expected[where], atol=1e-5)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_soft_mask_keeps_what_its_tick_was_drawn_from_which_is_the_correctors_last_pass(every):
+    """A network that says one thing to rows with masks and another to full ones, without uncertainty: tick 1 is drawn from
+    the predictor where omega is 2, and from the corrector where it is 1."""
+
+    def network(tokens, *, select=None, **given):
+        said = torch.where((tokens == 3).any(-1), 0, 1)[:, None, None].expand(*tokens.shape, 1)
+        logits = torch.zeros(*tokens.shape, 4).scatter(-1, said, 40.0)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
+
+    oracle = Oracle(3, 4)
+    corrector = ProsecoCorrectorConfig(every=every, passes=1)
+    inputs = SoftMaskConfig(beta=1.0, top_k=1)
+    config = preset("soft_mask", steps=4, inputs=inputs, corrector=corrector)
+    seen = []
+    for before, after, _ in drive(network, sampler_of(oracle, config), rows_of(oracle, 5)):
+        if bool((after.tick > before.tick).all()):
+            masks = after.tokens == 3
+            assert torch.allclose(after["soft_weights"][masks], torch.tensor(0.5))
+            seen.append(after["soft_ids"][masks].unique().tolist())
+    assert seen == ([[1], [1], [1], []] if every == 1 else [[0], [1], [0], []])
+
+
 def test_remasking_clears_the_soft_memory():
     oracle = Oracle(3, 6, seed=3)
     config = preset("moi", corrector=PrismConfig(start=0.0), steps=5)

@@ -88,6 +88,9 @@ class Corrector(Owner, Protocol):
     def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
         """[R] bool: it wants another call although the row is full or its ticks are over."""
 
+    def asks(self, state: State, masked: Tensor, due: Tensor) -> Tensor:
+        """[R] bool: before the first pass of a tick, it needs a call even if nothing may be revealed."""
+
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
         """What it will read of the answer to the next query."""
 
@@ -119,6 +122,9 @@ class Correcting:
 
     def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
         return torch.zeros_like(state.active)
+
+    def asks(self, state: State, masked: Tensor, due: Tensor) -> Tensor:
+        return due & self.needs_answer
 
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
         nowhere = torch.zeros_like(masked)
