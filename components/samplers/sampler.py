@@ -78,7 +78,10 @@ class RowSampler:
         zeros = torch.zeros_like(ids)
         steps = self.parts.ticks(canvas.shape[1])
         times = self.parts.schedule.times(steps, canvas.device)
-        start = Start(canvas=canvas, fixed=fixed, masked=masked, keys=keys, steps=steps, times=times)
+        num_ticks = self.parts.schedule.num_ticks(masked.sum(-1), steps)
+        start = Start(
+            canvas=canvas, fixed=fixed, masked=masked, keys=keys, steps=steps, num_ticks=num_ticks, times=times
+        )
         state = State(
             tokens=canvas,
             fixed=fixed,

@@ -212,7 +212,7 @@ UNTIL_FULL = {"schedule": FixedCountConfig(per_call=2), "unmask": RandomConfig()
         # At the last tick no mask is left that could make up for one.
         (PrismConfig(start=0.6), PrismConfig(start=0.81), BY_HEAD | {"steps": 5}),
         (PrismConfig(start=0.2, stop=0.4), PrismConfig(start=0.2, stop=0.39), BY_HEAD | {"steps": 5}),
-        (PrismConfig(start=0.5), PrismConfig(start=0.6), BY_HEAD | {"steps": 10}),  # one a tick, full after 7
+        (PrismConfig(start=0.85), PrismConfig(start=0.86), BY_HEAD | {"steps": 10}),  # one a tick, full after 7
         (RandomSwapConfig(starts=(0.6,), shares=(1.0,)), RandomSwapConfig(starts=(0.8,), shares=(1.0,)), BY_HEAD | {"steps": 5}),
     ],
     ids=str,

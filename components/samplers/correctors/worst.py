@@ -34,6 +34,13 @@ class Remask(Correcting):
         return Wants(wants.best, wants.sampled, ~masked & ~state.fixed)
 
 
+class Swap(Remask):
+    """One that keeps to a plan over the ticks that each row has, ``num_ticks`` [R]."""
+
+    def begin(self, start: Start) -> dict[str, Field]:
+        return super().begin(start) | {"num_ticks": Field(start.num_ticks)}
+
+
 def num_left_masked(view: View) -> Tensor:
     """[R]: masks that the schedule leaves in the active block at this tick; no more tokens can be masked and made up
     for in the same tick."""

@@ -128,22 +128,20 @@ class PrismConfig(ScoredOptions, SwapOptions):
     code: ClassVar[str] = f"{HERE}.prism:Prism"
     paper: ClassVar[str] = papers.PRISM
     paced_by: ClassVar[str] = "start"
-    remedy: ClassVar[str] = (
-        "lower corrector.start, raise corrector.stop, or have 2 steps or more, at most one a position"
-    )
+    remedy: ClassVar[str] = "lower corrector.start, raise corrector.stop, or raise steps"
 
     num_remasked: Count = 1
     """Tokens a tick; with ``eta`` above 0 their number is binomial instead."""
     eta: Share = 0.0
     """Remask Binomial(visible, min(eta, sigma_max)) tokens a tick."""
     start: Share = 0.5
-    """Where the window of ticks begins, as a share of all."""
+    """Where the window of ticks begins, as a share of all that a row has before it is full."""
     stop: Share = 1.0
     """Where it ends."""
 
     def window(self, ticks: int, most: int) -> tuple[int, int]:
         # At the last tick nothing is left to make up for what would be masked.
-        return math.floor(self.start * ticks) + 1, min(math.floor(self.stop * ticks), most - 1)
+        return math.floor(self.start * most) + 1, min(math.floor(self.stop * most), most - 1)
 
     def fits(self, sampler: Whole) -> Iterator[Problem]:
         yield from super().fits(sampler)
@@ -189,12 +187,12 @@ class Phased(SwapOptions):
     remedy: ClassVar[str] = "lower the first of corrector.starts, or raise steps"
 
     starts: Shares = (0.4, 0.6, 0.8)
-    """Shares of the ticks at which a phase begins."""
+    """Shares of the ticks that a row has at which a phase begins."""
     shares: Shares = (0.25, 0.125, 0.0625)
     """Swaps of each phase, as a share of the mean number of reveals a tick; at least 1."""
 
     def window(self, ticks: int, most: int) -> tuple[int, int]:
-        return math.floor(self.starts[0] * ticks) + 1, most - 1
+        return math.floor(self.starts[0] * most) + 1, most - 1
 
     def fits(self, sampler: Whole) -> Iterator[Problem]:
         yield from super().fits(sampler)
