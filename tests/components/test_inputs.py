@@ -183,20 +183,6 @@ def test_the_sde_couples_positions(device):
     assert abs(float(tokens.double().mean()) - 0.5) < 0.05
 
 
-def test_with_unit_norms_the_posterior_depends_on_z_alone():
-    """p(v | z) ~ p(v) exp(z.e_v - gamma |e_v|^2 / 2): gamma cancels for unit norms, and not for others."""
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(5, 8, generator=generator, dtype=torch.float64)
-    unit = torch.nn.functional.normalize(table, dim=-1)
-    z = torch.randn(8, generator=generator, dtype=torch.float64)
-
-    def posterior(e: torch.Tensor, gamma: float) -> torch.Tensor:
-        return torch.softmax(e @ z - gamma * (e**2).sum(-1) / 2, -1)
-
-    assert torch.allclose(posterior(unit, 1.0), posterior(unit, 9.0))
-    assert distance(posterior(table, 1.0), posterior(table, 9.0)) > 0.1
-
-
 def noisy_network() -> Transformer:
     torch.manual_seed(0)
     network = Transformer(ModelConfig(dim=16, depth=1, heads=2, encoder="dsl", noise_dim=8), 12).eval()

@@ -221,6 +221,12 @@ def test_prosecos_drafts_are_rolled_out_and_mixed_as_often_as_asked():
     terms_of(c.ProsecoConfig(random_share=0.4), batch(rows=64), model)
     changed = (model.shown[-1] != following[model.shown[0]].argmax(-1)).double().mean()
     assert float(changed) == pytest.approx(0.4 * (VOCAB - 2) / (VOCAB - 1), abs=0.08)
+    for positions in ("all", "masked"):
+        model = Table(following)
+        terms_of(c.ProsecoConfig(draft_positions=positions), given, model)
+        noisy, draft = model.shown
+        own = noisy == MASK if positions == "masked" else torch.ones_like(noisy, dtype=torch.bool)
+        assert torch.equal(draft, torch.where(own, following[noisy].argmax(-1), given.tokens))
     words = {}
     for draft in ("argmax", "sample"):
         model = Table(BLANK)
