@@ -159,7 +159,7 @@ class Transformer(nn.Module):
         if self.quality is None or name not in ("quality", "quality_logits"):
             raise ValueError(f"this network has no head {name!r}")
         logits = self.quality(x, rope)
-        return logits if name == "quality_logits" else torch.sigmoid(logits.float())
+        return logits if name == "quality_logits" else torch.sigmoid(logits.double())
 
     def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
         """The policy's reveal logits [B, L], given confidence [B, L], masked [B, L] bool and time [B].

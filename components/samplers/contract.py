@@ -124,7 +124,7 @@ class Answer:
     draw: Int[Tensor, "M"]
     """Indices into ``select`` of the positions to draw at."""
     heads: dict[str, Float[Tensor, "Q L"]] = field(default_factory=dict)
-    """Quality is in [0, 1], larger is better."""
+    """float64. Quality is in [0, 1], larger is better."""
     rewards: Float[Tensor, "R P"] | None = None
     """float64, larger is better; 0 where none was wanted."""
 

@@ -88,9 +88,9 @@ def answer(
         num_classes = num_classes or run(denoiser, query, live.new_zeros(1), None, labels).logits.shape[-1]
         logits.append(torch.zeros(0, num_classes, device=device))
     joined = torch.cat(logits)
-    spread = {name: torch.zeros(query.tokens.shape, device=device) for name in query.heads}
+    spread = {n: torch.zeros(query.tokens.shape, dtype=torch.float64, device=device) for n in query.heads}
     if heads:
-        spread = {n: v.index_copy(0, live, torch.cat([h[n] for h in heads]).float()) for n, v in spread.items()}
+        spread = {n: v.index_copy(0, live, torch.cat([h[n] for h in heads]).double()) for n, v in spread.items()}
     return Answer(select, joined if joined.dtype == torch.float64 else joined.float(), draw, spread)
 
 

@@ -25,6 +25,8 @@ class Start:
     """Random keys."""
     steps: int
     """T."""
+    num_ticks: Int[Tensor, "R"]
+    """Ticks of these that a row has before it is full, where that is known ahead; else T."""
     times: Float[Tensor, "T1"]
     """The schedule's grid of T + 1 times from 1 down, float64."""
 

@@ -40,15 +40,11 @@ class Parts:
         return self.schedule, self.corrector, self.inputs, self.guard, self.survey, self.blocks
 
     @property
-    def reads_shape(self) -> bool:
-        """Something reads the shape of predicted distributions: entropy, margin or the best tokens."""
-        reads = self.order.reads | self.schedule.reads
-        return bool(reads & {"entropy", "shortfall"}) or self.inputs.top_k > 0
-
-    @property
-    def reads_log_odds(self) -> bool:
-        """Something compares the drawn tokens' confidences."""
-        return "log_odds" in self.order.reads | self.schedule.reads
+    def reads(self) -> frozenset[str]:
+        """Fields of the view that cost something and that some part reads."""
+        limit = {"best_odds"} if self.config.guard.edit_share else set()
+        left_out = {"left_out"} if self.corrector.reads_left_out else set()
+        return self.order.reads | self.schedule.reads | self.corrector.reads | limit | left_out
 
     @property
     def picks_ahead(self) -> bool:

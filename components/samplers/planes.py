@@ -78,6 +78,8 @@ def combined(answer: Answer, gamma: float) -> Answer:
     """One answer of the two halves, which hold the same positions in the same order."""
     half = len(answer.select) // 2
     conditional, unconditional = answer.logits[:half], answer.logits[half:]
-    logits = (1 + gamma) * conditional - gamma * unconditional
+    apart = (1 + gamma) * conditional - gamma * unconditional
+    # A token that either half calls impossible has no difference: it is as possible as with the condition.
+    logits = torch.where(torch.isneginf(conditional) | torch.isneginf(unconditional), conditional, apart)
     heads = {name: value[: len(value) // 2] for name, value in answer.heads.items()}
     return replace(answer, select=answer.select[:half], logits=logits, heads=heads)

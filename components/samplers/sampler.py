@@ -78,7 +78,10 @@ class RowSampler:
         zeros = torch.zeros_like(ids)
         steps = self.parts.ticks(canvas.shape[1])
         times = self.parts.schedule.times(steps, canvas.device)
-        start = Start(canvas=canvas, fixed=fixed, masked=masked, keys=keys, steps=steps, times=times)
+        num_ticks = self.parts.schedule.num_ticks(masked.sum(-1), steps)
+        start = Start(
+            canvas=canvas, fixed=fixed, masked=masked, keys=keys, steps=steps, num_ticks=num_ticks, times=times
+        )
         state = State(
             tokens=canvas,
             fixed=fixed,
@@ -101,7 +104,8 @@ class RowSampler:
     def query(self, state: State) -> Query:
         s = stand(self.parts, state)
         surveyed = (self.parts.survey.due(state, s.steps) & ~s.looping)[:, None] & s.masked
-        asks = s.looping | s.candidates.any(-1) | (s.due & self.parts.corrector.needs_answer) | surveyed.any(-1)
+        asks = s.looping | s.candidates.any(-1) | surveyed.any(-1)
+        asks = asks | self.parts.corrector.asks(state, s.masked, s.due)
         if self.parts.inputs.every_tick:
             asks = asks | s.masked.any(-1)
         active = state.active & asks
@@ -179,15 +183,16 @@ class RowSampler:
         sampled, sampled_probability = s.shown, nothing
         if self.parts.corrector.num_passes:
             sampled, sampled_probability = drawn(state.inner, Stream.DRAFT)
-        opinions = {"best": s.shown, "log_best": nothing, "current": nothing, "left_out": nothing}
+        unread = ("log_best", "best_odds", "current", "current_odds", "left_out")
+        opinions = dict.fromkeys(unread, nothing) | {"best": s.shown}
         if self.parts.corrector.needs_answer:
-            opinions = read_opinions(at, logits, s.shown)
+            opinions = read_opinions(at, logits, s.shown, self.parts.reads)
         none = nothing[..., None][..., :0]
         log_odds = nothing
-        if self.parts.reads_log_odds:
+        if "log_odds" in self.parts.reads:
             log_odds = at.draws(categorical.log_odds(draw_logits, token.flatten()[at.drawn]), nothing)
         shape = {"entropy": nothing, "shortfall": nothing, "top_ids": none.long(), "top_probabilities": none}
-        if self.parts.reads_shape:
+        if self.parts.inputs.top_k or self.parts.reads & {"entropy", "shortfall"}:
             shape = measure_shapes(at, draw_logits, self.parts.inputs.top_k)
         return View(
             called=at.called(),
@@ -242,14 +247,15 @@ class RowSampler:
         return Samples(state.ids, state.tokens, state.edits)
 
     def max_calls(self, length: int) -> int:
-        if problems := list(self.config.corrector.never_runs(self.config, length)):
-            first = problems[0]
+        ticks = self.parts.ticks(length)
+        most = self.config.schedule.most_ticks(ticks, length)
+        if found := next(self.config.corrector.never_runs(ticks, most), None):
             raise SamplingError(
-                f"In rows of {length} positions {first.rule} ({first.path} = {first.value!r}). Remedy: {first.remedy}."
+                f"In rows of {length} positions {found.rule} ({found.path} = {found.value!r}). Remedy: {found.remedy}."
             )
         corrector = self.parts.corrector
         num_planes = (1 + length if corrector.reads_left_out else 1) * (2 if self.config.guidance.gamma else 1)
         # Every tick has a predictor pass and the corrector's; then come the last fill, block by block, and what the
         # corrector adds.
-        ticks, fills = self.parts.ticks(length), self.config.num_blocks(length)
+        fills = self.config.num_blocks(length)
         return num_planes * (ticks * (1 + corrector.num_passes) + fills + corrector.extra_calls)

@@ -28,6 +28,7 @@ from components.samplers.contract import Answer, Query, Reward, Row, Sample, Sam
 from components.samplers.forward import Batching, answer, measure
 from components.samplers.state import State
 from components.samplers.trace import Held, Watch, last_edits, read_edits
+from components.samplers.unusable import Unusable, find_unusable
 
 START = 4
 """Rows that a session has lanes for when it is opened; their number doubles when more come."""
@@ -169,14 +170,14 @@ class Session:
         """Move the rows by the answer to ``ask``. Returns what ``step`` does."""
         self.num_classes = said.logits.shape[-1]
         self.calls = self.calls.index_add(0, query.row // self.width, query.active.long())
-        unusable = self._unusable(query, said)
         if query.rewarded is not None:
             self.reward_calls = self.reward_calls + query.rewarded.view(len(self.groups), -1).sum(-1)
             said = replace(said, rewards=self._rewards(query))
         self.state, record = self.sampler.advance(self.state, said)
+        unusable = find_unusable(query, said, record, self.width, len(self.groups))
         followed = (h is not None and (h.observed or h.row.corrections) for h in self.groups)
         if self.width == 1 and any(followed):  # chains of a search die and split
-            well = unusable == self.length  # nobody is told what was written from logits that are no numbers
+            well = unusable.well  # nobody is told what was decided by what is no number
             edits_of = read_edits(self.shown, record, self.calls, self.observed & well, self.corrected & well)
             for group, edits in edits_of.items():
                 held = self.groups[group]
@@ -184,13 +185,6 @@ class Session:
                     held.tell(edits)
             self.shown = torch.where((self.observed | self.corrected)[:, None], record.after, self.shown)
         return self._unload(unusable)
-
-    def _unusable(self, query: Query, said: Answer) -> Int[Tensor, "G"]:
-        """The first position of each row with a logit that is NaN or infinite, else L. Minus infinity is a token that can
-        not be, and right as long as there are others."""
-        at = torch.where(torch.isfinite(said.logits.amax(-1)), self.length, said.select % self.length)
-        group = query.row[said.select // self.length] // self.width
-        return torch.full_like(self.calls, self.length).scatter_reduce(0, group, at, "amin")
 
     def _lanes_of(self, groups: list[int]) -> Int[Tensor, "N"]:
         """Lanes of groups, in order."""
@@ -240,21 +234,17 @@ class Session:
         self.calls[groups], self.reward_calls[groups] = 0, 0
         self.shown[groups], self.observed[groups], self.corrected[groups] = seen, observed, corrected
 
-    def _unload(self, unusable: Int[Tensor, "G"]) -> dict[int, Sample | SamplingError]:
-        """The rows that have ended, or should have, or can not go on (see ``_unusable``), taken out of their lanes."""
+    def _unload(self, unusable: Unusable) -> dict[int, Sample | SamplingError]:
+        """The rows that have ended, or should have, or can not go on (see ``find_unusable``), taken out of their lanes."""
         active = self.state.active.view(-1, self.width).any(-1)
         # Here the host waits for the device to finish the step.
-        numbers = (active.long(), self.calls, self.reward_calls, unusable)
-        actives, calls, reward_calls, positions = torch.stack(numbers).tolist()
+        numbers = (active.long(), self.calls, self.reward_calls, unusable.code)
+        actives, calls, reward_calls, codes = torch.stack(numbers).tolist()
         left: dict[int, Sample | SamplingError] = {}
         for group, held in enumerate(self.groups):
-            if held is not None and positions[group] < self.length:
+            if held is not None and (why := unusable.sentence(codes[group], held.row.id, calls[group])):
                 self.cancel(held.ticket)
-                left[held.ticket] = SamplingError(
-                    f"The network's logits for the row {held.row.id} are NaN or infinite in call {calls[group]} at "
-                    f"position {positions[group]}, so nothing can be drawn there. Look for values that are not finite "
-                    f"in the checkpoint, or run the model in float32."
-                )
+                left[held.ticket] = SamplingError(why)
             elif held is not None and actives[group] and calls[group] > self.bound:
                 self.cancel(held.ticket)
                 left[held.ticket] = SamplingError(

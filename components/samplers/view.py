@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from components.diffusion.categorical import log_odds
 from components.samplers.contract import Answer
 
 
@@ -36,9 +38,13 @@ class View:
     """The most probable token."""
     log_best: Float[Tensor, "R L"]
     """The log-probability of the most probable token."""
+    best_odds: Float[Tensor, "R L"]
+    """Its log-odds, which still differ where its probability rounds to 1."""
     current: Float[Tensor, "R L"]
     """Probability of the token that the network was shown there: at visible positions, its
-    own opinion of them."""
+    own opinion of them,"""
+    current_odds: Float[Tensor, "R L"]
+    """and log p / (1 - p) of it."""
     sampled: Int[Tensor, "R L"]
     """A token drawn for the draft."""
     sampled_probability: Float[Tensor, "R L"]
@@ -49,7 +55,7 @@ class View:
     """1 less the difference of the two largest probabilities of the predicted distribution, which still differs
     where that rounds to 1."""
     left_out: Float[Tensor, "R L"]
-    """Probability of the visible token when it alone is masked."""
+    """Log-odds of the visible token when it alone is masked."""
     heads: dict[str, Float[Tensor, "R L"]]
     """Outputs of the heads that the corrector reads."""
     top_ids: Int[Tensor, "R L K"]
@@ -113,19 +119,24 @@ class Spread:
 
 
 def read_opinions(
-    at: Spread, logits: Float[Tensor, "N V"], shown: Int[Tensor, "R L"]
+    at: Spread, logits: Float[Tensor, "N V"], shown: Int[Tensor, "R L"], reads: Collection[str]
 ) -> dict[str, Shaped[Tensor, "R L"]]:
-    """``best``, ``log_best``, ``current`` and ``left_out`` of a view; ``shown`` is the network's input."""
+    """``best``, ``log_best``, ``current`` of a view, and of ``best_odds``, ``current_odds`` and ``left_out`` those that some
+    part ``reads``; ``shown`` is the network's input."""
     normalizer = torch.logsumexp(logits, -1)
     top, best = logits.max(-1)
     own = shown.flatten()[at.position]
     probability = (logits.gather(-1, own[:, None])[:, 0] - normalizer).exp()
     nothing = torch.zeros(shown.shape, device=shown.device)
+    best_odds = log_odds(logits, best) if "best_odds" in reads else None
+    own_odds = log_odds(logits, own) if {"current_odds", "left_out"} & set(reads) else None
     return {
         "best": at.wanted(best, shown),
         "log_best": at.wanted(top - normalizer, nothing),
+        "best_odds": nothing if best_odds is None else at.wanted(best_odds, nothing),
         "current": at.wanted(probability, nothing),
-        "left_out": at.others(probability),
+        "current_odds": nothing if own_odds is None else at.wanted(own_odds, nothing),
+        "left_out": nothing if own_odds is None else at.others(own_odds),
     }
 
 

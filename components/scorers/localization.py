@@ -3,9 +3,13 @@
     -log p(x) <= E[ -log f(x | z at gamma_max) ] + 1/2 integral from 0 to gamma_max of E |e(x) - xhat(z)|^2 dgamma
 
 for any gamma_max, with equality in the mean for the exact posterior of one position; of several, in the limit of a large
-gamma_max, because the first term leaves out what they tell of each other (their total correlation at gamma_max).
-gamma = gamma_max v^2 with v stratified, because
-almost all of the integral lies at small gamma. Departure: the released code takes the smallest value over several
+gamma_max, because the first term leaves out what they tell of each other (their total correlation at gamma_max). For the
+exact posterior of a joint of three positions, whose entropy is 0.933 nats a token, the bound is above it by
+
+    gamma_max        1      2      5      10      20      40     100
+    nats a token   0.076  0.053  0.017  0.002   0.001   0.002  -0.001      (standard error 0.002)
+
+gamma = gamma_max v^2 with v stratified, because almost all of the integral lies at small gamma. Departure: the released code takes the smallest value over several
 gamma_max for each row, which is biased low with few draws; here gamma_max is the network's own.
 """
 

@@ -26,6 +26,12 @@ def run(config: ScoreSpec, context: Context) -> Mapping[str, Any]:
         sums.update(account["sums"])
         counts.update(account["counts"])
     means = {name: sums[name] / counts[name] for name in sums if counts[name]}
+    for column in sorted(options.column for options in config.scorers.values()):
+        if left_out := made.account.rows - counts[column]:
+            context.progress.say(
+                f"{left_out} of {made.account.rows} rows have no number as {column}, and its mean is without them: the network "
+                f"or the scorer said NaN of them. They are NaN in the tables of {context.folder}/shards."
+            )
     return {"scored": made.account.rows, "means": means, "shards": names}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from components.evaluation.diagnosis import auroc, detection, diagnose, plant, r
 from components.samplers import preset
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Vocabulary
+from components.scorers import localization
 from components.scorers.base import ScoredRow, ScorerSetting
-from components.scorers.config import NelboConfig
+from components.scorers.config import LocalizationConfig, NelboConfig
 from components.scorers.nelbo import build as build_nelbo
 from tests.decoding import policy
 from tests.oracle import Oracle
@@ -113,29 +115,36 @@ def test_two_independent_estimators_of_the_bound_agree():
     assert all(v == pytest.approx(torch.log(torch.tensor(3.0)).item(), abs=1e-5) for v in columns["nelbo"])
 
 
-@pytest.mark.parametrize("gamma_max", [15.0, 40.0])
-def test_the_localization_bound_of_the_exact_posterior_is_the_entropy_whatever_gamma_max(gamma_max):
-    """All outcomes of a small joint, weighted by their probability; within four standard errors, and flat in gamma_max.
-    A posterior that knows no couplings must lie above by their information."""
-    from components.scorers.config import LocalizationConfig
-    from components.scorers.localization import build
-
-    oracle = Oracle(num_tokens=3, length=2, seed=1, joint=lambda o: torch.exp(2.0 * (o[:, 0] == o[:, 1]).double()))
-
-    class Encoder:
-        def __init__(self):
-            self.gamma_max = gamma_max
-
-        def table(self):
-            return oracle.embedding
+def exact(oracle, gamma_max):
+    """The oracle as a network with DSL's encoder."""
 
     class Exact:
-        encoder = Encoder()
+        encoder = SimpleNamespace(gamma_max=gamma_max, table=lambda: oracle.embedding)
 
         def __call__(self, tokens, dense):
             return oracle(tokens, dense=dense)
 
-    class Apart(Exact):
+    return Exact
+
+
+def localized(oracle, network, repeats) -> tuple[float, float]:
+    """(mean of the bound over the joint, in nats a token; its standard error)."""
+    outcomes = oracle.outcomes.tolist()
+    rows = [ScoredRow(1000 * r + i, "", "", tuple(t), 0) for r in range(repeats) for i, t in enumerate(outcomes)]
+    weight = oracle.joint.repeat(repeats) / repeats
+    setting = ScorerSetting(SimpleNamespace(mask_id=oracle.mask_id), None, network)
+    columns = localization.build(LocalizationConfig(draws=64), setting)(rows)
+    mean, error = (torch.tensor(columns[name]) * weight for name in ("localization", "localization_se"))
+    return float(mean.sum()), float((error**2).sum().sqrt())
+
+
+@pytest.mark.parametrize("gamma_max", [15.0, 40.0])
+def test_the_localization_bound_of_the_exact_posterior_is_the_entropy_at_large_gamma_max(gamma_max):
+    """All outcomes of a small joint, weighted by their probability; within four standard errors, and flat in gamma_max.
+    A posterior that knows no couplings must lie above by their information."""
+    oracle = Oracle(num_tokens=3, length=2, seed=1, joint=lambda o: torch.exp(2.0 * (o[:, 0] == o[:, 1]).double()))
+
+    class Apart(exact(oracle, gamma_max)):
         """Each position from its own evidence and prior alone."""
 
         def __call__(self, tokens, dense):
@@ -148,22 +157,19 @@ def test_the_localization_bound_of_the_exact_posterior_is_the_entropy_whatever_g
             logits[..., :3] = torch.log_softmax(match + prior.log(), -1)
             return replace(found, logits=logits)
 
-    class Words:
-        mask_id = 3
-
-    repeats = 40
-    rows = [
-        ScoredRow(1000 * r + i, "", "", tuple(t), 0)
-        for r in range(repeats)
-        for i, t in enumerate(oracle.outcomes.tolist())
-    ]
-    weight = oracle.joint.repeat(repeats) / repeats
     entropy = -float((oracle.joint * oracle.joint.log()).sum()) / 2
-    means = []
-    for network in (Exact(), Apart()):
-        columns = build(LocalizationConfig(draws=64), ScorerSetting(Words(), None, network))(rows)
-        mean = float((torch.tensor(columns["localization"]) * weight).sum())
-        error = float(((torch.tensor(columns["localization_se"]) * weight) ** 2).sum().sqrt())
-        means.append((mean, error))
-    assert abs(means[0][0] - entropy) < 4 * means[0][1] + 2e-3
-    assert means[1][0] > entropy + 4 * means[1][1]
+    mean, error = localized(oracle, exact(oracle, gamma_max)(), 40)
+    assert abs(mean - entropy) < 4 * error + 2e-3
+    mean, error = localized(oracle, Apart(), 40)
+    assert mean > entropy + 4 * error
+
+
+@pytest.mark.parametrize(("gamma_max", "above"), [(1.0, 0.076), (2.0, 0.053)])
+def test_at_a_small_gamma_max_the_localization_bound_is_above_by_what_its_header_says(gamma_max, above):
+    """Three positions; within three standard errors of the table and of the test together, and far from equality."""
+    oracle = Oracle(num_tokens=3, length=3, seed=1)
+    entropy = -float((oracle.joint * oracle.joint.log()).sum()) / 3
+    mean, error = localized(oracle, exact(oracle, gamma_max)(), 20)
+    assert error < 0.006
+    assert abs(mean - entropy - above) < 3 * error + 0.006
+    assert mean > entropy + 4 * error

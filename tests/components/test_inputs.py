@@ -112,6 +112,29 @@ def test_a_written_token_stays_mixed_with_what_it_was_drawn_from():
     assert torch.allclose(mass[where], expected[where], atol=1e-5)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_soft_mask_keeps_what_its_tick_was_drawn_from_which_is_the_correctors_last_pass(every):
+    """A network that says one thing to rows with masks and another to full ones, without uncertainty: tick 1 is drawn from
+    the predictor where omega is 2, and from the corrector where it is 1."""
+
+    def network(tokens, *, select=None, **given):
+        said = torch.where((tokens == 3).any(-1), 0, 1)[:, None, None].expand(*tokens.shape, 1)
+        logits = torch.zeros(*tokens.shape, 4).scatter(-1, said, 40.0)
+        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
+
+    oracle = Oracle(3, 4)
+    corrector = ProsecoCorrectorConfig(every=every, passes=1)
+    inputs = SoftMaskConfig(beta=1.0, top_k=1)
+    config = preset("soft_mask", steps=4, inputs=inputs, corrector=corrector)
+    seen = []
+    for before, after, _ in drive(network, sampler_of(oracle, config), rows_of(oracle, 5)):
+        if bool((after.tick > before.tick).all()):
+            masks = after.tokens == 3
+            assert torch.allclose(after["soft_weights"][masks], torch.tensor(0.5))
+            seen.append(after["soft_ids"][masks].unique().tolist())
+    assert seen == ([[1], [1], [1], []] if every == 1 else [[0], [1], [0], []])
+
+
 def test_remasking_clears_the_soft_memory():
     oracle = Oracle(3, 6, seed=3)
     config = preset("moi", corrector=PrismConfig(start=0.0), steps=5)
@@ -158,20 +181,6 @@ def test_the_sde_couples_positions(device):
     tokens = tokens_of(run(oracle, config, rows_of(oracle, 2000), lanes=2000))
     assert float((tokens[:, 0] == tokens[:, 1]).double().mean()) > 0.99
     assert abs(float(tokens.double().mean()) - 0.5) < 0.05
-
-
-def test_with_unit_norms_the_posterior_depends_on_z_alone():
-    """p(v | z) ~ p(v) exp(z.e_v - gamma |e_v|^2 / 2): gamma cancels for unit norms, and not for others."""
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(5, 8, generator=generator, dtype=torch.float64)
-    unit = torch.nn.functional.normalize(table, dim=-1)
-    z = torch.randn(8, generator=generator, dtype=torch.float64)
-
-    def posterior(e: torch.Tensor, gamma: float) -> torch.Tensor:
-        return torch.softmax(e @ z - gamma * (e**2).sum(-1) / 2, -1)
-
-    assert torch.allclose(posterior(unit, 1.0), posterior(unit, 9.0))
-    assert distance(posterior(table, 1.0), posterior(table, 9.0)) > 0.1
 
 
 def noisy_network() -> Transformer:

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from components.diffusion import noise
-from components.samplers import SamplerConfig
+from components.samplers import SamplerConfig, preset
 from components.samplers.options.schedules import FirstHittingConfig
 from components.samplers.options.search import SteeringConfig
 from tests.decoding import rows_of, run, sampler_of, tokens_of
-from tests.oracle import Oracle
+from tests.oracle import Oracle, chi_square
 
 ONE_BY_ONE = {"steps": 0, "schedule": FirstHittingConfig()}
 BETA = 0.7
@@ -62,6 +62,25 @@ def test_ancestors_given_that_slot_0_keeps_its_own_are_those_of_free_draws_in_wh
     assert len(kept) > 0.4 * number
     laws = [torch.bincount(rows[:, 1] * 3 + rows[:, 2], minlength=9) / len(rows) for rows in (kept, given)]
     assert float((laws[0] - laws[1]).abs().sum() / 2) < 0.025
+
+
+@pytest.mark.parametrize("name", ["sr_smc", "fk_steering", "particle_gibbs"])
+def test_published_searches_draw_each_ancestor_by_itself(name):
+    """40,000 groups of three with one set of weights: the joint law of the ancestors of all slots is the product, which it
+    is not where they share one grid. False alarm 1e-6."""
+    oracle = Oracle(num_tokens=2, length=3, seed=0)
+    found = {}
+    for changes in ({}, {"resampling": "systematic"}):
+        sampler = sampler_of(oracle, preset(name, search={"particles": 3, **changes}))
+        canvas, ids = torch.full((40000, 3), 2), torch.arange(40000)
+        state = sampler.start(canvas, torch.zeros_like(canvas, dtype=torch.bool), ids, torch.zeros_like(ids))
+        weight = torch.tensor([0.45, 0.2, 0.35], dtype=torch.float64)
+        drawn = sampler.ancestors(state, weight.expand(40000, 3)).view(-1, 3)
+        counts = torch.bincount((drawn * torch.tensor([9, 3, 1])).sum(-1), minlength=27)
+        product = torch.einsum("i,j,k->ijk", weight, weight, weight).flatten()
+        found[bool(changes)] = chi_square(counts, product * 40000)
+    assert found[False][0] < found[False][1]
+    assert found[True][0] > found[True][1]
 
 
 @pytest.mark.parametrize("pick", ["weight", "best", "first"])

@@ -14,9 +14,16 @@ from components.models.denoiser import Prediction
 from components.samplers import SamplerConfig, rules
 from components.samplers.contract import Row, Vocabulary
 from components.samplers.correctors.proseco import row_hash
-from components.samplers.options.correctors import NoCorrectorConfig, ProsecoCorrectorConfig
+from components.samplers.options.correctors import (
+    DscConfig,
+    NoCorrectorConfig,
+    PrismConfig,
+    ProsecoCorrectorConfig,
+    RandomSwapConfig,
+)
 from components.samplers.options.orders import ConfidenceConfig, RandomConfig
 from components.samplers.options.schedules import AncestralConfig, FirstHittingConfig, FixedCountConfig, ThresholdConfig
+from components.samplers.rollout import play
 from components.samplers.sampler import build_sampler
 from tests.decoding import decode, rows_of, run
 from tests.oracle import Oracle, chi_square
@@ -191,6 +198,41 @@ def test_a_corrector_whose_first_tick_no_row_of_a_length_reaches_is_refused_for_
             wrong.max_calls(7)
 
 
+BY_HEAD = {"schedule": FixedCountConfig(), "unmask": RandomConfig()}
+UNTIL_FULL = {"schedule": FixedCountConfig(per_call=2), "unmask": RandomConfig(), "steps": 0}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "parts"),
+    [
+        # 7 positions, 2 a tick: full after tick 4. What is masked at it is written at a fifth.
+        (DscConfig(every=4), DscConfig(every=5), UNTIL_FULL),
+        # What is masked at the last tick of all would be filled by one call.
+        (DscConfig(every=2), DscConfig(every=3), UNTIL_FULL | {"steps": 3}),
+        # At the last tick no mask is left that could make up for one.
+        (PrismConfig(start=0.6), PrismConfig(start=0.81), BY_HEAD | {"steps": 5}),
+        (PrismConfig(start=0.2, stop=0.4), PrismConfig(start=0.2, stop=0.39), BY_HEAD | {"steps": 5}),
+        (PrismConfig(start=0.85), PrismConfig(start=0.86), BY_HEAD | {"steps": 10}),  # one a tick, full after 7
+        (RandomSwapConfig(starts=(0.6,), shares=(1.0,)), RandomSwapConfig(starts=(0.8,), shares=(1.0,)), BY_HEAD | {"steps": 5}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_window_in_which_nothing_can_be_corrected_is_refused_and_the_next_larger_one_corrects(right, wrong, parts):
+    oracle = Oracle(num_tokens=2, length=7, seed=1)
+    right, wrong = (replace(c, score="random") for c in (right, wrong))
+    right, wrong = (replace(c, threshold=-1.0) if isinstance(c, DscConfig) else c for c in (right, wrong))
+    config = SamplerConfig(corrector=right, **parts)
+    assert not rules.problems(config, "s")
+    assert sum(s.edits for s in run(oracle, config, rows_of(oracle, 20)).values()) > 0
+    refused = replace(config, corrector=wrong)
+    with pytest.raises(SamplingError, match="7 positions the corrector would never run: its first tick is"):
+        run(oracle, refused, rows_of(oracle, 1))
+    sampler = build_sampler(refused, Vocabulary(oracle.mask_id))
+    canvas = torch.full((20, 7), oracle.mask_id)
+    state = sampler.start(canvas, canvas < 0, torch.arange(20), torch.zeros(20, dtype=torch.long))
+    assert not any(bool(record.remasked.any()) for _, _, record in play(oracle, sampler, state))
+
+
 def test_masked_tokens_are_drawn_from_the_last_corrector_pass():
     """Pitfall 16: the denoiser says 1, the corrector says 2; after a corrected tick only 2 may appear,
     and positions that the tick does not reveal stay masked."""
@@ -210,6 +252,22 @@ def test_without_corrector_ticks_the_draws_are_those_of_plain_sampling(device):
     late = dataclasses.replace(plain, corrector=ProsecoCorrectorConfig(start=6, every=6))
     rows = rows_of(oracle, 40, prompt=1)
     assert [s.tokens for s in run(oracle, plain, rows).values()] == [s.tokens for s in run(oracle, late, rows).values()]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize(("positions", "passes", "calls"), [("masked", 1, 1), ("masked", 3, 1), ("all", 1, 2)])
+def test_a_full_row_costs_what_its_loops_cost_and_one_that_is_all_prompt_nothing(every, positions, passes, calls):
+    """8 ticks of a row of fives, of which the network wants nothing else; the third pass of a fixed point is not made."""
+    corrector = ProsecoCorrectorConfig(every=every, passes=passes, draft_positions=positions)
+    sampler = build_sampler(SamplerConfig(steps=8, corrector=corrector), Vocabulary(MASK))
+    for fixed, expected in ((False, 8 // every * calls), (True, 0)):
+        denoiser = Scripted(MASK + 1, lambda t: torch.full_like(t, 5))
+        rows = [Row(i, (5,) * 4, (fixed,) * 4) for i in range(3)]
+        samples = decode(denoiser, sampler, rows, 1, deterministic=False).values()
+        assert [s.calls for s in samples] == [expected] * 3
+        # One more for no row, where the size of the vocabulary is learned by it.
+        assert sum(len(t) for t in denoiser.seen) in (3 * expected, 3 * expected + 1)
+        assert all(s.tokens == (5,) * 4 for s in samples)
 
 
 def test_a_single_tick_and_a_last_fill_leave_no_mask(device):

@@ -143,9 +143,11 @@ def test_zero_equals_plain_torch(stage, plain, tmp_path):
     for name in ("from one", "checkpointed activations"):
         found = weights(tmp_path / name)
         assert all(torch.allclose(reference[k], found[k], atol=2e-6) for k in reference), name
-    low = weights(tmp_path / "bf16")
+    low, start = weights(tmp_path / "bf16"), network().state_dict()
     assert all(torch.isfinite(t).all() for t in low.values())
-    assert all(torch.allclose(reference[k], low[k], atol=0.05) for k in reference if k.startswith("ema/"))
+    learned = {k: reference[k] - start[k.removeprefix("ema/")] for k in reference if k.startswith("ema/")}
+    off = sum(float((low[k] - reference[k]).square().sum()) for k in learned)
+    assert off < 0.2**2 * sum(float(t.square().sum()) for t in learned.values()), "bf16 learns something else"
     # And back: two ranks' checkpoint continues on one process without DeepSpeed.
     back = job(tmp_path / "zero" / "proseco", tmp_path / "rows", steps=9)
     fit(back, TorchEngine(network(seed=9), back.config.optimizer), None)

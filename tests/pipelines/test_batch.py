@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import random
 import re
@@ -19,6 +20,7 @@ from components.api import score as score_rows
 from components.errors import ConfigError, DataError, SamplingError
 from components.outside import MAX_FIELDS_BYTES
 from components.samplers import preset
+from components.scorers import nelbo
 from components.shards.account import Account, useful
 from components.shards.model import Sampling, running
 from components.shards.model import engine_of as engine_around
@@ -316,6 +318,29 @@ def test_scores_that_are_made_along_are_those_of_the_scoring_stage(model, tmp_pa
     for column in (*KEYS, "nelbo", "nelbo_se", "entropy"):
         assert along[column].to_pylist() == apart[column].to_pylist(), column
     assert means["nelbo"] == pytest.approx(np.mean(along["nelbo"].to_pylist()))
+
+
+def test_rows_that_a_scorer_has_no_number_for_are_told(model, tmp_path, monkeypatch, capsys):
+    """The mean is of the others, and says so; a standard error that one draw has not is nothing to tell."""
+    folder = made(model, tmp_path / "r", num_samples=6)
+    build = nelbo.build
+
+    def broken(config, setting):
+        def without_third(rows):
+            columns = build(config, setting)(rows)
+            return columns | {"nelbo": [math.nan if i == 2 else x for i, x in enumerate(columns["nelbo"])]}
+
+        return without_third
+
+    monkeypatch.setattr(nelbo, "build", broken)
+    means = score(folder, model, "nelbo", (*WHERE, "nelbo.draws=1"), str(tmp_path / "r"))
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "1 of 6 rows have no number as nelbo" in said
+    assert "nelbo_se" not in said
+    (stage,) = (tmp_path / "r" / "score").glob("*")
+    known = [x for x in table(stage)["nelbo"].to_pylist() if not math.isnan(x)]
+    assert len(known) == 5
+    assert means["nelbo"] == pytest.approx(np.mean(known))
 
 
 def test_texts_of_a_file_are_scored_as_in_python(model, tmp_path):

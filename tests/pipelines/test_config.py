@@ -72,6 +72,7 @@ def test_all_problems_are_told_at_once_with_a_remedy():
         ("train.base.objective.name=prosecco", "did you mean proseco?"),
         ("samplers.mdlm_ancestral.sampler.preset=mdlmm", "did you mean mdlm?"),
         ("samplers.mdlm_ancestral.sampler.corrector=proseco", "allow_untrained=true"),
+        ("train.base.objective={name: dsc, scope: visible}", "set objective.fill_from=extra, or scope=artifact"),
         ("samplers.mdlm_ancestral.sampler.unmask=confidence", "the schedule ancestral names the positions itself"),
         ("train.proseco.init_from=nobody", "another training"),
         ("train.base.init_from=mdlm", "break the circle"),

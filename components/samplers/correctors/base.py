@@ -69,6 +69,9 @@ class Corrector(Owner, Protocol):
     """It decides from an answer, so ticks that are due need a call."""
     heads: tuple[str, ...]
     """Heads that it reads."""
+    reads: frozenset[str]
+    """Log-odds of the view that it compares: ``log_odds``, ``best_odds``, ``current_odds``. A limit on edits a call has
+    ``best_odds`` in any case."""
     reads_left_out: bool
     """It reads ``View.left_out``, which takes one more input for each position."""
 
@@ -85,6 +88,9 @@ class Corrector(Owner, Protocol):
     def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
         """[R] bool: it wants another call although the row is full or its ticks are over."""
 
+    def asks(self, state: State, masked: Tensor, due: Tensor) -> Tensor:
+        """[R] bool: before the first pass of a tick, it needs a call even if nothing may be revealed."""
+
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
         """What it will read of the answer to the next query."""
 
@@ -99,6 +105,7 @@ class Correcting:
     extra_calls = 0
     needs_answer = True
     heads: tuple[str, ...] = ()
+    reads: frozenset[str] = frozenset()
     reads_left_out = False
 
     def pace(self, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,6 +122,9 @@ class Correcting:
 
     def lingers(self, state: State, masked: Tensor, steps: int) -> Tensor:
         return torch.zeros_like(state.active)
+
+    def asks(self, state: State, masked: Tensor, due: Tensor) -> Tensor:
+        return due & self.needs_answer
 
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
         nowhere = torch.zeros_like(masked)

@@ -40,20 +40,20 @@ class Dsc(Remask):
 
     def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         score, fields = self.score.measure(state, view)
-        error = 1 - score
+        error = self.score.error(score)
         listed = state["block_list"]
         place = torch.arange(error.shape[1], device=error.device)
         blocked = (listed[:, :, None] == place).any(1)
         wrong = view.changeable & ~blocked & (error > self.config.threshold)
         worst = wrong & (due & view.called)[:, None]
-        remask = select.best(error, worst, torch.full_like(state.tick, self.config.num_remasked))
-        fields["block_list"] = push(listed, remask, error)
-        return verdict(state, remask=remask, urgency=error, fields=fields)
+        remask = select.best(-score, worst, torch.full_like(state.tick, self.config.num_remasked))
+        fields["block_list"] = push(listed, remask, -score)
+        return verdict(state, remask=remask, urgency=-score, fields=fields)
 
 
 def push(listed: Tensor, chosen: Tensor, error: Tensor) -> Tensor:
     """The list [R, H] with the chosen positions [R, L] in front, the largest error first; -1 is empty."""
-    order = error.masked_fill(~chosen, float("-inf")).argsort(dim=-1, descending=True, stable=True)
+    order = error.clamp(min=torch.finfo(error.dtype).min).masked_fill(~chosen, float("-inf")).argsort(dim=-1, descending=True, stable=True)
     fresh = torch.where(chosen.gather(-1, order), order, -1)
     both = torch.cat([fresh, listed], dim=-1)
     front = (both < 0).long().argsort(dim=-1, stable=True)

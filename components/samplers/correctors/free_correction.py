@@ -19,14 +19,14 @@ from torch import Tensor
 
 from components.diffusion import select
 from components.samplers.correctors.base import Verdict, verdict
-from components.samplers.correctors.worst import Remask, num_left_masked
+from components.samplers.correctors.worst import Swap, num_left_masked
 from components.samplers.options.correctors import FreeCorrectionConfig, RandomSwapConfig
 from components.samplers.owners import Start
 from components.samplers.state import Field, State
 from components.samplers.view import View
 
 
-class FreeCorrection(Remask):
+class FreeCorrection(Swap):
     """See ``components.samplers.correctors.base.Corrector``."""
 
     def __init__(self, config: FreeCorrectionConfig | RandomSwapConfig):
@@ -34,20 +34,21 @@ class FreeCorrection(Remask):
         self.phases = list(zip(config.starts, config.shares, strict=True))
 
     def begin(self, start: Start) -> dict[str, Field]:
-        return super().begin(start) | {"reveals_per_tick": Field(start.masked.sum(-1) / start.steps)}
+        return super().begin(start) | {"reveals_per_tick": Field(start.masked.sum(-1) / start.num_ticks.clamp(min=1))}
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
-        return (state.tick > self.phases[0][0] * steps) & (state.tick < steps)
+        total = state["num_ticks"].double()
+        return (state.tick > self.phases[0][0] * total) & (state.tick < total)
 
     def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         score, fields = self.score.measure(state, view)
         visible = view.changeable & (due & view.called)[:, None]
-        count = torch.minimum(self.num_swaps(state, steps), num_left_masked(view))
+        count = torch.minimum(self.num_swaps(state), num_left_masked(view))
         return verdict(state, remask=select.best(-score, visible, count), urgency=-score, fields=fields)
 
-    def num_swaps(self, state: State, steps: int) -> Tensor:
+    def num_swaps(self, state: State) -> Tensor:
         """r [R]: tokens that are masked, and as many more revealed, at the tick of each row."""
         share = torch.zeros_like(state["reveals_per_tick"])
         for start, value in self.phases:
-            share = torch.where(state.tick > start * steps, value, share)
+            share = torch.where(state.tick > start * state["num_ticks"].double(), value, share)
         return (share * state["reveals_per_tick"]).round().long().clamp(min=1)

@@ -14,13 +14,13 @@ from torch import Tensor
 from components.diffusion import noise, select
 from components.diffusion.noise import Stream
 from components.samplers.correctors.base import Verdict, verdict
-from components.samplers.correctors.worst import Remask, num_left_masked
+from components.samplers.correctors.worst import Swap, num_left_masked
 from components.samplers.options.correctors import PrismConfig
 from components.samplers.state import State
 from components.samplers.view import View
 
 
-class Prism(Remask):
+class Prism(Swap):
     """See ``components.samplers.correctors.base.Corrector``."""
 
     def __init__(self, config: PrismConfig):
@@ -28,20 +28,22 @@ class Prism(Remask):
         self.config = config
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
-        return (state.tick > self.config.start * steps) & (state.tick <= self.config.stop * steps)
+        total = state["num_ticks"].double()
+        return (state.tick > self.config.start * total) & (state.tick <= self.config.stop * total)
 
     def correct(self, state: State, view: View, due: Tensor, reach: Tensor, steps: int) -> Verdict:
         score, fields = self.score.measure(state, view)
         visible = view.changeable & (due & view.called)[:, None]
-        count = torch.minimum(self.num_remasked(state, visible, steps), num_left_masked(view))
+        count = torch.minimum(self.num_remasked(state, visible), num_left_masked(view))
         return verdict(state, remask=select.best(-score, visible, count), urgency=-score, fields=fields)
 
-    def num_remasked(self, state: State, visible: Tensor, steps: int) -> Tensor:
+    def num_remasked(self, state: State, visible: Tensor) -> Tensor:
         """r [R]: tokens to mask at the tick of each row."""
         if not self.config.eta:
             return torch.full_like(state.tick, self.config.num_remasked)
-        after = (1 - state.tick / steps).clamp(min=0)
-        largest = (after / ((state.tick - 1) / steps).clamp(min=1e-9)).clamp(max=1)
+        total = state["num_ticks"]
+        after = (1 - state.tick / total).clamp(min=0)
+        largest = (after / ((state.tick - 1) / total).clamp(min=1e-9)).clamp(max=1)
         sigma = largest.clamp(max=self.config.eta)[:, None]
         u = noise.uniform(state.keys, state.tick, 0, visible.shape[1], Stream.REMASK_COUNT)
         return (visible & (u < sigma)).sum(-1)

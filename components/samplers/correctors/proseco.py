@@ -11,10 +11,12 @@ away; no nucleus is applied before an argmax; the draft is sampled by default, b
 draft of an all-mask row is the same for every sample and collapses diversity. omega counts the ticks
 of the whole row, where the released block-wise sampler starts again at each block and so never corrects
 blocks of fewer steps than omega. Where no row of a length reaches omega the sampler is refused; schedules
-that end by themselves may end before it in some rows, which then are plain. As in Algorithm 3 the loop
-goes on at every omega-th tick of a row that is full (ancestral schedule), because a network that reads
-the time may answer otherwise at the next: two calls a tick. A counting schedule ends with the
-last mask and spends none there.
+that end by themselves may end before it in some rows, which then are plain. As in Algorithm 3 and in the released code
+the loop goes on at every omega-th tick of a row that is full (ancestral schedule), because a network that reads the time
+may answer otherwise at the next. Its draft is the row itself, so no predictor call is made (there: nothing has changed since
+the last, whose answer is used again): one call at such a tick where the row is a fixed point, S at most, and one more with
+``draft_positions=all``. A counting schedule ends with the last mask and spends none there, and neither does a row that is
+all prompt.
 """
 
 from __future__ import annotations
@@ -38,19 +40,24 @@ class ProsecoCorrector(Correcting):
     def __init__(self, config: ProsecoCorrectorConfig):
         self.config = config
         self.num_passes = config.passes
+        self.reads = frozenset({"best_odds"} if config.inner == "top_k" else ())
 
     def begin(self, start: Start) -> dict[str, Field]:
         rows, device = len(start.keys), start.keys.device
         return {"draft_hashes": Field(torch.zeros(rows, self.num_passes + 1, dtype=torch.int64, device=device))}
 
     def due(self, state: State, masked: Tensor, steps: int) -> Tensor:
-        tick = state.tick
-        return (tick % self.config.every == 0) & (tick >= self.config.start) & (tick <= steps)
+        tick, some = state.tick, (~state.fixed).any(-1)
+        return some & (tick % self.config.every == 0) & (tick >= self.config.start) & (tick <= steps)
 
     def next_due(self, state: State, masked: Tensor, steps: int) -> Tensor:
         every = self.config.every
         first = (state.tick.clamp(min=self.config.start) + every - 1) // every * every
-        return torch.where(first <= steps, first, steps + 1)
+        return torch.where((first <= steps) & (~state.fixed).any(-1), first, steps + 1)
+
+    def asks(self, state: State, masked: Tensor, due: Tensor) -> Tensor:
+        # A full row is its own draft, but where visible positions are drafted, too.
+        return due & masked.any(-1) if self.config.draft_positions == "masked" else due
 
     def wants(self, state: State, masked: Tensor, due: Tensor, reach: Tensor) -> Wants:
         drafting, looping = (due & (state.inner == 0))[:, None], (state.inner > 0)[:, None]
@@ -85,7 +92,7 @@ class ProsecoCorrector(Correcting):
             draft=draft,
             inner=torch.where(commits, 0, state.inner + 1),
             replace=(~drafting & commits)[:, None].expand_as(view.masked),
-            urgency=probability,
+            urgency=view.sampled_probability if self.config.inner == "sample" else view.best_odds,
         )
 
     def is_sure(self, view: View) -> Tensor:
@@ -109,7 +116,7 @@ class ProsecoCorrector(Correcting):
         change = self.region(state, reach) & (word != state.draft)
         if self.config.inner == "top_k":
             budget = torch.full_like(state.tick, self.config.inner_top_k)
-            change = select.best(view.log_best, change, budget)
+            change = select.best(view.best_odds, change, budget)
         return change, word, torch.where(change, probability, view.current)
 
     def settled(self, state: State, draft: Tensor, digest: Tensor) -> Tensor:

@@ -97,7 +97,8 @@ class Remdm(Correcting):
             score = (-state.confidence.double()).masked_fill(~visible, -1e9)
             sigma = sigma * torch.softmax(score, dim=-1)
         u = noise.uniform(state.keys, state.tick, 0, visible.shape[1], Stream.REMASK)
-        return verdict(state, remask=visible & (u < sigma) & due[:, None], urgency=1 - state.confidence)
+        # Of several that a limit does not let through, those go first that the draw chose most clearly.
+        return verdict(state, remask=visible & (u < sigma) & due[:, None], urgency=-u / sigma)
 
 
 class RemdmLoop(Remdm):

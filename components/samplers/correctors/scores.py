@@ -8,6 +8,9 @@
     quality   a trained head (PRISM, arXiv 2510.01384; BackPlay, arXiv 2601.06428)
     random    the control
 
+Compared are log-odds where a score is a probability, and float64: in float32 a probability above 1 - 6e-8 is 1, and of the
+tokens of a sharp network the leftmost would be the worst.
+
 Visible rows are raw: under carry-over parametrisation they would be one-hot, and every score of them 1.
 A network that was never trained at visible positions gives them all the same; whether they rank errors is
 then to be measured, not assumed.
@@ -15,7 +18,9 @@ then to be measured, not assumed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +28,7 @@ from torch import Tensor
 from components.diffusion import noise
 from components.diffusion.noise import Stream
 from components.samplers.owners import Start
-from components.samplers.state import Field, State
+from components.samplers.state import Field, State, Written
 from components.samplers.view import View
 
 Fields = dict[str, Tensor]
@@ -31,19 +36,26 @@ Fields = dict[str, Tensor]
 
 
 def commit(state: State, view: View, fields: Fields) -> Tensor:
-    return state.confidence
+    return state["commit_odds"]
 
 
 def visible(state: State, view: View, fields: Fields) -> Tensor:
-    return view.current
+    return view.current_odds
 
 
 def mean(state: State, view: View, fields: Fields) -> Tensor:
-    return fields["score_sum"] / fields["score_count"].clamp(min=1)
+    """Log-odds of the mean, of both sums, because either may be far below the other's last bit."""
+    return fields["score_sum"].log() - fields["doubt_sum"].log()
 
 
 def drop(state: State, view: View, fields: Fields) -> Tensor:
-    return view.current - state.confidence
+    return difference(view.current_odds.double(), state["commit_odds"].double())
+
+
+def difference(now: Tensor, then: Tensor) -> Tensor:
+    """p now - p then, of log-odds; where both are large, of 1 - p."""
+    gain = torch.sigmoid(now) - torch.sigmoid(then)
+    return torch.where(now + then > 0, torch.sigmoid(-then) - torch.sigmoid(-now), gain)
 
 
 def loo(state: State, view: View, fields: Fields) -> Tensor:
@@ -55,43 +67,79 @@ def quality(state: State, view: View, fields: Fields) -> Tensor:
 
 
 def random(state: State, view: View, fields: Fields) -> Tensor:
-    return noise.uniform(state.keys, state.tick, 0, view.masked.shape[1], Stream.CONTROL).float()
+    return noise.uniform(state.keys, state.tick, 0, view.masked.shape[1], Stream.CONTROL)
 
 
-SCORES: dict[str, Callable[[State, View, Fields], Tensor]] = {
-    "commit": commit,
-    "visible": visible,
-    "mean": mean,
-    "drop": drop,
-    "loo": loo,
-    "quality": quality,
-    "random": random,
+@dataclass(frozen=True)
+class Score:
+    """How a score is measured, and what it needs for it."""
+
+    measure: Callable[[State, View, Fields], Tensor]
+    """[R, L], larger is better."""
+    log_odds: bool = False
+    """It is given as the log-odds of a probability."""
+    reads: frozenset[str] = frozenset()
+    """Log-odds of the view."""
+
+
+NOW, THEN = frozenset({"current_odds"}), frozenset({"log_odds"})
+SCORES: dict[str, Score] = {
+    "commit": Score(commit, log_odds=True, reads=THEN),
+    "visible": Score(visible, log_odds=True, reads=NOW),
+    "mean": Score(mean, log_odds=True, reads=NOW),
+    "drop": Score(drop, reads=NOW | THEN),
+    "loo": Score(loo, log_odds=True),
+    "quality": Score(quality),
+    "random": Score(random),
 }
-READS_CURRENT = frozenset({"visible", "mean", "drop"})
-"""Scores that read the raw rows at visible positions."""
 
 
 class Scored:
     """A score with its running fields."""
 
     def __init__(self, name: str):
-        self.name = name
-        self.reads_current = name in READS_CURRENT
+        self.name, self.score = name, SCORES[name]
+        self.reads = self.score.reads
         self.heads = ("quality",) if name == "quality" else ()
         self.reads_left_out = name == "loo"
 
+    @property
+    def reads_current(self) -> bool:
+        """It reads the raw rows at visible positions."""
+        return self.reads >= NOW
+
     def begin(self, start: Start) -> dict[str, Field]:
         """The running fields at the start."""
-        if self.name != "mean":
-            return {}
-        zeros = torch.zeros(start.masked.shape, device=start.masked.device)
-        return {"score_sum": Field(zeros, reset=0.0), "score_count": Field(zeros, reset=0.0)}
+        fields = begin_commit(start) if self.reads >= THEN else {}
+        if self.name == "mean":
+            zeros = torch.zeros(start.masked.shape, dtype=torch.float64, device=start.masked.device)
+            fields |= {name: Field(zeros, reset=0.0) for name in ("score_sum", "doubt_sum")}
+        return fields
+
+    def update(self, state: State, written: Written, view: View) -> Fields:
+        """The running fields after a write."""
+        return update_commit(state, written, view) if self.reads >= THEN else {}
 
     def measure(self, state: State, view: View) -> tuple[Tensor, Fields]:
-        """(score [R, L], running fields), from an answer to rows that were called."""
+        """(score [R, L] float64, running fields), from an answer to rows that were called."""
         fields: Fields = {}
         if self.name == "mean":
-            seen = (~view.masked & ~state.fixed & view.called[:, None]).float()
-            fields["score_sum"] = state["score_sum"] + seen * view.current
-            fields["score_count"] = state["score_count"] + seen
-        return SCORES[self.name](state, view, fields), fields
+            seen = ~view.masked & ~state.fixed & view.called[:, None]
+            now = view.current_odds.double()
+            fields["score_sum"] = state["score_sum"] + torch.sigmoid(now) * seen
+            fields["doubt_sum"] = state["doubt_sum"] + torch.sigmoid(-now) * seen
+        return self.score.measure(state, view, fields).double(), fields
+
+    def error(self, score: Tensor) -> Tensor:
+        """1 - the score on its own scale, of a measured one."""
+        return torch.sigmoid(-score) if self.score.log_odds else 1 - score
+
+
+def begin_commit(start: Start) -> dict[str, Field]:
+    """``commit_odds`` [R, L]: log-odds of each token when it was drawn; of what was not drawn but given, it is sure."""
+    return {"commit_odds": Field(torch.full(start.masked.shape, math.inf, device=start.masked.device), reset=math.inf)}
+
+
+def update_commit(state: State, written: Written, view: View) -> Fields:
+    """``commit_odds`` after a write."""
+    return {"commit_odds": torch.where(written.revealed, view.log_odds, state["commit_odds"])}

@@ -64,12 +64,12 @@ class TokenEdit(Correcting):
             "canvas_hashes": torch.where(at & full[:, None], digest[:, None], hashes),
         }
         if self.config.action == "remask":
-            return verdict(state, remask=wrong, urgency=view.log_best, fields=fields)
+            return verdict(state, remask=wrong, urgency=view.best_odds, fields=fields)
         return verdict(
             state,
             replace=wrong,
             replacement=view.best,
             probability=view.log_best.exp(),
-            urgency=view.log_best,
+            urgency=view.best_odds,
             fields=fields,
         )

@@ -11,6 +11,10 @@ blurred average would be fed exactly where p knows nothing. Only the k best toke
 [R, L, V] is never stored. beta = infinity is hard decoding. The soft share fades over the ticks, to (1/T)^fade at the last of
 T; the corrector's passes see hard drafts, and a likelihood never sees either.
 
+A mask keeps p of the call that its tick was drawn from. With ProSeCo's corrector that is the loop's last pass, which said
+it of a full draft: Algorithm 3 puts those logits in the place of the predictor's, and soft masks feed back what the last
+step said. (A network trained on soft masks met the predictor's p there.)
+
 Departure: the papers mix at every position of their kind; here the distribution is the one stored at the
 commit, because the current output at a written position is unsupervised in a mask-only network.
 """

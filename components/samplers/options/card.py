@@ -6,6 +6,7 @@ A part's options class answers them, and nothing else knows: no list of names, n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from components.errors import Problem
@@ -107,10 +108,27 @@ class CorrectorOptions(Part):
 
     refills: ClassVar[bool] = False
     """As many more are revealed as it masks, in the same tick."""
+    paced_by: ClassVar[str] = "name"
+    """The option that says at which ticks it acts,"""
+    remedy: ClassVar[str] = "raise steps, or use corrector.name=none"
+    """and what to do where that is at none."""
 
-    def never_runs(self, sampler: Whole, length: int) -> Iterator[Problem]:
-        """Why it would change nothing in any row of this length, where that is known ahead."""
-        yield from ()
+    def window(self, ticks: int, most: int) -> tuple[int, int]:
+        """(first, last) tick at which it may change something, of rows that are given ``ticks`` and have ``most`` of them
+        at most before they are full; the last is before the first where there is none."""
+        return 1, most
+
+    def never_runs(self, ticks: int, most: int) -> Iterator[Problem]:
+        """Why it would change nothing in any such row."""
+        first, last = self.window(ticks, most)
+        if first > last:
+            rule = f"the corrector would never run: its first tick is {first} of {last}"
+            yield Problem(f"corrector.{self.paced_by}", asdict(self).get(self.paced_by, self.name), rule, self.remedy)
+
+    def fits(self, sampler: Whole) -> Iterator[Problem]:
+        yield from super().fits(sampler)
+        if sampler.steps and not sampler.schedule.ends_itself():
+            yield from self.never_runs(sampler.steps, sampler.steps)
 
     def may_skip(self) -> bool:
         """It may find at a tick that its passes are not needed, and then draws from the first answer."""

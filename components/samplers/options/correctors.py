@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -32,6 +33,8 @@ class ProsecoCorrectorConfig(CorrectorOptions):
     name: ClassVar[str] = "proseco"
     code: ClassVar[str] = f"{HERE}.proseco:ProsecoCorrector"
     paper: ClassVar[str] = papers.PROSECO
+    paced_by: ClassVar[str] = "every"
+    remedy: ClassVar[str] = "raise steps, or lower corrector.every or corrector.start"
 
     every: Count = 1
     """omega: the loop runs at ticks that this divides."""
@@ -63,23 +66,8 @@ class ProsecoCorrectorConfig(CorrectorOptions):
     def reads_drafts(self) -> bool:
         return self.draft_positions == "all"
 
-    def fits(self, sampler: Whole) -> Iterator[Problem]:
-        yield from super().fits(sampler)
-        if sampler.steps and not sampler.schedule.ends_itself() and self.first() > sampler.steps:
-            yield self.too_late(sampler.steps)
-
-    def never_runs(self, sampler: Whole, length: int) -> Iterator[Problem]:
-        most = sampler.schedule.most_ticks(sampler.ticks(length), length)
-        if self.first() > most:
-            yield self.too_late(most)
-
-    def first(self) -> int:
-        """The first tick at which the loop runs."""
-        return -(-max(self.start, self.every) // self.every) * self.every
-
-    def too_late(self, ticks: int) -> Problem:
-        rule = f"the corrector would never run: its first tick is {self.first()} of {ticks}"
-        return Problem("corrector.every", self.every, rule, "raise steps, or lower corrector.every or corrector.start")
+    def window(self, ticks: int, most: int) -> tuple[int, int]:
+        return -(-max(self.start, self.every) // self.every) * self.every, most
 
 
 @options
@@ -139,15 +127,21 @@ class PrismConfig(ScoredOptions, SwapOptions):
     name: ClassVar[str] = "prism"
     code: ClassVar[str] = f"{HERE}.prism:Prism"
     paper: ClassVar[str] = papers.PRISM
+    paced_by: ClassVar[str] = "start"
+    remedy: ClassVar[str] = "lower corrector.start, raise corrector.stop, or raise steps"
 
     num_remasked: Count = 1
     """Tokens a tick; with ``eta`` above 0 their number is binomial instead."""
     eta: Share = 0.0
     """Remask Binomial(visible, min(eta, sigma_max)) tokens a tick."""
     start: Share = 0.5
-    """Where the window of ticks begins, as a share of all."""
+    """Where the window of ticks begins, as a share of all that a row has before it is full."""
     stop: Share = 1.0
     """Where it ends."""
+
+    def window(self, ticks: int, most: int) -> tuple[int, int]:
+        # At the last tick nothing is left to make up for what would be masked.
+        return math.floor(self.start * most) + 1, min(math.floor(self.stop * most), most - 1)
 
     def fits(self, sampler: Whole) -> Iterator[Problem]:
         yield from super().fits(sampler)
@@ -162,6 +156,8 @@ class DscConfig(ScoredOptions):
     name: ClassVar[str] = "dsc"
     code: ClassVar[str] = f"{HERE}.dsc:Dsc"
     paper: ClassVar[str] = papers.DSC
+    paced_by: ClassVar[str] = "every"
+    remedy: ClassVar[str] = "lower corrector.every, or raise steps"
 
     threshold: float = 0.5
     """tau: remask tokens whose error, 1 - quality, is larger; below 0 all, above 1 none."""
@@ -171,6 +167,9 @@ class DscConfig(ScoredOptions):
     """d: ticks between corrections."""
     queue: Count = 8
     """|H|: the last so many remasked positions are not remasked again."""
+
+    def window(self, ticks: int, most: int) -> tuple[int, int]:
+        return self.every, min(most, ticks - 1)  # what the last tick masked would be filled in one call
 
     def fits(self, sampler: Whole) -> Iterator[Problem]:
         yield from super().fits(sampler)
@@ -184,10 +183,16 @@ class DscConfig(ScoredOptions):
 class Phased(SwapOptions):
     """What swapping correctors with phases share."""
 
+    paced_by: ClassVar[str] = "starts"
+    remedy: ClassVar[str] = "lower the first of corrector.starts, or raise steps"
+
     starts: Shares = (0.4, 0.6, 0.8)
-    """Shares of the ticks at which a phase begins."""
+    """Shares of the ticks that a row has at which a phase begins."""
     shares: Shares = (0.25, 0.125, 0.0625)
     """Swaps of each phase, as a share of the mean number of reveals a tick; at least 1."""
+
+    def window(self, ticks: int, most: int) -> tuple[int, int]:
+        return math.floor(self.starts[0] * most) + 1, most - 1
 
     def fits(self, sampler: Whole) -> Iterator[Problem]:
         yield from super().fits(sampler)
@@ -286,15 +291,6 @@ class TokenEditConfig(CorrectorOptions):
 CORRECTORS: Family[CorrectorOptions] = Family(
     "corrector",
     CorrectorOptions,
-    NoCorrectorConfig,
-    ProsecoCorrectorConfig,
-    RemdmConfig,
-    RemdmLoopConfig,
-    PrismConfig,
-    DscConfig,
-    FreeCorrectionConfig,
-    RandomSwapConfig,
-    MaskPredictConfig,
-    SmartConfig,
-    TokenEditConfig,
-)
+    NoCorrectorConfig, ProsecoCorrectorConfig, RemdmConfig, RemdmLoopConfig, PrismConfig, DscConfig, FreeCorrectionConfig,
+    RandomSwapConfig, MaskPredictConfig, SmartConfig, TokenEditConfig,
+)  # fmt: skip

@@ -28,6 +28,9 @@ class Schedule(Owner, Protocol):
     def times(self, steps: int, device: torch.device) -> Tensor:
         """The grid [T + 1] from 1 down, float64."""
 
+    def num_ticks(self, num_masks: Tensor, steps: int) -> Tensor:
+        """[R]: ticks that rows with so many masks have before they are full, where that is known ahead; else T."""
+
     def enter(self, state: State, window: Tensor, steps: int, num_blocks: Tensor) -> Mapping[str, Tensor]:
         """New values of its fields in rows that begin a block."""
 
@@ -70,6 +73,9 @@ class Base:
 
     def times(self, steps: int, device: torch.device) -> Tensor:
         return 1 - torch.arange(steps + 1, dtype=torch.float64, device=device) / steps
+
+    def num_ticks(self, num_masks: Tensor, steps: int) -> Tensor:
+        return torch.full_like(num_masks, steps)
 
     def begin(self, start: Start) -> dict[str, Field]:
         return {}

@@ -22,6 +22,9 @@ class FixedCount(Base):
     def __init__(self, config: FixedCountConfig, corrector: Corrector, extras: Extras):
         self.per_call = config.per_call
 
+    def num_ticks(self, num_masks: Tensor, steps: int) -> Tensor:
+        return num_masks.clamp(max=steps) if not self.per_call else super().num_ticks(num_masks, steps)
+
     def begin(self, start: Start) -> dict[str, Field]:
         zeros = torch.zeros_like(start.keys[:, 0])
         return {"even": Field(zeros), "remainder": Field(zeros), "since": Field(zeros)}
