@@ -21,7 +21,7 @@ from components.data.corpora import CORPORA
 from components.data.corpora.config import SourceOptions
 from components.errors import DataError, SamplingError
 from components.models.device import resolve
-from components.models.weights import read_info
+from components.models.weights import read_info, row_length
 from components.options import parse
 from components.samplers import SamplerConfig, preset
 from components.samplers.contract import Row, Sample
@@ -111,7 +111,7 @@ def sample(
         judging: what a search's reward may need.
         options: what the preset should have otherwise, e.g. ``steps=6``; see ``preset``.
     Raises:
-        ConfigError: an option is wrong.
+        ConfigError: an option is wrong, or the model has fewer positions.
         SamplingError: the model was not trained for the sampler.
         DataError: a prompt leaves no room.
     """
@@ -143,7 +143,7 @@ def ask(
     Raises:
         DataError: a prompt leaves no room, or holds what the vocabulary has not.
     """
-    length, mask_id = length or int(model.info["length"]), model.tokenizer.mask_id
+    length, mask_id = row_length(model.info, length), model.tokenizer.mask_id
     pieces = {p: read_tokens(model.tokenizer, tuple(template) or (p,)) for p in prompts}
     before: Counter[tuple[int, ...]] = Counter()
     asked = []

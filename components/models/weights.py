@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.errors import ConfigError, ModelError
+from components.errors import ConfigError, ModelError, Problem
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.device import Placement
 from components.models.transformer import Transformer
 from components.options import parse
+from components.outside import MAX_LENGTH
 from components.store.artifact import read_manifest
 from components.store.cache import local
 from components.store.content import digest
@@ -202,6 +203,19 @@ def read_info(folder: Path) -> dict[str, Any]:
     if lost:
         raise ModelError(f"{config_path} has no {lost[0]}, a whole number from 1. Export the model again.")
     return raw
+
+
+def row_length(info: Mapping[str, Any], asked: int) -> int:
+    """Positions of a row for a model with this config.json: those that are asked for, or with 0 those that it was trained on.
+
+    Raises:
+        ConfigError: it can not have so many.
+    """
+    wanted, most = asked or int(info["length"]), int(info.get("num_positions", 0)) or MAX_LENGTH
+    if not 1 <= wanted <= most:
+        rule = f"in [1, {most}], the positions that the model may have"
+        raise ConfigError([Problem("length", wanted, rule, f"leave it out for {info['length']}, or use another model")])
+    return wanted
 
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from cluster.config import RuntimeConfig
 from components.data.prompts import PromptsConfig, Wanted
 from components.errors import ConfigError, CorruptArtifact, ModelError, StoreError
-from components.models.weights import MODEL_FILES, read_info, version_of
+from components.models.weights import MODEL_FILES, read_info, row_length, version_of
 from components.samplers import SamplerConfig
 from components.samplers.needs import check_needs
 from components.scorers.config import ScorerOptions, reads_model
@@ -89,7 +89,7 @@ def read_file(prompts: PromptsConfig, wanted: Wanted, model: Given, length: int)
     """The stage that reads a user's file for a model. Raises DataError where there is no such file."""
     info = read_info(model.place)
     classes, values = int(info.get("num_classes", 0)), bool(info.get("value_range"))
-    config = PromptsSpec(prompts, wanted, length or int(info["length"]), classes, values, prompts.content())
+    config = PromptsSpec(prompts, wanted, row_length(info, length), classes, values, prompts.content())
     name = os.path.basename(prompts.path.rstrip("/"))
     return stage_of("prompts", f"prompts/{name}", config, {"model": model})
 
@@ -115,7 +115,7 @@ def sampling(
         ModelError: the folder is no model.
         SamplingError: the model lacks what the sampler needs.
         DataError: there are no prompts.
-        ConfigError: a scorer needs what a command cannot give.
+        ConfigError: a scorer needs what a command cannot give, or the model has fewer positions.
     """
     given = given_model(model)
     info = read_info(model)
@@ -125,7 +125,7 @@ def sampling(
     if prompts is not None:
         inputs["prompts"] = read_file(prompts, "prompts", given, length)
     dtype = runtime.dtype_of(info.get("trained_precision", "fp32"))
-    config = GenerateSpec(sampler, generate, length or int(info["length"]), None, scorers, dtype)
+    config = GenerateSpec(sampler, generate, row_length(info, length), None, scorers, dtype)
     return stage_of("generate", f"generate/{sampler.preset}", config, inputs)
 
 

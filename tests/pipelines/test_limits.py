@@ -6,11 +6,14 @@ import json
 
 import pytest
 
+from components.api import load, sample
 from components.data.tokenizer import load_tokenizer
 from components.errors import ConfigError
 from components.models import device
+from components.models.weights import row_length
 from components.options import MAX_WHOLE
 from components.outside import MAX_BYTES, MAX_LENGTH, MAX_ROWS, MAX_SHARDS
+from components.samplers import preset
 from components.store.artifact import MANIFEST, write_manifest
 from components.store.samples import receipt_file, shard_file
 from pipelines import commands as made_by
@@ -18,8 +21,9 @@ from pipelines import needs
 from pipelines.config.load import load_run
 from pipelines.config.schema import GenerateConfig
 from pipelines.diagnose import diagnose_model, require_tokenizer
+from pipelines.workflows import one_stage
 from tests.chaos.harness import RUN
-from tests.components.test_export import exported
+from tests.components.test_export import MODELS, exported
 from tests.fuzz import commands
 from tests.hostile import manifest, refused
 
@@ -37,7 +41,7 @@ WRONG = {
     "train.base.steps": [0, -1, TOO_LARGE, 10**21],
     "train.base.batch_rows": [0, -1, 2**24 + 1],
     "train.base.seed": [-1, 10**23, 2**63],
-    "train.base.optimizer.lr": [0, -1, 1.5, 1e300],
+    "train.base.optimizer.lr": [0, -1, 1001, 1e300],
     "train.base.optimizer.eps": [0, 1e300],
     "train.base.optimizer.weight_decay": [-1, 1e300, 4000],
     "train.base.optimizer.clip": [-1],
@@ -89,7 +93,7 @@ def test_a_value_that_no_run_means_is_refused_by_its_path(path, value, run):
 
 
 BOUNDS = [
-    "model.num_classes=2147483647", "train.base.optimizer.lr=1", "train.base.optimizer.weight_decay=3000", "train.base.steps=2147483647",
+    "model.num_classes=2147483647", "train.base.optimizer.lr=1000", "train.base.optimizer.weight_decay=3000", "train.base.steps=2147483647",
     "corpora.latin.source.num_documents=1", "corpora.latin.max_bad_share=0", "corpora.latin.max_bad_share=1", "generate.seeds=[9223372036854775807]",
     "generate.num_traced=0", "generate.lanes=65536", "samplers.mdlm.steps=[1048576]", "samplers.mdlm.steps=[0]", "rows.pieces=65536",
     "tokenizer.vocab_size=16777216", "model.norm_eps=1", "model.rope_theta=1e12", "corpora.latin.weight=1e9",
@@ -217,3 +221,19 @@ def test_rows_of_another_tokenizer_are_not_diagnosed(tmp_path):
     require_tokenizer(rows, words)
     file.write_bytes(raw.replace(b'"1": 4', b'"1": 5').replace(b'"2": 5', b'"2": 4'))
     assert "is of the tokenizer 1111111111111111" in refused(lambda: diagnose_model(tmp_path / "model", rows, 1, 8, ""))
+
+
+@pytest.mark.parametrize(("shape", "most"), [("grid", 9), ("plain", MAX_LENGTH)])
+def test_a_row_has_no_more_positions_than_the_model(shape, most, tmp_path):
+    folder = tmp_path / "model"
+    exported(folder, MODELS[shape])
+    model = load(folder)
+    assert [len(s.sample.tokens) for n in (0, 3, 9) for s in sample(model, length=n, steps=2)] == [9, 3, 9]
+    assert row_length(model.info, most) == most
+    for length in (most + 1, -1):
+        for use in (
+            lambda length=length: sample(model, length=length),
+            lambda length=length: one_stage.sampling(folder, preset("mdlm"), GenerateConfig(), length=length),
+        ):
+            with pytest.raises(ConfigError, match=f"length = {length}(.|\n)*in \\[1, {most}\\], the positions"):
+                use()
