@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import RuntimeConfig
-from cluster.environment import QUIET, prepare
+from cluster.environment import OOM_TRIES, QUIET, prepare
 from components.store.lease import highest
 from tests.cluster.stranger import ROUTES, Up, ask_replica, listening, loose, of, own_address, post, try_everywhere
 from tests.components.test_export import exported
@@ -254,6 +254,8 @@ def test_what_was_set_for_one_cluster_is_put_back(monkeypatch):
     assert SWITCH not in os.environ
     joined = prepare(RuntimeConfig(address="192.0.2.1:6379"))
     assert joined.token is None
+    assert dict(os.environ) == before | {OOM_TRIES: "2"}, "of this process alone, which has the tasks that it sends there tried again"
+    joined.close()
     assert dict(os.environ) == before
     on_loopback = prepare(RuntimeConfig(address="127.0.0.1:6379"))
     assert on_loopback.token is None
