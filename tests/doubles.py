@@ -61,6 +61,13 @@ def job(folder: Path, rows: Path, micro_batch: int = 2, **changes) -> Job:
     )
 
 
+def diverging() -> OptimizerConfig:
+    """Beyond what a run may say: weights are infinite after one step."""
+    made = OptimizerConfig(clip=0, warmup_steps=0)
+    object.__setattr__(made, "lr", 1e30)
+    return made
+
+
 class MemoryTracker:
     """A tracker that keeps everything in lists."""
 

@@ -96,16 +96,13 @@ def test_a_task_whose_process_dies_is_done_again(cluster, tmp_path):
 def test_a_rank_that_stops_on_purpose_ends_the_training_with_its_message(cluster, tmp_path):
     from cluster.cluster import TrainLaunch
     from components.errors import NonFiniteLoss
-    from components.training.config import OptimizerConfig
-    from tests.doubles import TINY, job, token_rows
+    from tests.doubles import TINY, diverging, job, token_rows
 
     runtime = RuntimeConfig(address=cluster.address, workers=2, zero_stage=1)
-    diverging = job(
-        tmp_path, token_rows(tmp_path / "rows"), 4, optimizer=OptimizerConfig(lr=1e30, clip=0, warmup_steps=0)
-    )
+    ruined = job(tmp_path, token_rows(tmp_path / "rows"), 4, optimizer=diverging())
     joined = open_cluster(runtime)
     try:
-        launch = TrainLaunch(job=diverging, model=TINY, init=None, runtime=runtime)
+        launch = TrainLaunch(job=ruined, model=TINY, init=None, runtime=runtime)
         with pytest.raises(NonFiniteLoss, match="Lower optimizer.lr"):
             joined.train(launch)
     finally:

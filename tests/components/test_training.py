@@ -24,7 +24,7 @@ from components.training.config import OptimizerConfig, TrainConfig
 from components.training.engine import TorchEngine
 from components.training.loop import fit, learning_rate
 from components.training.meter import Meter
-from tests.doubles import LENGTH, PAD, TINY, VOCAB, MemoryTracker, job, token_rows
+from tests.doubles import LENGTH, PAD, TINY, VOCAB, MemoryTracker, diverging, job, token_rows
 from tests.learning import CONFIGS, likes_even
 
 CPU = torch.device("cpu")
@@ -181,7 +181,7 @@ def test_a_gradient_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     rows = token_rows(tmp_path / "rows")
     train(tmp_path / "a", rows, steps=3)
     with pytest.raises(NonFiniteLoss, match="Lower optimizer.lr"):
-        train(tmp_path / "a", rows, optimizer=OptimizerConfig(lr=1e30, clip=0, warmup_steps=0), steps=9)
+        train(tmp_path / "a", rows, optimizer=diverging(), steps=9)
     assert checkpoint.latest(tmp_path / "a" / "checkpoints").name == "step-00000003"
 
 
