@@ -11,7 +11,8 @@ import torch
 from components.data.tokenizer import load_tokenizer
 from components.errors import ConfigError, Problem, StoreError
 from components.models.exchange.export import write_export
-from components.models.exchange.foreign import FORMATS, read_all, read_foreign
+from components.models.exchange.foreign import read_all, read_foreign
+from components.models.exchange.formats import FORMATS
 from components.outside import MAX_LENGTH
 from components.store.files import children
 

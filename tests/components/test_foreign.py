@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from components.errors import ModelError
-from components.models.exchange.foreign import FORMATS, read_foreign
+from components.models.exchange.foreign import read_foreign
+from components.models.exchange.formats import FORMATS
 
 VOCAB, DIM = 40, 32
 
