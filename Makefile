@@ -48,7 +48,7 @@ chaos: setup
 soak: setup
 	$(BIN)/python -m tests.chaos.soak --folder runs/soak
 
-# At least 20,000 cases over everything that reads what comes from outside; about ten minutes on one core. `make test` runs
+# At least 20,000 cases over everything that reads what comes from outside; about ten minutes on one core of its own. `make test` runs
 # a few dozen of each.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz
