@@ -97,11 +97,17 @@ def test_first_hitting_reveals_as_many_a_call_as_asked():
         assert {s.calls for s in run(oracle, config, rows_of(oracle, 9)).values()} == {calls}
 
 
-@pytest.mark.parametrize("inputs", [MixtureConfig(top_k=2, fade=2.0), SoftMaskConfig(top_k=2, fade=2.0)])
+@pytest.mark.parametrize(
+    "inputs", [MixtureConfig(beta=0.5, top_k=2, fade=2.0), SoftMaskConfig(beta=0.5, top_k=2, fade=2.0)]
+)
 def test_softness_fades_by_its_power_and_is_shared_by_the_best(inputs):
-    """After k of 4 ticks the stored share times (1 - k / 4)^2; two tokens kept of four, as 2 : 1."""
+    """After k of 4 ticks the stored share times (1 - k / 4)^2; two tokens kept of four, as 2 : 1, which have all of it: H, or
+    1 - H at masks, over beta + 1."""
     logits = torch.tensor([0.4, 0.2, 0.2, 0.2, 0.0]).log().expand(4, -1).clone()
     logits[:, 1:4] = torch.tensor([0.2, 0.19, 0.19]).log()
+    p = torch.softmax(logits[0, :MASK].double(), -1)
+    uncertainty = -float((p * p.log()).sum()) / math.log(MASK)
+    share = (uncertainty if isinstance(inputs, MixtureConfig) else 1 - uncertainty) / 1.5
     seen = []
 
     class Soft(Says):
@@ -116,6 +122,7 @@ def test_softness_fades_by_its_power_and_is_shared_by_the_best(inputs):
         k = int(before.tick[0]) - 1
         assert torch.allclose(weights[..., 1:], stored * (1 - k / 4) ** 2)
         kept = stored.sum(-1) > 0
+        assert torch.allclose(stored.sum(-1)[kept], torch.tensor(share), rtol=1e-4)
         assert torch.allclose(stored[..., 0][kept], 2 * stored[..., 1][kept], rtol=1e-4)
         assert bool((ids[..., 1:][kept] == torch.tensor([0, 1])).all())
 
