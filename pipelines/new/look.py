@@ -45,6 +45,8 @@ class Field:
     low: float
     """Of texts the shortest, of numbers the smallest."""
     high: float
+    written: bool = True
+    """All values are texts, which numbers may be, too."""
 
     def __str__(self) -> str:
         spans = {"text": f"text of {self.low:.0f} to {self.high:.0f} characters", "number": f"numbers from {self.low:g} to {self.high:g}"}
@@ -133,10 +135,10 @@ def fields_of(records: Iterator[Record]) -> list[Field]:
 def field_of(name: str, values: list[Any]) -> Field:
     numbers = [n for v in values if (n := number(v)) is not None]
     if values and len(numbers) == len(values):
-        return Field(name, "number", min(numbers), max(numbers))
+        return Field(name, "number", min(numbers), max(numbers), all(isinstance(v, str) for v in values))
     if values and all(isinstance(v, str) for v in values):
         return Field(name, "text", min(map(len, values)), max(map(len, values)))
-    return Field(name, "other", 0, 0)
+    return Field(name, "other", 0, 0, False)
 
 
 def number(value: Any) -> float | None:
@@ -153,9 +155,9 @@ def chosen(fields: Sequence[Field], asked: Mapping[str, str]) -> dict[str, str]:
     for option, name in asked.items():
         if option.endswith("_field") and name and name not in names:
             raise ConfigError(f"There is no field {name!r} for {option}; there are {', '.join(map(str, fields))}.")
-    texts = [f for f in fields if f.kind == "text"]
-    prompt = asked.get("prompt_field", "") or next((n for n in PROMPTS if n in names and names[n].kind == "text"), "")
-    rest = sorted((f for f in texts if f.name != prompt), key=lambda f: -f.high)
+    texts = [f for f in fields if f.written]
+    prompt = asked.get("prompt_field", "") or next((n for n in PROMPTS if n in names and names[n].written), "")
+    rest = sorted((f for f in texts if f.name != prompt), key=lambda f: (f.kind != "text", -f.high))
     text = asked.get("text_field", "") or next((n for n in TEXTS if n in {f.name for f in rest}), rest[0].name if rest else "")
     if not text:
         raise ConfigError(f"Which field is the text? There are {', '.join(map(str, fields))}. Give --text-field.")
