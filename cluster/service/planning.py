@@ -17,6 +17,7 @@ import torch
 from components.data.tokenizer import Tokenizer
 from components.models.config import ModelConfig
 from components.models.transformer import Transformer
+from components.options import parse
 from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras
 from components.samplers.sampler import build_sampler
@@ -48,9 +49,8 @@ class Planner:
         """The shapes of what parts need besides the network."""
         names = {f.name for f in dataclasses.fields(ModelConfig)}
         with torch.device("meta"):
-            network = Transformer(
-                ModelConfig(**{k: v for k, v in self.info.items() if k in names}), self.info["vocab_size"]
-            )
+            config = parse(ModelConfig, {k: v for k, v in self.info.items() if k in names})
+            network = Transformer(config, self.info["vocab_size"])
             return extras_of(network)
 
     def _plan(self, sampler: SamplerConfig, length: int, max_calls: int) -> Plan:
