@@ -29,7 +29,12 @@ def links_in(folder: Path) -> Iterator[Path]:
 
 
 def lead(link: Path, place: Path) -> None:
-    """Make a link, or have it lead elsewhere: readers see the old place or the new one. A root can be moved with it."""
+    """Make a link, or have it lead elsewhere: readers see the old place or the new one. A root can be moved with it.
+
+    What stands there and is no link, as in a root that was copied, is left as it is.
+    """
+    if link.exists() and not link.is_symlink():
+        return
     link.parent.mkdir(parents=True, exist_ok=True)
     private = link.with_name(f".{link.name}.{os.getpid()}")
     with suppress(FileNotFoundError):

@@ -255,7 +255,7 @@ def test_a_report_says_the_digests_that_it_drew(made):
     _, root = made
     (page,) = root.glob("report/*/report.html")
     drew = read_manifest(page.parent).drew
-    assert len(drew) == 6
+    assert len(drew) == 9
     (evaluated,) = root.glob("evaluate/*")
     assert drew["evaluate"] == read_manifest(evaluated).result
     assert all(digest in page.read_text() for digest in drew.values())

@@ -101,3 +101,8 @@ def test_links_follow_the_next_run(root):
     options = ["executor=local", "engine=torch", "workers=1", "jobs=1", "tracking_uri=none", f"root={root}"]
     proseco("run", root.parent / "tiny.yaml", "train.base.seed=1", *(f"runtime.{o}" for o in options))
     assert os.readlink(links / "base") != before
+    links.joinpath("base").unlink()
+    (links / "base").mkdir()
+    (links / "base" / "mine.txt").write_text("kept")
+    proseco("run", root.parent / "tiny.yaml", "train.base.seed=2", *(f"runtime.{o}" for o in options))
+    assert (links / "base" / "mine.txt").read_text() == "kept", "what is no link is not ours"
