@@ -33,13 +33,16 @@ def lead(link: Path, place: Path) -> None:
 
     What stands there and is no link, as in a root that was copied, is left as it is.
     """
+    target = os.path.relpath(place, link.parent)
+    if link.is_symlink() and os.readlink(link) == target:
+        return  # so that a root that is made and may not be written to needs nothing
     if link.exists() and not link.is_symlink():
         return
     link.parent.mkdir(parents=True, exist_ok=True)
     private = link.with_name(f".{link.name}.{os.getpid()}")
     with suppress(FileNotFoundError):
         private.unlink()
-    private.symlink_to(os.path.relpath(place, link.parent))
+    private.symlink_to(target)
     os.replace(private, link)
 
 

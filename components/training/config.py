@@ -22,7 +22,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerConfig:
     """AdamW. The defaults are MDLM's, but for the batch."""
 
-    lr: Annotated[float, Field(gt=0, le=1000)] = 3e-4
+    lr: Annotated[float, Field(gt=0, le=1e38)] = 3e-4
     """Learning rate after the warm-up."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay of the two moments."""

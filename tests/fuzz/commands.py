@@ -60,7 +60,7 @@ def lines(draw: st.DrawFn) -> list[str]:
     name = draw(st.sampled_from(sorted(commands())))
     found = name.split()
     for parameter in commands()[name].params:
-        if parameter.name == "delete" or draw(st.integers(0, 5)) not in (range(5) if parameter.required else [0]):
+        if parameter.name in ("delete", "follows") or draw(st.integers(0, 5)) not in (range(5) if parameter.required else [0]):
             continue
         if isinstance(parameter, click.Argument):
             fits = {"run": "run.yaml", "model": "model", "source": "source", "samples": "prompts.jsonl"}.get(parameter.name or "")

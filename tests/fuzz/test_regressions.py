@@ -121,7 +121,7 @@ PROMPTS = {
     "a misspelt field": ("p.jsonl", b'{"promt": "1"}', "no field 'prompt' or 'template' (it has promt)"),
     "unknown symbols": ("p.jsonl", b'{"prompt": "xyz"}', "symbols that the vocabulary has not"),
     "a name of a special token": ("p.jsonl", b'{"prompt": "[MASK]"}', "symbols that the vocabulary has not"),
-    "a label without classes": ("p.jsonl", b'{"prompt": "1", "label": 0}', "the model knows 0 classes"),
+    "a label without classes": ("p.jsonl", b'{"prompt": "1", "label": 0}', "the model knows neither classes nor values"),
     "an id that is a list": ("p.jsonl", b'{"prompt": "1", "id": []}', "id = []: it must be a text"),
     "a prompt as long as the row": ("p.jsonl", b'{"prompt": "123123123"}', "leaves none to write"),
     "half a character": ("p.jsonl", b'{"prompt": "1", "x": "\\ud800"}', "no Unicode text"),

@@ -136,13 +136,13 @@ def test_zero_equals_plain_torch(stage, plain, tmp_path):
         assert expected.keys() == found.keys()
         assert any(t.any() for key, t in expected.items() if key.startswith("exp_avg/")), f"{name} has no gradient"
         for key, value in expected.items():
-            assert torch.allclose(value, found[key], atol=2e-6), (name, key)
+            assert torch.allclose(value, found[key], atol=2e-5), (name, key)
     whole, half = weights(tmp_path / "whole"), weights(tmp_path / "half")
     assert all(torch.equal(whole[k], half[k]) for k in whole), "resuming at the same world size is not bit for bit"
     reference = weights(plain / "proseco")
     for name in ("from one", "checkpointed activations"):
         found = weights(tmp_path / name)
-        assert all(torch.allclose(reference[k], found[k], atol=2e-6) for k in reference), name
+        assert all(torch.allclose(reference[k], found[k], atol=2e-5) for k in reference), name
     low, start = weights(tmp_path / "bf16"), network().state_dict()
     assert all(torch.isfinite(t).all() for t in low.values())
     learned = {k: reference[k] - start[k.removeprefix("ema/")] for k in reference if k.startswith("ema/")}

@@ -107,7 +107,7 @@ BAD = {
     '{"promt": "1"}': "no field 'prompt' or 'template' (it has promt)",
     '{"prompt": 5}': "prompt = 5",
     '{"prompt": "1", "label": -1}': "label = -1",
-    '{"prompt": "1", "label": 0}': "label = 0: the model knows 0 classes",
+    '{"prompt": "1", "label": 0}': "label = 0: the model knows neither classes nor values",
     '{"prompt": "1", "template": ["2"]}': "both a prompt and a template",
     '{"template": [0]}': "template",
     '{"prompt": "9"}': "symbols that the vocabulary has not",

@@ -96,7 +96,7 @@ def test_five_hundred_documents_of_which_a_hundred_are_broken_in_twenty_ways(tmp
         text = [t for t in tokens if t != tokenizer.pad_id]
         assert tokens[len(text) :] == [tokenizer.pad_id] * (64 - len(text)), "padding stands at the end only"
         assert not {tokenizer.mask_id, tokenizer.end_id, tokenizer.unknown_id} & set(text)
-        assert tokenizer.decode(text) == GOOD[label % len(GOOD)]
+        assert tokenizer.decode(text) == GOOD[int(label) % len(GOOD)]
 
 
 @pytest.mark.parametrize("kind", ["characters", "symbols", "smiles", "bpe"])

@@ -54,7 +54,7 @@ def test_an_option_is_explained_by_its_path_or_the_end_of_it():
         return result.output if result.exit_code == 0 else f"exit {result.exit_code}: {result.output}"
 
     assert said("train.base.optimizer.lr") == said("optimizer.lr") == (
-        "train.NAME.optimizer.lr\n    number in (0, 1000]; default 0.0003\n    Learning rate after the warm-up.\n\n"
+        "train.NAME.optimizer.lr\n    number in (0, 1e+38]; default 0.0003\n    Learning rate after the warm-up.\n\n"
     )
     several = said("corpora.mine.source.path")
     assert all(f"    of {name}" in several for name in ("text", "jsonl", "csv", "parquet"))

@@ -40,10 +40,37 @@ def proseco(*arguments: object, code: int = 0) -> str:
 def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("handing")
     (folder / "tiny.yaml").write_text(RUN)
-    options = ["executor=local", "engine=torch", "workers=1", "jobs=1", "tracking_uri=none", f"root={folder / 'root'}"]
+    options = ["executor=local", "engine=torch", "workers=1", "jobs=1", f"root={folder / 'root'}"]
     said = proseco("run", folder / "tiny.yaml", *(f"runtime.{o}" for o in options))
     assert f"models: {folder / 'root/latest/tiny'}" in said
     return folder / "root"
+
+
+def test_mlflow_tells_at_the_workflow_what_it_came_to(root):
+    """The best sampler, its interval, calls and model with the digest of its data, from the parent run by MLflow's client."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("proseco").experiment_id
+    (parent,) = (r for r in client.search_runs([experiment]) if "mlflow.parentRunId" not in r.data.tags)
+    best = {k: v for k, v in parent.data.metrics.items() if k.startswith("best/")}
+    models = [client.get_logged_model(output.model_id) for output in parent.outputs.model_outputs]
+    model = next(m for m in models if m.name == parent.data.tags["best.model"])
+
+    results = json.loads(next(root.glob("evaluate/*/results.json")).read_text())
+    expected = max(results, key=lambda r: r["quality"])
+    assert best["best/valid"] == expected["quality"] == parent.data.metrics[f"{expected['sampler']}/{expected['steps']} steps/valid"]
+    assert best["best/valid low"] == expected["quality_low"] < best["best/valid high"] == expected["quality_high"]
+    assert (best["best/calls"], best["best/unique"]) == (expected["calls"], expected["unique"])
+    assert (parent.data.tags["best.sampler"], parent.data.tags["best.model"]) == (expected["sampler"], expected["model"])
+    assert expected["sampler"] in parent.data.tags["headline"]
+    (digest,) = (value for tag, value in model.tags.items() if tag.startswith("data."))
+    assert digest == read_manifest(next(root.glob("tokenize/*"))).result
+    assert (Path(model.tags["folder"]) / "model.safetensors").exists()
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert (version.tags["key"], version.tags["best.sampler"]) == (model.tags["key"], expected["sampler"])
+    assert {m.tags["key"] for m in models} == {p.name for p in root.glob("export/*")}
+    assert any(a.path == "report.html" for a in client.list_artifacts(parent.info.run_id))
 
 
 def test_links_lead_to_what_a_run_made_last(root):

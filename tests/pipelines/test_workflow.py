@@ -362,31 +362,3 @@ def test_a_model_that_was_changed_since_its_export_is_used_by_nobody(copied, cha
         assert "was changed since it was made" in said
     with pytest.raises(CorruptArtifact):
         load(model)
-
-
-def test_mlflow_tells_at_the_workflow_what_it_came_to(finished):
-    """The best sampler, its interval, calls and model with the digest of its data, from the parent run by MLflow's client."""
-    import mlflow
-
-    _, root, _, _ = finished
-    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("proseco").experiment_id
-    parent = next(r for r in client.search_runs([experiment]) if "mlflow.parentRunId" not in r.data.tags)
-    best = {k: v for k, v in parent.data.metrics.items() if k.startswith("best/")}
-    models = [client.get_logged_model(output.model_id) for output in parent.outputs.model_outputs]
-    model = next(m for m in models if m.name == parent.data.tags["best.model"])
-
-    results = json.loads(next(root.glob("evaluate/*/results.json")).read_text())
-    expected = max(results, key=lambda r: r["quality"])
-    assert best["best/valid"] == expected["quality"] == parent.data.metrics[f"{expected['sampler']}/{expected['steps']} steps/valid"]
-    assert best["best/valid low"] == expected["quality_low"] < best["best/valid high"] == expected["quality_high"]
-    assert (best["best/calls"], best["best/unique"]) == (expected["calls"], expected["unique"])
-    assert (parent.data.tags["best.sampler"], parent.data.tags["best.model"]) == (expected["sampler"], expected["model"])
-    assert expected["sampler"] in parent.data.tags["headline"]
-    (digest,) = (value for tag, value in model.tags.items() if tag.startswith("data."))
-    assert digest == read_manifest(next(root.glob("tokenize/*"))).result
-    assert (Path(model.tags["folder"]) / "model.safetensors").exists()
-    (version,) = client.search_model_versions("name = 'chaos'")
-    assert (version.tags["key"], version.tags["best.sampler"]) == (model.tags["key"], expected["sampler"])
-    assert {m.tags["key"] for m in models} == {p.name for p in root.glob("export/*")}
-    assert any(a.path == "report.html" for a in client.list_artifacts(parent.info.run_id))
