@@ -44,7 +44,7 @@ def register(client: Any, name: str, export: Any, run: str, model: str, tags: di
     try:
         client.create_model_version(name, url(export.folder), run, tags, model_id=model)
     except MlflowException as error:
-        # A server takes no path of a machine that is not below the run's own artifacts; the tag has it then.
+        # A server takes no path of a machine that is not below the artifacts of the model; the tag has it then.
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
-        client.create_model_version(name, client.get_run(run).info.artifact_uri, run, tags, model_id=model)
+        client.create_model_version(name, client.get_logged_model(model).artifact_location, run, tags, model_id=model)
