@@ -292,3 +292,26 @@ def test_junk_anywhere_in_a_run_is_a_problem_with_a_remedy_and_never_a_crash(see
         assert all(p.path and p.rule and p.remedy for p in problems)
         refused += bool(problems)
     assert refused > 50
+
+
+@pytest.mark.parametrize(
+    ("run", "overrides", "path"),
+    [
+        (DEMO, ["rows.buckets=[5,10]", "train.proseco.objective={name: proseco, every: 2}"], "train.proseco.objective"),
+        (DEMO, ["rows.buckets=[10,5]"], "rows.buckets"),
+        (DEMO, ["rows.buckets=[30]"], "rows.buckets"),
+        (DEMO, ["rows.layout=packed", "rows.buckets=[5]"], "rows.buckets"),
+        (DEMO, ["rows.layout=packed", "rows.too_long=cut"], "rows.too_long"),
+        (DEMO.with_name("sudoku.yaml"), ["rows.too_long=split"], "rows.too_long"),
+    ],
+)
+def test_rules_of_long_and_short_documents(run, overrides, path):
+    with pytest.raises(ConfigError) as found:
+        load_run(run, overrides)
+    assert path in {p.path for p in found.value.problems}
+
+
+def test_long_and_short_documents_are_taken_where_they_fit():
+    assert load_run(DEMO, ["rows.buckets=[5,10]"]).rows.buckets == (5, 10)
+    assert load_run(DEMO, ["rows.too_long=split"]).rows.too_long == "split"
+    assert load_run(DEMO.with_name("sudoku.yaml"), ["rows.too_long=cut"]).rows.too_long == "cut"
