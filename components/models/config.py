@@ -117,14 +117,14 @@ class ModelConfig:
         embeddings = (1 if c.tie_embeddings else 2) * vocab_size + c.num_positions
         return c.depth * c.block_parameters() + embeddings * c.dim + c.dim
 
-
     def flops(self, vocab_size: int, length: int) -> float:
         """Floating-point operations of one forward and backward of a position in a row of so many, read to the end.
 
         Products of matrices only: two for each weight and three times that with the backward.
         """
         c = self.resolved()
-        weights = c.depth * (4 * c.dim * c.dim + 3 * c.dim * c.mlp_dim) + c.dim * vocab_size
+        norms = 2 * c.dim
+        weights = c.depth * (c.block_parameters() - norms) + c.dim * vocab_size
         return 6.0 * weights + 12.0 * c.depth * c.dim * length
 
 

@@ -131,3 +131,9 @@ def test_time_conditioning_has_one_convention():
     model = Transformer(MODELS["conditioned"], 8)
     with pytest.raises(ValueError, match="no time was given"):
         model(torch.zeros(1, 4, dtype=torch.long))
+
+
+def test_work_is_counted_by_products_of_matrices():
+    """Two blocks of 4 x 4 x 4 + 3 x 4 x 8 weights, a head of 4 x 10, and attention over 5 positions."""
+    config = ModelConfig(dim=4, depth=2, heads=2, mlp_dim=8)
+    assert config.flops(10, 5) == 6 * (2 * (64 + 96) + 40) + 12 * 2 * 4 * 5
