@@ -29,6 +29,9 @@ DEFAULTS = {
     # after each try; how often it tries is up to runtime.start_wait_s, so that slow machines have their time.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # What Serve is told of a deployment is larger than Ray's own 100 kB, and would be put into the raylet's store: a process
+    # whose raylet dies is ended at its next look there, with nothing said and nothing closed.
+    "RAY_max_direct_call_object_size": str(1 << 20),
     "RAY_DEDUP_LOGS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # A server that does not answer is told after seconds; by itself MLflow tries for minutes without a word.
