@@ -28,11 +28,11 @@ from components.samplers.contract import Row, Sample
 from components.samplers.needs import check_needs, strange_label
 from components.scorers import Scorers
 from components.scorers.base import ScoredRow, ScorerSetting
-from components.shards.canvas import canvas, read_tokens, text_tokens
+from components.shards.canvas import canvas, given_by, num_leading, read_tokens, text_tokens
 from components.shards.model import Loaded, Sampling, sample_rows
 from components.shards.model import load as load_folder
 from components.shards.prompt import HOLE, Prompt
-from components.shards.score import score_rows
+from components.shards.score import require_known_classes, score_rows
 from components.store.artifact import require_unchanged
 from components.store.files import at
 
@@ -54,6 +54,8 @@ class Text:
     text: str
     prompt: str
     sample: Sample
+    row: Row
+    """What was asked for."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def read_texts(model: Model, asked: Sequence[tuple[str, Row]], samples: Sequence
     """Samples with what was written after each prompt."""
     words = model.tokenizer
     texts = words.decode_batch(text_tokens(row, s.tokens, words.end_id) for (_, row), s in zip(asked, samples, strict=True))
-    return [Text(text, p, s) for text, (p, _), s in zip(texts, asked, samples, strict=True)]
+    return [Text(text, p, s, row) for text, (p, row), s in zip(texts, asked, samples, strict=True)]
 
 
 def score(
@@ -187,14 +189,15 @@ def score(
     setting = ScorerSetting(
         model.tokenizer, read_source(judging.source), model.network, judging.trained, device=model.device
     )
-    scored = [read_text(model, r) if isinstance(r, str) else scored_row(model, r) for r in rows]
+    scored = [read_text(model, r) if isinstance(r, str) else scored_row(r) for r in rows]
+    require_known_classes(scored, model.info)
     return score_rows(scored, parse(Scorers, given, "scorers"), setting)  # type: ignore[arg-type]
 
 
-def scored_row(model: Model, row: Text) -> ScoredRow:
+def scored_row(made: Text) -> ScoredRow:
     """A sample as scorers see it."""
-    num_prompt = len(model.tokenizer.encode_batch([row.prompt])[0]) if row.prompt else 0
-    return ScoredRow(row.sample.id, row.prompt, row.text, row.sample.tokens, num_prompt)
+    row = made.row
+    return ScoredRow(row.id, made.prompt, made.text, made.sample.tokens, num_leading(row), given_by(row), row.label)
 
 
 def read_text(model: Model, text: str) -> ScoredRow:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import Tokenizer
@@ -25,6 +27,10 @@ class ScoredRow:
     """What was written, without prompt, end token and padding."""
     tokens: tuple[int, ...]
     num_prompt: int
+    given: tuple[int, ...] = ()
+    """Positions behind the prompt that nobody wrote: what a template fixed, and padding behind its end."""
+    label: float | None = None
+    """Class or value of the row."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,22 @@ Scorer = Callable[[list[ScoredRow]], Columns]
 Build = Callable[[Any, ScorerSetting], Scorer]
 Train = Callable[[Any, NDArray[np.int64], Tokenizer, Path], None]
 """(options, training rows of all corpora [n, L], tokenizer, folder to write to)."""
+
+
+def is_written(rows: Sequence[ScoredRow], device: str) -> Tensor:
+    """Which positions of rows of one length were written [B, L] bool, padding that was written included: bounds are of these."""
+    found = torch.ones(len(rows), len(rows[0].tokens), dtype=torch.bool)
+    for mine, row in zip(found, rows, strict=True):
+        mine[: row.num_prompt] = False
+        mine[list(row.given)] = False
+    return found.to(device)
+
+
+def labels_of(rows: Sequence[ScoredRow], device: str) -> Tensor | None:
+    """Classes or values of rows [B] float, NaN for none; None where no row has one."""
+    if all(row.label is None for row in rows):
+        return None
+    return torch.tensor([torch.nan if row.label is None else row.label for row in rows], device=device)
 
 
 def written(row: ScoredRow, tokenizer: Tokenizer) -> list[int]:

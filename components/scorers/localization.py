@@ -26,7 +26,7 @@ from components.diffusion import noise
 from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
 from components.errors import SamplingError
-from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting
+from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting, is_written, labels_of
 from components.scorers.config import LocalizationConfig
 
 BATCH = 64
@@ -43,8 +43,8 @@ def build(config: LocalizationConfig, setting: ScorerSetting) -> Scorer:
     def bound(rows: list[ScoredRow]) -> Tensor:
         """Nats of each draw [B, K]."""
         tokens = torch.tensor([row.tokens for row in rows], device=device)
-        num_prompt = torch.tensor([[row.num_prompt] for row in rows], device=device)
-        written = torch.arange(tokens.shape[1], device=device)[None, :] >= num_prompt
+        written = is_written(rows, device)
+        label = labels_of(rows, device)
         keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows], device=device))
         table, largest = encoder.table(), encoder.gamma_max
         jitter = noise.uniform(keys, 0, 0, 1, Stream.TIME)[:, 0]
@@ -56,7 +56,7 @@ def build(config: LocalizationConfig, setting: ScorerSetting) -> Scorer:
             eps = eps.view(*tokens.shape, width).to(table) * written[..., None]
             scale = torch.where(written, gamma[:, None], largest).to(table)[..., None]
             z = scale * table[tokens] + scale.sqrt() * eps
-            return torch.log_softmax(suppress(model(tokens, dense=z).logits, (setting.tokenizer.mask_id,)), -1)
+            return torch.log_softmax(suppress(model(tokens, dense=z, label=label).logits, (setting.tokenizer.mask_id,)), -1)
 
         totals = []
         for k in range(config.draws):
@@ -71,7 +71,7 @@ def build(config: LocalizationConfig, setting: ScorerSetting) -> Scorer:
 
     def score(rows: list[ScoredRow]) -> Columns:
         draws = torch.cat([bound(rows[i : i + BATCH]).cpu() for i in range(0, len(rows), BATCH)])
-        length = torch.tensor([max(1, len(row.tokens) - row.num_prompt) for row in rows])
+        length = is_written(rows, "cpu").sum(-1).clamp(min=1)
         error = draws.std(-1) / math.sqrt(config.draws) if config.draws > 1 else torch.full_like(draws[:, 0], math.nan)
         return {"localization": (draws.mean(-1) / length).tolist(), "localization_se": (error / length).tolist()}
 

@@ -22,7 +22,7 @@ from components.diffusion.corrupt import mask_tokens
 from components.diffusion.noise import Stream
 from components.diffusion.schedule import LogLinear
 from components.errors import SamplingError
-from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting
+from components.scorers.base import Columns, ScoredRow, Scorer, ScorerSetting, is_written, labels_of
 from components.scorers.config import NelboConfig
 
 T_MIN = 1e-5
@@ -39,8 +39,8 @@ def build(config: NelboConfig, setting: ScorerSetting) -> Scorer:
     def bound(rows: list[ScoredRow]) -> torch.Tensor:
         """Nats of each draw [B, K]."""
         tokens = torch.tensor([row.tokens for row in rows], device=device)
-        num_prompt = torch.tensor([[row.num_prompt] for row in rows], device=device)
-        maskable = torch.arange(tokens.shape[1], device=device)[None, :] >= num_prompt
+        maskable = is_written(rows, device)
+        label = labels_of(rows, device)
         keys = noise.row_keys(setting.seed, torch.tensor([row.id for row in rows], device=device))
         schedule = LogLinear(eps=0)
         totals = []
@@ -58,7 +58,7 @@ def build(config: NelboConfig, setting: ScorerSetting) -> Scorer:
                 masked = select.best(u, maskable, number)
                 noised, t = tokens.masked_fill(masked, setting.tokenizer.mask_id), (number / size).float()
                 weight = size / number
-            logits = suppress(model(noised, time=t).logits, (setting.tokenizer.mask_id,))
+            logits = suppress(model(noised, time=t, label=label).logits, (setting.tokenizer.mask_id,))
             nll = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
             totals.append((nll * masked).sum(-1).double() * weight)
         return torch.stack(totals, dim=-1)
@@ -70,7 +70,7 @@ def build(config: NelboConfig, setting: ScorerSetting) -> Scorer:
             filler = [part[-1]] * (BATCH - len(part))  # one shape, so that a row's score never depends on its batch
             found.append(bound(part + filler)[: len(part)].cpu())
         draws = torch.cat(found)
-        length = torch.tensor([max(1, len(row.tokens) - row.num_prompt) for row in rows])
+        length = is_written(rows, "cpu").sum(-1).clamp(min=1)
         error = draws.std(-1) / math.sqrt(config.draws) if config.draws > 1 else torch.full_like(draws[:, 0], math.nan)
         return {"nelbo": (draws.mean(-1) / length).tolist(), "nelbo_se": (error / length).tolist()}
 

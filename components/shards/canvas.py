@@ -78,3 +78,9 @@ def text_tokens(row: Row, tokens: Sequence[int], end_id: int) -> list[int]:
 def num_leading(row: Row) -> int:
     """Fixed positions at the start of a row: its prompt, without what a template fixes further on."""
     return next((i for i, fixed in enumerate(row.fixed) if not fixed), len(row.fixed))
+
+
+def given_by(row: Row) -> tuple[int, ...]:
+    """Positions that a template fixed behind the prompt, with those behind its end."""
+    first = num_leading(row)
+    return tuple(i for i, fixed in enumerate(row.fixed) if fixed and i >= first)

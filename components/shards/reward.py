@@ -8,7 +8,7 @@ from components.samplers.config import SamplerConfig
 from components.samplers.contract import Reward, Row
 from components.scorers import SCORERS
 from components.scorers.base import ScoredRow, Scorer, ScorerSetting
-from components.shards.canvas import num_leading
+from components.shards.canvas import given_by, num_leading
 
 
 def reward_of(config: SamplerConfig, setting: ScorerSetting) -> Reward | None:
@@ -37,4 +37,4 @@ def scored_row(setting: ScorerSetting, row: Row, ids: list[int]) -> ScoredRow:
     num_prompt = num_leading(row)
     decode = setting.tokenizer.decode
     prompt = decode(ids[:num_prompt], stop_at_end=False)
-    return ScoredRow(row.id, prompt, decode(ids[num_prompt:]), tuple(ids), num_prompt)
+    return ScoredRow(row.id, prompt, decode(ids[num_prompt:]), tuple(ids), num_prompt, given_by(row), row.label)

@@ -21,7 +21,7 @@ from components.samplers.contract import CHANGES, Row, Sample
 from components.scorers.base import ScorerSetting
 from components.scorers.config import ScorerOptions
 from components.shards.account import Account, useful
-from components.shards.canvas import canvas, num_leading, sample_id, text_tokens
+from components.shards.canvas import canvas, given_by, num_leading, sample_id, text_tokens
 from components.shards.model import Loaded, Metered, Run, Sampling, engine_of, loaded, running
 from components.shards.prompt import NoPrompts, Prompt, PromptSource
 from components.shards.score import rows_of, score_rows
@@ -132,7 +132,7 @@ def sample_table(made: Made, shard: SampleShard, model: Loaded) -> tuple[pa.Tabl
         "text": tokenizer.decode_batch(written),
         "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), shard.length),
         "num_prompt": leading,
-        "given": [given_by(row, n) for (_, row, _), n in zip(made, leading, strict=True)],
+        "given": [given_by(row) or None for _, row, _ in made],
         "calls": [s.calls for s, _, _ in made],
         "call_positions": [s.call_positions for s, _, _ in made],
         "reward_calls": [s.reward_calls for s, _, _ in made],
@@ -175,11 +175,6 @@ def by_position(corrections: Sequence[list[dict[str, Any]] | None], length: int)
     places = [c["position"] for row in corrections if row is not None for c in row]
     followed = any(row is not None for row in corrections)
     return tuple(np.bincount(np.array(places, dtype=np.int64), minlength=length).tolist()) if followed else ()
-
-
-def given_by(row: Row, num_prompt: int) -> list[int] | None:
-    """Positions that a template fixed behind the prompt, with those behind its end."""
-    return [i for i, fixed in enumerate(row.fixed) if fixed and i >= num_prompt] or None
 
 
 def described(shard: SampleShard) -> dict[str, Any]:

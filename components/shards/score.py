@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import pyarrow as pa
 
 from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import load_tokenizer
+from components.errors import SamplingError
 from components.models.device import Placement
-from components.models.weights import HOME
+from components.models.weights import HOME, read_info
+from components.samplers.needs import strange_label
 from components.scorers.base import ScoredRow, ScorerSetting
 from components.scorers.config import ScorerOptions, reads_model
 from components.shards.model import loaded
@@ -48,7 +50,10 @@ class ScoreShard:
             trained=self.trained,
             device=self.placement.device,
         )
-        scores = score_rows(rows_of(table), self.scorers, setting)
+        rows = rows_of(table)
+        if setting.model is not None:
+            require_known_classes(rows, read_info(self.model))
+        scores = score_rows(rows, self.scorers, setting)
         columns = {name: table[name] for name in KEYS} | {n: pa.array(v, pa.float64()) for n, v in scores.items()}
         return publish_shard(self.folder / "shards", self.name, pa.table(columns), "score", sums_of(scores, table.num_rows))
 
@@ -57,6 +62,13 @@ def sums_of(scores: Mapping[str, list[float]], rows: int) -> dict[str, Any]:
     """What means are made of: of each column the sum and number of values, without those that are no number."""
     known = {name: [v for v in values if not math.isnan(v)] for name, values in scores.items()}
     return {"rows": rows, "sums": {n: sum(v) for n, v in known.items()}, "counts": {n: len(v) for n, v in known.items()}}
+
+
+def require_known_classes(rows: Sequence[ScoredRow], info: Mapping[str, Any]) -> None:
+    """Raises SamplingError where rows have classes that a network has not. One without any takes no notice of them."""
+    for label in {row.label for row in rows} if info.get("num_classes") else ():
+        if why := strange_label(label, info):
+            raise SamplingError(f"Rows to be scored have {why}. Score them by the model that made them, or by one without classes.")
 
 
 def score_rows(
@@ -69,11 +81,16 @@ def score_rows(
     return columns
 
 
-SCORED = ["prompt", "text", "tokens", "num_prompt"]
+SCORED = ["prompt", "text", "tokens", "num_prompt", "given", "label"]
 """Columns of a sample table that scorers see."""
 
 
 def rows_of(table: pa.Table) -> list[ScoredRow]:
     """A table of samples as scorers see it."""
     wanted = table.select(["row_id", *SCORED]).to_pylist()
-    return [ScoredRow(id_of(r["row_id"]), r["prompt"], r["text"], tuple(r["tokens"]), r["num_prompt"]) for r in wanted]
+    return [
+        ScoredRow(
+            id_of(r["row_id"]), r["prompt"], r["text"], tuple(r["tokens"]), r["num_prompt"], tuple(r["given"] or ()), r["label"]
+        )
+        for r in wanted
+    ]

@@ -44,12 +44,17 @@ def run(config: HeldOutSpec, context: Context) -> Mapping[str, Any]:
 
 
 def as_samples(rows: TokenRows, index: Any, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    """Rows as a table of samples has them. Equal rows have equal ids, wherever they stand."""
+    """Rows as a table of samples has them. Equal rows have equal ids, wherever they stand. Where no loss was taken of
+    padding, nobody wrote it: a network knows nothing of it."""
     block = rows.take(index)
     for place, tokens in enumerate(block.tokens.tolist()):
         prompt = int(block.num_prompt[place])
-        id = sample_id(Prompt(0, tuple(tokens), None))
+        label = None if block.label is None or np.isnan(block.label[place]) else float(block.label[place])
+        id = sample_id(Prompt(0, tuple(tokens), label))
+        end = int(block.size[place])
+        pads = () if rows.pad_in_loss else (i for i in range(prompt, end) if tokens[i] == tokenizer.pad_id)
+        given = [*pads, *range(end, len(tokens))]
         yield dict.fromkeys(SAMPLES.names) | {
-            "row_id": row_id(id, 0), "prompt_id": f"{id:016x}", "sample_index": 0, "seed": 0, "tokens": tokens,
+            "row_id": row_id(id, 0), "prompt_id": f"{id:016x}", "sample_index": 0, "seed": 0, "tokens": tokens, "label": label, "given": given or None,
             "num_prompt": prompt, "prompt": tokenizer.decode(tokens[:prompt]), "text": tokenizer.decode(tokens[prompt:]),
         }  # fmt: skip

@@ -121,7 +121,7 @@ def exact(oracle, gamma_max):
     class Exact:
         encoder = SimpleNamespace(gamma_max=gamma_max, table=lambda: oracle.embedding)
 
-        def __call__(self, tokens, dense):
+        def __call__(self, tokens, dense, label=None):
             return oracle(tokens, dense=dense)
 
     return Exact
@@ -147,7 +147,7 @@ def test_the_localization_bound_of_the_exact_posterior_is_the_entropy_at_large_g
     class Apart(exact(oracle, gamma_max)):
         """Each position from its own evidence and prior alone."""
 
-        def __call__(self, tokens, dense):
+        def __call__(self, tokens, dense, label=None):
             found = oracle(tokens, dense=dense)
             match = dense.double() @ oracle.embedding[:3].T
             prior = torch.stack([

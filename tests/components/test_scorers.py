@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from components.scorers.base import ScoredRow, ScorerSetting
 from components.scorers.config import NelboConfig, NgramConfig
 from components.scorers.nelbo import build as build_nelbo
 from components.scorers.text import distinct, entropy
+from components.shards.score import require_known_classes
 from tests.oracle import Oracle
 
 
@@ -98,7 +99,7 @@ def test_a_time_masks_its_own_share_of_a_row():
     seen = []
 
     class Blank:
-        def __call__(self, tokens, *, time=None):
+        def __call__(self, tokens, *, label=None, time=None):
             seen.append((tokens == tokenizer.mask_id, time))
             return Prediction(torch.zeros(*tokens.shape, 7))
 
@@ -109,6 +110,40 @@ def test_a_time_masks_its_own_share_of_a_row():
     for draw, (masked, time) in enumerate(seen):
         assert torch.equal(masked, noise.uniform(keys, draw, 0, 64, noise.Stream.SCORE) >= (1 - time)[:, None])
     assert float(torch.stack([time for _, time in seen]).min()) < 0.01
+
+
+@pytest.mark.parametrize("estimator", ["time", "count"])
+def test_a_bound_is_of_what_was_written_and_given_its_label(estimator):
+    """A network to which a written token is worth one nat, and any other position a hundred."""
+    tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
+    worth = torch.tensor([100.0, 100.0, 1.0, 1.0, 100.0, 1.0, 100.0, 100.0])
+    seen = []
+
+    class Prices:
+        def __call__(self, tokens, *, label=None, time=None):
+            seen.append((tokens == tokenizer.mask_id, label))
+            logits = torch.full((*tokens.shape, 7), -torch.inf)
+            logits[..., 4], logits[..., 5] = -worth, torch.log(-torch.expm1(-worth))
+            return Prediction(logits)
+
+    rows = [ScoredRow(i, "", "", (4,) * 8, 2, (4, 6, 7), label) for i, label in enumerate([0.5, None])]
+    found = build_nelbo(NelboConfig(draws=64, estimator=estimator), ScorerSetting(tokenizer, None, Prices()))(rows)
+    masked = torch.stack([m for m, _ in seen])[:, :2].any(0).any(0)
+    assert masked.tolist() == [False, False, True, True, False, True, False, False]
+    for value, error in zip(found["nelbo"], found["nelbo_se"], strict=True):
+        assert abs(value - 1) < (1e-5 if estimator == "count" else 4 * error)
+    assert all(label[0] == 0.5 and label[1].isnan() for _, label in seen)
+    build_nelbo(NelboConfig(draws=1), ScorerSetting(tokenizer, None, Prices()))(rows[1:])
+    assert seen[-1][1] is None, "rows without labels are asked about as those of a network without any"
+
+
+def test_classes_that_the_network_has_not_are_refused_and_of_one_without_any_left_alone():
+    rows = [ScoredRow(0, "", "", (4,), 0, label=3.0), ScoredRow(1, "", "", (4,), 0)]
+    require_known_classes(rows, {"num_classes": 4})
+    require_known_classes(rows, {"num_classes": 0})
+    require_known_classes([replace(rows[0], label=3.5)], {"value_range": [0.0, 1.0]})
+    with pytest.raises(SamplingError, match="label = 3: the model knows 3 classes"):
+        require_known_classes(rows, {"num_classes": 3})
 
 
 def test_a_scorer_that_lacks_something_says_what():
