@@ -22,7 +22,7 @@ from safetensors.torch import save
 from components.api import load, sample
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora import open_corpus
-from components.data.corpora.config import JsonlConfig, ParquetConfig, TextConfig
+from components.data.corpora.config import CsvConfig, JsonlConfig, ParquetConfig, TextConfig
 from components.data.documents import BadDocument, Document
 from components.data.packing import SPLITS, pack_piece
 from components.data.prompts import Found, PromptsConfig, read_entries
@@ -43,6 +43,9 @@ from pipelines.graph.plan import plan
 from pipelines.import_weights import import_model
 from pipelines.job import describe
 from pipelines.lineage import lineage
+from pipelines.new.look import look
+from pipelines.new.propose import propose
+from pipelines.new.write import text_of as text_of_run
 from pipelines.stages import prompts, tokenize
 from pipelines.stages.spec import PromptsSpec
 from pipelines.workflows import build
@@ -212,6 +215,51 @@ def use_archive(folder: Path, case: tuple[str, bytes]) -> None:
         list(read_entries(asked, piece, "prompts"))
 
 
+CELLS = st.sampled_from(["text", "prompt", "label", "id", "1", "0.5", "nan", "1e999", "CCO", " ", "", '"', '""', '"a,b"', '"a\nb"', "\ufeff", "\x00", "\u2028a: b", "${name}", "\\${", "*a", "[MASK]", "a" * 300])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[str, bytes]:
+    """Tables most of whose rows have as many fields as the first, and some of which are damaged."""
+    name = draw(st.sampled_from(["a.csv", "a.csv", "a.tsv", "a.csv.gz"]))
+    comma, end = "\t" if name.endswith("tsv") else ",", draw(st.sampled_from(["\n", "\r\n"]))
+    head = draw(st.lists(st.sampled_from(["text", "prompt", "label", "id"]), min_size=1, max_size=4, unique=True) | st.lists(CELLS, max_size=4))
+    widths = st.just(max(1, len(head))) | st.integers(0, 6)
+    body = [draw(widths.flatmap(lambda n: st.lists(CELLS, min_size=n, max_size=n))) for _ in range(draw(st.integers(0, 6)))]
+    raw = end.join(comma.join(row) for row in [head, *body]).encode()
+    raw = draw(st.just(raw) | st.just(raw) | damaged(raw))
+    return name, gzip.compress(raw, mtime=0) if name.endswith("gz") else raw
+
+
+def use_table(folder: Path, case: tuple[str, bytes]) -> None:
+    name, raw = case
+    place = str(put(folder, name, raw))
+    for source in (CsvConfig(path=place), CsvConfig(path=place, prompt_field="prompt", label_field="label"), CsvConfig(path=place, value_field="label")):
+        with suppress(ProsecoError):
+            corpus = open_corpus(source)
+            pack([d for piece in corpus.pieces(1) for d in corpus.read(piece)])
+    asked = PromptsConfig(path=place)
+    for piece in asked.cut():
+        list(read_entries(asked, piece, "prompts"))
+
+
+def somebodys_data() -> st.SearchStrategy[tuple[str, bytes]]:
+    plain = st.lists(st.text(max_size=30), max_size=20).map("\n".join).map(str.encode)
+    lines = records().map(lambda raw: ("a.jsonl", raw))
+    good = st.lists(st.dictionaries(st.sampled_from(["question", "answer", "qed"]), st.text(max_size=9) | st.floats(0, 1), max_size=3), max_size=40)
+    return st.one_of(tables(), lines, plain.map(lambda raw: ("a.txt", raw)), good.map(lambda made: ("a.jsonl", b"\n".join(map(as_json, made)))))
+
+
+def use_new(folder: Path, case: tuple[str, bytes]) -> None:
+    """What is proposed for somebody's data is a run that is planned without a problem."""
+    looked = look(str(put(folder, *case)), {})
+    try:
+        stages = build(load_run(put(folder, "run.yaml", text_of_run(propose(looked, "mine", 1.0, "nano"), "Made here.").encode()), []))
+        assert {f.state for f in plan(list(stages.values()), folder / "root")} <= {"missing"}
+    except ProsecoError as error:
+        raise AssertionError(f"what was proposed is refused: {error}") from error
+
+
 # What stages leave.
 
 
@@ -354,6 +402,8 @@ TARGETS: dict[str, Target] = {
     "archives": Target(
         st.sampled_from(sorted(archives())).flatmap(lambda n: st.tuples(st.just(n), damaged(archives()[n]))), use_archive, 2800
     ),
+    "tables": Target(tables(), use_table, 2000),
+    "new": Target(somebodys_data(), use_new, 1200),
     "manifests": Target(manifests(), use_manifest, 2800),
     "receipts": Target(st.tuples(json_bytes(RECEIPT), json_bytes(NIGHT)), use_receipt, 2800),
     "checkpoints": Target(checkpoints(), use_checkpoint, 1800, THIRD),

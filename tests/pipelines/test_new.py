@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 from pathlib import Path
@@ -12,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
+from omegaconf import OmegaConf
 
 from pipelines.cli import main
 from pipelines.config.load import load_run
 from pipelines.new.look import look
-from pipelines.new.propose import found
+from pipelines.new.propose import Line, found
+from pipelines.new.write import text_of
 
 RNG = random.Random(0)
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "no", "dog"]
@@ -140,3 +143,10 @@ def test_a_file_that_is_there_stays(tmp_path):
     path.write_text("name: precious\n")
     assert "is there already" in said(path, "sudoku", code=1)
     assert path.read_text() == "name: precious\n"
+
+
+@pytest.mark.parametrize("name", ["${a}", "\\${", "a\\\\${b}", "1e9", "yes", "null", "", "a: b", "#x", "*a", "\u2028a", "\x85", "é"])
+def test_names_of_fields_are_read_as_what_they_are(name):
+    told = text_of([Line("corpora", [Line("mine", {"text_field": name}, f"Fields: {name}")])], "Made here.")
+    read = OmegaConf.to_container(OmegaConf.load(io.StringIO(told)), resolve=True)
+    assert read == {"corpora": {"mine": {"text_field": name}}}
