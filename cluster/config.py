@@ -19,6 +19,10 @@ TRACKING_PASSWORD = (
 )
 
 
+Processes = Annotated[int, Field(ge=1, le=100_000)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
 @options
 class RuntimeConfig:
     """The machine side of a run."""
@@ -43,7 +47,7 @@ class RuntimeConfig:
     """What updates the weights."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed spreads over workers: nothing, moments, gradients too, weights too."""
-    workers: Count = 2
+    workers: Processes = 2
     """Training processes."""
     min_workers: Natural = 0
     """On Ray, a training goes on with as few where nodes are lost, or begins so where more find no room, and takes more
@@ -59,9 +63,9 @@ class RuntimeConfig:
     """Compute activations twice to hold fewer."""
     offload_optimizer: bool = False
     """Keep the optimiser's moments in the host's memory."""
-    threads: Count = 1
+    threads: Threads = 1
     """Threads of each process. Rows are equal, bit for bit, between runs of equal threads."""
-    replicas: Count = 2
+    replicas: Processes = 2
     """Serve replicas for sampling and scoring."""
     service: bool = False
     """Have the replicas of a service on the joined cluster (``proseco serve``) do the shards, with the lanes that people

@@ -157,7 +157,7 @@ def replay(row_id: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--tables", type=PLACE, metavar="ROOT", help="Show the samples that runs and proseco generate left in this root.")
 @click.option("--replicas", type=click.IntRange(1), default=1, show_default=True, help="Of each model.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option("--device", type=KINDS, default="auto", show_default=True, help="auto: a GPU where torch sees one.")
 @in_dtype
 @click.option("--gpus", type=click.FloatRange(0), default=0.0, help="GPUs of each replica, e.g. 0.5; on GPUs 1 where not given.")

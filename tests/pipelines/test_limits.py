@@ -62,8 +62,9 @@ WRONG = {
     "generate.shard_rows": [0, TOO_LARGE],
     "generate.lanes": [0, 2**16 + 1],
     "samplers.mdlm.sampler.steps": [-1, 2**20 + 1, 10**9],
-    "runtime.replicas": [0, -1, TOO_LARGE],
-    "runtime.workers": [0, -1, TOO_LARGE],
+    "runtime.replicas": [0, -1, 100_001],
+    "runtime.workers": [0, -1, 100_001],
+    "runtime.threads": [0, -1, 1025],
 }  # fmt: skip
 """By path: values on the far side of each bound."""
 LISTS = {
