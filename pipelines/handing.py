@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.data.corpora import CORPORA
 from components.errors import CorruptArtifact, ModelError, StoreError
 from components.evaluation.best import as_measured
 from components.store.artifact import IDENTITY, MANIFEST, Manifest, read_manifest, require_unchanged
@@ -142,8 +143,8 @@ def sampling(results: Sequence[Mapping[str, Any]], alone: bool) -> Iterator[str]
             "",
             "Without proseco the folder's own code is run, so look at it first; the tokenizer needs none:",
             "",
-            "    from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast",
-            '    tokenizer = PreTrainedTokenizerFast.from_pretrained(".")',
+            "    from transformers import AutoModelForMaskedLM, AutoTokenizer",
+            '    tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=False)',
             '    model = AutoModelForMaskedLM.from_pretrained(".", trust_remote_code=True)',
         )
 
@@ -167,6 +168,8 @@ def corpora_of(root: Path, train: Manifest) -> Iterator[Corpus]:
         if role.startswith("rows_"):
             made = manifest_of(root, "tokenize", key)
             source = plain(root, "tokenize", key)["corpus"]["source"]
+            kind = next((n for n, card in CORPORA.items() if card.__name__ == source.get("type")), source.get("type"))
+            source = {"source": kind} | {k: v for k, v in source.items() if k != "type"}
             yield Corpus(role.removeprefix("rows_"), source, int(made.info["documents"]), int(made.info["tokens"]), made.result)
 
 

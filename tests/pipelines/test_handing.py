@@ -90,7 +90,7 @@ def test_a_folder_to_hand_on_has_a_full_card_and_needs_no_root(root, tmp_path):
     row = next(r for r in results if r["sampler"] == "corrected")
     rows = read_manifest(next(root.glob("tokenize/*")))
     assert "license: apache-2.0" in text
-    assert f"- **latin**: 300 documents, 2,700 tokens; type LatinSquareConfig, size 3, num_documents 300; rows {rows.result}" in text
+    assert f"- **latin**: 300 documents, 2,700 tokens; source latin_square, size 3, num_documents 300; rows {rows.result}" in text
     assert "Trained with **proseco** for 3 steps of 4 rows" in text
     assert f"| corrected | 2 | {row['calls']:.2f} | {row['quality']:.3f} | {row['quality_low']:.3f} to {row['quality_high']:.3f} |" in text
     assert f"| corrected | 2 | {row['edits']:.2f} | {row['edited']:.1%} |" in text
@@ -109,7 +109,7 @@ def test_the_tokenizer_loads_without_a_question(root, tmp_path):
     """As the card says, in a process that could answer none."""
     to = tmp_path / "mine"
     proseco("export", root / "latest/tiny/proseco", "--to", to)
-    code = "from transformers import PreTrainedTokenizerFast as T; t = T.from_pretrained('.'); print(t('123')['input_ids'], t.mask_token)"
+    code = "from transformers import AutoTokenizer as T; t = T.from_pretrained('.', trust_remote_code=False); print(t('123')['input_ids'], t.mask_token)"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": ""}
     done = subprocess.run([sys.executable, "-c", code], cwd=to, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=300)
     assert done.stdout.strip() == "[4, 5, 6] [MASK]", done.stderr

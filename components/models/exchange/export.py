@@ -97,7 +97,7 @@ or, without proseco (the folder's code is run, so look at it first):
 
     from transformers import AutoModelForMaskedLM, AutoTokenizer
     model = AutoModelForMaskedLM.from_pretrained(".", trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(".")
+    tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=False)
 
 | size | |
 |---|---|
