@@ -55,7 +55,7 @@ class GuardConfig:
     edits_per_position: Natural = 0
     """How often one position may be changed back or over."""
     edit_share: Share = 0.0
-    """Largest share of the row's writable positions that one call may change."""
+    """Largest share of the row's writable positions that one call may change, one of them in any case."""
     cooldown: Natural = 0
     """Ticks after writing during which a token is left alone."""
 

@@ -438,6 +438,7 @@ def test_a_content_network_needs_one_round():
         (GuardConfig(), 5 * 4),
         (GuardConfig(edits_per_position=2), 2 * 4),
         (GuardConfig(edit_share=0.25), 5),
+        (GuardConfig(edit_share=0.01), 5),
     ],
     ids=str,
 )
