@@ -37,6 +37,9 @@ class Transformer(nn.Module):
         self.config = config = config.resolved()
         self.vocab_size = vocab_size
         self.activation_checkpointing = False
+        self.tile = 0
+        """Positions in each product with the vocabulary, so that all have one shape and the last bits of a position's logits
+        do not depend on how many there are; 0 takes all that are wanted at once, as learning does."""
         self.embed = Embedding(vocab_size, config.dim)
         self.encoder = NoisyEncoder(config, vocab_size) if config.encoder == "dsl" else None
         self.position_embed = Embedding(config.num_positions, config.dim) if config.num_positions else None
@@ -116,8 +119,7 @@ class Transformer(nn.Module):
         assert tokens is not None, "a prediction is asked for without tokens"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             x, rope, hidden = self.trunk(tokens, label, time, soft, dense, evidence, permuted)
-            wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
-            logits = self.head(wanted)
+            logits = self.head(hidden) if select is None else self.read_out(hidden.flatten(0, 1).index_select(0, select))
         outputs = {name: self.read_head(name, x, rope) for name in heads}
         return Prediction(logits, outputs)
 
@@ -153,6 +155,14 @@ class Transformer(nn.Module):
         if self.config.shift_logits:
             hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
         return x, rope, hidden
+
+    def read_out(self, wanted: Tensor) -> Tensor:
+        """Logits [N, V] of selected features [N, D]."""
+        if not self.tile:
+            logits: Tensor = self.head(wanted)
+            return logits
+        tiles = F.pad(wanted, (0, 0, 0, -len(wanted) % self.tile)).split(self.tile)
+        return torch.cat([self.head(tile) for tile in tiles])[: len(wanted)]
 
     def read_head(self, name: str, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """The output [B, L] of a head by name."""

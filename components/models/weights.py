@@ -161,9 +161,14 @@ def load_model(folder: Path, placement: Placement = HOME) -> Transformer:
     return place(model.eval(), placement)
 
 
+TILES = {"cpu": 32, "cuda": 256}
+"""Positions in a product with the vocabulary: enough that the matrix is not read for little, and little is thrown away."""
+
+
 def place(model: Transformer, placement: Placement) -> Transformer:
-    """The same network, moved to a device and, but for what decides in float32, to a dtype."""
+    """The same network for sampling and scoring, moved to a device and, but for what decides in float32, to a dtype."""
     model.to(placement.device)
+    model.tile = TILES[placement.device.partition(":")[0]]
     if placement.dtype == "float32":
         return model
     model.to(torch.bfloat16)

@@ -1,9 +1,10 @@
 """From a query to an answer: the network is run on what a sampler asks about.
 
 Inputs beyond one a row (guidance, leave-one-out) are split over several forwards, and a row's answers are put
-together again. With ``Batching.deterministic`` every forward is of as many inputs as there are lanes, and the head is
-computed at all of their positions, so that the shape of each matrix product is the same in every step: the last bits
-of a row's logits then do not depend on its company. Without it only live inputs and wanted positions are computed.
+together again. With ``Batching.deterministic`` every forward is of as many inputs as there are lanes, so that the shape
+of each matrix product is the same in every step: the last bits of a row's logits then do not depend on its company.
+(The head is computed at wanted positions alone, by the network, in products of one shape as well.) Without it only
+live inputs are computed.
 
 The host must know how many inputs and positions a query really asks about, and waits for the device to learn it:
 once, in ``measure``. ``answer`` waits for nothing.
@@ -12,7 +13,7 @@ once, in ``measure``. ``answer`` waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -87,7 +88,7 @@ def answer(
     if not logits:
         num_classes = num_classes or run(denoiser, query, live.new_zeros(1), None, labels).logits.shape[-1]
         logits.append(torch.zeros(0, num_classes, device=device))
-    joined = torch.cat(logits)
+    joined = logits[0] if len(logits) == 1 else torch.cat(logits)
     spread = {n: torch.zeros(query.tokens.shape, dtype=torch.float64, device=device) for n in query.heads}
     if heads:
         spread = {n: v.index_copy(0, live, torch.cat([h[n] for h in heads]).double()) for n, v in spread.items()}
@@ -117,11 +118,7 @@ def forwards(
         chunk = live[start : start + size]
         inside = at[before[start] : before[start + len(chunk)]] - start * length
         padded = torch.cat([chunk, chunk[-1:].expand(size - len(chunk))])
-        prediction = run(denoiser, query, padded, None if batching.deterministic else inside, labels)
-        if batching.deterministic:
-            logits = prediction.logits.flatten(0, 1).index_select(0, inside)
-            prediction = replace(prediction, logits=logits)
-        yield prediction, len(chunk)
+        yield run(denoiser, query, padded, inside, labels), len(chunk)
 
 
 def run(

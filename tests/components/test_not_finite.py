@@ -34,12 +34,14 @@ class Poisoned:
     def __call__(self, tokens, **given):
         prediction = ORACLE(tokens, **given)
         self.forwards += 1
-        if self.forwards < 2 or given.get("select") is not None:
+        if self.forwards < 2:
             return prediction
-        bad = (tokens[:, 0] == POISON)[:, None, None].expand_as(prediction.logits).clone()
+        bad = (tokens[:, 0] == POISON)[:, None, None].repeat(1, tokens.shape[1], prediction.logits.shape[-1])
         bad[:, : self.position] = False
         bad[:, self.position + 1 :] = False
         bad[..., 1:] = False
+        if (select := given.get("select")) is not None:
+            bad = bad.flatten(0, 1)[select]
         return replace(prediction, logits=prediction.logits.masked_fill(bad, self.value))
 
 

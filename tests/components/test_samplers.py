@@ -380,20 +380,30 @@ def test_traces_replay_to_the_sample(device):
         assert all(e["old"] == oracle.mask_id for e in trace if e["reason"] == "reveal")
 
 
-def test_a_row_has_the_same_logits_bit_for_bit_in_every_lane():
-    """One bucket shape: the company of a row does not reach its last bits."""
+@pytest.mark.parametrize("vocab", [9, 300, 5003])
+def test_a_position_has_the_same_logits_bit_for_bit_in_any_company(vocab):
+    """Forwards of one shape, and products with the vocabulary of one shape: neither the lane of a row nor how many
+    positions are wanted, before it or behind it, reach its last bits. At the edges of tiles, too."""
     from components.models.config import ModelConfig
     from components.models.cpu import use_threads
+    from components.models.device import Placement
     from components.models.transformer import Transformer
+    from components.models.weights import TILES, place
 
     use_threads(1)
-    lanes, length, vocab = 24, 25, 9
-    model = Transformer(ModelConfig(), vocab).eval()
+    lanes, length, tile = 24, 25, TILES["cpu"]
+    model = place(Transformer(ModelConfig(), vocab).eval(), Placement("cpu", "float32"))
     row = torch.randint(0, vocab, (length,))
+    found = []
     with torch.inference_mode():
-        found = []
         for lane in range(lanes):
             batch = torch.randint(0, vocab, (lanes, length))
             batch[lane] = row
-            found.append(model(batch).logits[lane])
+            for before, behind in ((0, 0), (0, 5), (tile - 1, 0), (tile - 1, 1), (tile, 0), (2 * tile - 3, 40)):
+                others = torch.arange(lanes * length)[torch.arange(lanes * length) // length != lane]
+                chosen = others[torch.randperm(len(others))[: before + behind]]
+                select = torch.cat([chosen[:before], torch.tensor([lane * length + 7]), chosen[before:]])
+                found.append(model(batch, select=select).logits[before])
+            assert torch.allclose(found[-1], model(batch).logits[lane, 7], atol=1e-5)
+        assert model(batch, select=select[:0]).logits.shape == (0, vocab)
     assert all(torch.equal(found[0], other) for other in found)
