@@ -251,14 +251,15 @@ def generate(looked: Looked) -> Line:
 def samplers(looked: Looked, words: Words) -> Line:
     """Plain masked diffusion against ProSeCo at equal calls: each of its ticks is two."""
     ticks = max(2, words.length // 4)
-    orders = ("mdlm", "proseco") if looked.kind == "text" else ("confidence", "proseco_confidence")
+    plain = "mdlm" if looked.kind in ("text", "molecules") else "confidence"  # which repeats itself where much is right
+    corrected = "proseco" if looked.kind == "text" else "proseco_confidence"
     drawn = {"draw": {"top_p": 0.9}} if looked.kind in ("text", "pairs") else {}
     guided = {"guidance": {"gamma": 1.0, "without": "label"}} if labelled(looked) else {}
     return Line(
         "samplers",
         [
-            Line("plain", {"model": "base", "sampler": {"preset": orders[0], **drawn, **guided}, "steps": [2 * ticks]}),
-            Line("corrected", {"model": "proseco", "sampler": {"preset": orders[1], **drawn, **guided}, "steps": [ticks]}),
+            Line("plain", {"model": "base", "sampler": {"preset": plain, **drawn, **guided}, "steps": [2 * ticks]}),
+            Line("corrected", {"model": "proseco", "sampler": {"preset": corrected, **drawn, **guided}, "steps": [ticks]}),
         ],
         f"Both at {2 * ticks} calls of the network a row" + (", twice that with guidance." if guided else "."),
     )
