@@ -18,8 +18,8 @@ import torch
 from components.models.cpu import use_threads
 from tests.bench import paired, sampling
 
-BENCHES = dict.fromkeys(sampling.PAIRS, sampling.build)
-DEFAULTS: dict[str, Any] = {"vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "device": "cpu", "deterministic": True}
+BENCHES = dict.fromkeys(sampling.PASSES, sampling.build)
+DEFAULTS: dict[str, Any] = {"vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "device": "cpu", "deterministic": True}
 
 
 def main() -> None:

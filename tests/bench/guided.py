@@ -1,8 +1,9 @@
 """Does guidance by a value move the property? Means over valid samples by the value that was asked for, with intervals.
 
-    python -m tests.bench.guided RUN.yaml PROPERTY [KEY=VALUE ...]
+    proseco run tests/bench/guided.yaml
+    python -m tests.bench.guided tests/bench/guided.yaml qed [KEY=VALUE ...]
 
-RUN has been made; its samples were asked for by ``generate.labels`` and scored by ``molecule`` with PROPERTY measured.
+Of any run that has been made, whose samples were asked for by ``generate.labels`` and scored by ``molecule`` with the property measured.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
         "gate": gate,
         "ratio": statistics.median(ratios["cpu_s" if device.type == "cpu" else "wall_s"]),
         "ratios": ratios,
+        "counts": {k: sum(t.told[k] for t in theirs) / sum(o.told[k] for o in ours) for k in ours[0].told},
         "ours": [asdict(t) for t in ours],
         "theirs": [asdict(t) for t in theirs],
         "share_of_limit": pair.flops / fastest / limit(device, "fp32") if pair.flops else None,
@@ -75,9 +76,10 @@ def line(found: dict[str, Any]) -> str:
     """A result for people."""
     cpu, wall = found["ratios"]["cpu_s"], found["ratios"]["wall_s"]
     share = "" if found["share_of_limit"] is None else f", {found['share_of_limit']:.0%} of the limit"
-    setting = " ".join(f"{k}={v}" for k, v in found["setting"].items())
+    setting = " ".join(f"{k}={v}" for k, v in found["setting"].items() if v != "")
+    counts = "".join(f", {ratio:.2f}x fewer {name}" for name, ratio in found["counts"].items())
     return (
-        f"{found['name']:18}{found['ratio']:7.2f}x  (CPU {min(cpu):.2f} to {max(cpu):.2f}, wall {min(wall):.2f} to {max(wall):.2f}{share})  "
+        f"{found['name']:18}{found['ratio']:7.2f}x  (CPU {min(cpu):.2f} to {max(cpu):.2f}, wall {min(wall):.2f} to {max(wall):.2f}{counts}{share})  "
         f"{setting}; {found['gate']}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +16,40 @@ from components.samplers.contract import Extras, Row, Vocabulary
 from components.samplers.engine import Engine
 from components.samplers.sampler import build_sampler
 from components.samplers.session import Session
+from components.shards.model import load
 from tests.bench import plain
 from tests.bench.paired import Pair
 
-MASK = 0
 TOP_P = 0.9
 """Of the released evaluation scripts."""
 DRAWS = 4000
 """Rows by which laws are compared."""
+PASSES = {"sample_mdlm": 0, "sample_proseco": 1, "corrector_stops": 8}
+"""Of the corrector in each step. The last is about calls: each row's loop ends at its own fixed point, or the batch's."""
 
 
-def network_of(shape: str, vocab: int, device: str) -> Transformer:
+def build(name: str, given: dict[str, Any]) -> Pair:
+    """Ours against theirs. ``given["export"]`` names a trained network, whose loops have fixed points; a random one has few."""
+    length, rows, steps, device = (given[k] for k in ("length", "rows", "steps", "device"))
+    passes, seeds = PASSES[name], iter(range(10**6))
+    if given["export"]:
+        model, mask_id = of_export(Path(given["export"]), device)
+    else:
+        model, mask_id = random_network(given["size"], given["vocab"], device), 0
+    config, loop = sampler_of(passes, steps), plain.Loop(mask_id, steps, passes, TOP_P)
+
+    def ours() -> dict[str, float]:
+        return {"calls": sample(model, config, mask_id, rows, length, next(seeds), given["deterministic"])[1]}
+
+    @torch.inference_mode()
+    def theirs() -> dict[str, float]:
+        generator = torch.Generator(device).manual_seed(next(seeds))
+        return {"calls": plain.ancestral(lambda t: model(t).logits, rows, length, loop, generator)[1]}
+
+    return Pair(name, given, ours, theirs, lambda: same_law(passes))
+
+
+def random_network(shape: str, vocab: int, device: str) -> Transformer:
     torch.manual_seed(0)
     model = Transformer(ModelConfig(preset=shape), vocab).eval()
     with torch.no_grad():
@@ -33,32 +57,9 @@ def network_of(shape: str, vocab: int, device: str) -> Transformer:
     return place(model, Placement(device, "float32"))
 
 
-def ours(model: Transformer, config: SamplerConfig, rows: int, length: int, seed: int, lanes: int, deterministic: bool) -> tuple[torch.Tensor, float]:
-    """(tokens [B, L], calls of a row)."""
-    sampler = build_sampler(config, Vocabulary(MASK), Extras())
-    engine = Engine(lambda *_: Session(model, sampler, length, num_lanes=lanes, deterministic=deterministic))
-    made = list(engine.run(config, [Row(i, (MASK,) * length, (False,) * length, seed=seed) for i in range(rows)]))
-    return torch.tensor([s.tokens for s in made]), sum(s.calls for s in made) / rows
-
-
-def pair(name: str, passes: int, given: dict[str, Any]) -> Pair:
-    """One of ``sample_mdlm`` and ``sample_proseco``."""
-    vocab, length, rows, steps, shape = (given[k] for k in ("vocab", "length", "rows", "steps", "size"))
-    device, deterministic = given["device"], given["deterministic"]
-    model = network_of(shape, vocab, device)
-    config = sampler_of(passes, steps)
-    loop = plain.Loop(MASK, steps, passes, TOP_P)
-    seeds = iter(range(10**6))
-
-    def mine() -> dict[str, float]:
-        return {"calls": ours(model, config, rows, length, next(seeds), rows, deterministic)[1]}
-
-    @torch.inference_mode()
-    def theirs() -> dict[str, float]:
-        generator = torch.Generator(device).manual_seed(next(seeds))
-        return {"calls": plain.ancestral(lambda t: model(t).logits, rows, length, loop, generator)[1]}
-
-    return Pair(name, given, mine, theirs, lambda: same_law(passes))
+def of_export(folder: Path, device: str) -> tuple[Transformer, int]:
+    loaded = load(folder, Placement(device, "float32"))
+    return loaded.network, loaded.tokenizer.mask_id
 
 
 def sampler_of(passes: int, steps: int) -> SamplerConfig:
@@ -67,27 +68,30 @@ def sampler_of(passes: int, steps: int) -> SamplerConfig:
     return preset("proseco", steps=steps, draw={"top_p": TOP_P}, corrector={"passes": passes, "draft": "argmax"})
 
 
+def sample(
+    model: Transformer, config: SamplerConfig, mask_id: int, rows: int, length: int, seed: int, deterministic: bool, lanes: int = 0
+) -> tuple[torch.Tensor, float]:
+    """(tokens [B, L], calls of a row)."""
+    sampler = build_sampler(config, Vocabulary(mask_id), Extras())
+    device = str(next(model.parameters()).device)
+    engine = Engine(lambda *_: Session(model, sampler, length, lanes or rows, deterministic, device))
+    canvas = (mask_id,) * length
+    made = list(engine.run(config, [Row(i, canvas, (False,) * length, seed=seed) for i in range(rows)]))
+    return torch.tensor([s.tokens for s in made]), sum(s.calls for s in made) / rows
+
+
 def same_law(passes: int, length: int = 3, vocab: int = 4, steps: int = 4) -> str:
     """The share of each row of a small network under both, which differ by no more than two draws of one law do."""
-    model = network_of("nano", vocab, "cpu")
-    config = sampler_of(passes, steps)
-    loop = plain.Loop(MASK, steps, passes, TOP_P, exact=True)
-    mine, _ = ours(model, config, DRAWS, length, 1, 500, True)
+    model = random_network("nano", vocab, "cpu")
+    loop = plain.Loop(0, steps, passes, TOP_P, exact=True)
+    mine, _ = sample(model, sampler_of(passes, steps), 0, DRAWS, length, 1, True, lanes=500)
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(2)
         batches = [plain.ancestral(lambda t: model(t).logits, 500, length, loop, generator)[0] for _ in range(DRAWS // 500)]
     powers = vocab ** torch.arange(length)
     a, b = (torch.bincount((t * powers).sum(-1), minlength=vocab**length).double() for t in (mine, torch.cat(batches)))
     seen = a + b > 0
-    distance = float(((a - b) ** 2 / (a + b))[seen].sum())
-    freedom = int(seen.sum()) - 1
+    distance, freedom = float(((a - b) ** 2 / (a + b))[seen].sum()), int(seen.sum()) - 1
     bound = freedom + 5 * (2 * freedom) ** 0.5
     assert distance < bound, f"the laws differ: chi-square {distance:.1f} with {freedom} degrees of freedom"
     return f"one law: chi-square {distance:.1f} of {freedom}"
-
-
-PAIRS = {"sample_mdlm": 0, "sample_proseco": 1}
-
-
-def build(name: str, given: dict[str, Any]) -> Pair:
-    return pair(name, PAIRS[name], given)
