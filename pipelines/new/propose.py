@@ -36,6 +36,8 @@ STEPS = (200, 20_000)
 PASSES = 30
 """Over the data, at most."""
 BATCH = 64
+MAX_TICKS = 32
+"""Of the sampler that corrects: what first samples wait for grows with it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def propose(looked: Looked, name: str, minutes: float, size: str = "") -> list[L
         *rows(looked, words),
         model(looked, words, network, f"The largest whose training fits into {minutes:g} minutes here." if not size else "As asked."),
         trainings(looked, passes, batch, f"{passes} forward-backwards of {batch} rows take about {passes / fits * minutes:.1f} minutes here."),
-        generate(looked),
+        generate(looked, cores),
         samplers(looked, words),
         *scorers(looked),
         Line("runtime", {"workers": cores, "replicas": cores} | ({"gpus": 1} if device.type == "cuda" else {}), "Of this machine."),
@@ -233,9 +235,11 @@ def trainings(looked: Looked, passes: int, batch: int, why: str) -> Line:
     )
 
 
-def generate(looked: Looked) -> Line:
-    plain: dict[str, Any] = {"num_samples": 256 if looked.kind in ("puzzle", "molecules") else 64}
-    why = "For each sampler."
+def generate(looked: Looked, replicas: int) -> Line:
+    number = 256 if looked.kind in ("puzzle", "molecules") else 32
+    share = number // replicas
+    plain: dict[str, Any] = {"num_samples": number, "shard_rows": share, "lanes": min(64, share)}
+    why = "For each sampler, shared by all replicas."
     if looked.kind == "pairs" or looked.documents[0].prompt:
         plain["prompts"] = "validation"
         why = "Prompts of the validation split are continued."
@@ -250,7 +254,7 @@ def generate(looked: Looked) -> Line:
 
 def samplers(looked: Looked, words: Words) -> Line:
     """Plain masked diffusion against ProSeCo at equal calls: each of its ticks is two."""
-    ticks = max(2, words.length // 4)
+    ticks = min(max(2, words.length // 4), MAX_TICKS)
     plain = "mdlm" if looked.kind in ("text", "molecules") else "confidence"  # which repeats itself where much is right
     corrected = "proseco" if looked.kind == "text" else "proseco_confidence"
     drawn = {"draw": {"top_p": 0.9}} if looked.kind in ("text", "pairs") else {}
