@@ -35,6 +35,8 @@ def main() -> None:
     asked = parser.parse_args()
     if wrong := [n for n in asked.names if n not in BENCHES]:
         parser.error(f"there is no benchmark {wrong[0]!r}; there are {', '.join(BENCHES)}")
+    if asked.compare and not asked.compare.is_file():
+        parser.error(f"there is no file {asked.compare} to compare with")
     use_threads(asked.threads)
     given, results = {name: getattr(asked, name) for name in DEFAULTS}, []
     for name in asked.names or BENCHES:

@@ -1,4 +1,4 @@
-"""Ours and theirs in one process, in turns: medians of ratios with their ranges, and what of the machine's limit is used."""
+"""Ours and theirs in one process, in turns: medians of ratios with their ranges."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from components.training.speed import limit
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,6 @@ class Pair:
     theirs: Callable[[], dict[str, float]]
     same: Callable[[], str]
     """Sees that both come to the same, and says how that was seen. Raises AssertionError where they do not."""
-    flops: float = 0.0
-    """Of the network alone, in what ours does; 0 where nothing is multiplied."""
 
 
 def timed(side: Callable[[], dict[str, float]]) -> Took:
@@ -58,7 +54,6 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
     ratios = {
         kind: [getattr(t, kind) / getattr(o, kind) for o, t in zip(ours, theirs, strict=True)] for kind in ("wall_s", "cpu_s")
     }
-    fastest = min(t.wall_s for t in ours)
     return {
         "name": pair.name,
         "setting": pair.setting,
@@ -68,18 +63,16 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
         "counts": {k: sum(t.told[k] for t in theirs) / sum(o.told[k] for o in ours) for k in ours[0].told},
         "ours": [asdict(t) for t in ours],
         "theirs": [asdict(t) for t in theirs],
-        "share_of_limit": pair.flops / fastest / limit(device, "fp32") if pair.flops else None,
     }
 
 
 def line(found: dict[str, Any]) -> str:
     """A result for people."""
     cpu, wall = found["ratios"]["cpu_s"], found["ratios"]["wall_s"]
-    share = "" if found["share_of_limit"] is None else f", {found['share_of_limit']:.0%} of the limit"
     setting = " ".join(f"{k}={v}" for k, v in found["setting"].items() if v != "")
     counts = "".join(f", {ratio:.2f}x fewer {name}" for name, ratio in found["counts"].items())
     return (
-        f"{found['name']:18}{found['ratio']:7.2f}x  (CPU {min(cpu):.2f} to {max(cpu):.2f}, wall {min(wall):.2f} to {max(wall):.2f}{counts}{share})  "
+        f"{found['name']:18}{found['ratio']:7.2f}x  (CPU {min(cpu):.2f} to {max(cpu):.2f}, wall {min(wall):.2f} to {max(wall):.2f}{counts})  "
         f"{setting}; {found['gate']}"
     )
 

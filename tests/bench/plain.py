@@ -63,14 +63,14 @@ def posterior(found: Tensor, tokens: Tensor, loop: Loop, tick: int, generator: t
     t, s = float(times[tick]), float(times[tick + 1])
     weights = found.exp() * ((t - s) / t)
     weights[..., loop.mask_id] = s / t
-    noise = 1e-10 - (torch.rand(weights.shape, generator=generator, dtype=torch.float64) + 1e-10).log()
+    noise = 1e-10 - (torch.rand(weights.shape, generator=generator, dtype=torch.float64, device=generator.device) + 1e-10).log()
     drawn = (weights / noise).argmax(-1)
     return torch.where(tokens == loop.mask_id, drawn, tokens)
 
 
 def ancestral(network: Network, rows: int, length: int, loop: Loop, generator: torch.Generator) -> tuple[Tensor, int]:
     """(tokens [B, L], forwards of the batch). What is masked at the end stays masked, with a probability of about 1e-5."""
-    tokens = torch.full((rows, length), loop.mask_id)
+    tokens = torch.full((rows, length), loop.mask_id, device=generator.device)
     found: Tensor | None = None
     counted = Counted()
     for tick in range(loop.steps):

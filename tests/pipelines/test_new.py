@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from pipelines.cli import main
 from pipelines.config.load import load_run
 from pipelines.new.look import look
-from pipelines.new.propose import Line, found
+from pipelines.new.propose import Line, Words, found, samplers
 from pipelines.new.write import text_of
 
 RNG = random.Random(0)
@@ -74,6 +74,9 @@ def test_prompts_and_responses(tmp_path):
         "name": "jsonl", "path": "", "text_field": "answer", "prompt_field": "question", "label_field": "class",
     }  # fmt: skip
     assert run["generate"]["prompts"] == "validation"
+    asked, replicas = run["generate"], run["runtime"]["replicas"]
+    assert asked["shard_rows"] * replicas == asked["num_samples"], "each replica has a share"
+    assert asked["lanes"] == asked["shard_rows"], "and no forward is mostly empty"
     assert run["model"]["num_classes"] == 3
     assert run["rows"]["too_long"] == "cut"
 
@@ -150,3 +153,11 @@ def test_names_of_fields_are_read_as_what_they_are(name):
     told = text_of([Line("corpora", [Line("mine", {"text_field": name}, f"Fields: {name}")])], "Made here.")
     read = OmegaConf.to_container(OmegaConf.load(io.StringIO(told)), resolve=True)
     assert read == {"corpora": {"mine": {"text_field": name}}}
+
+
+@pytest.mark.parametrize(("length", "calls"), [(4, 4), (24, 12), (128, 64), (256, 64)])
+def test_first_samples_take_half_as_many_calls_as_a_row_has_positions_and_at_most_64(length, calls, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(sentence() for _ in range(50)))
+    looked = look(str(tmp_path / "a.txt"), {})
+    plain, corrected = samplers(looked, Words("bpe", 300, length, False, True, length, length)).value
+    assert [plain.value["steps"], corrected.value["steps"]] == [[calls], [calls // 2]]
