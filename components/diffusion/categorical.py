@@ -8,10 +8,14 @@ drawn one time in a million.
 
 from __future__ import annotations
 
+import numpy
 import torch
 from torch import Tensor
 
 from components.diffusion.config import DrawConfig
+
+BLOCK = 64
+"""Neighbours that are looked at as one, before it is known in which of them the best lies."""
 
 
 def suppress(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
@@ -22,19 +26,54 @@ def suppress(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return logits
 
 
+@torch.library.custom_op("proseco::descending", mutates_args=())
+def descending(values: Tensor) -> Tensor:
+    """Values [..., V] from the largest to the least: on a CPU by numpy, which sorts them in a fifth of torch's time."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(numpy.sort(values.numpy(), axis=-1)).flip(-1)
+    return values.sort(dim=-1, descending=True).values
+
+
+@descending.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
+
+
 def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Zero what nucleus and top-k leave out; not renormalised. [..., V] -> [..., V]."""
-    if top_k:
-        # Of equal ones at the border the first ids stay, so that exactly k do.
-        kept = probabilities.argsort(dim=-1, descending=True, stable=True)[..., :top_k]
-        probabilities = torch.zeros_like(probabilities).scatter(-1, kept, probabilities.gather(-1, kept))
+    """Zero what nucleus and top-k leave out; not renormalised. [..., V] -> [..., V].
+
+    Of equal ones at the border the first ids stay, so that exactly k do.
+    """
+    if top_p == 1 and not top_k:
+        return probabilities
+    ordered = descending(probabilities)[..., : top_k or None]
+    count = torch.full_like(ordered[..., :1], ordered.shape[-1], dtype=torch.int64)
     if top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        total = ordered.sum(-1, keepdim=True)
         before = ordered.cumsum(-1) - ordered
-        kept = torch.where(before < top_p * total, ordered, 0)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, kept)
-    return probabilities
+        count = (before < top_p * ordered.sum(-1, keepdim=True)).sum(-1, keepdim=True).clamp(min=1)
+    least = ordered.gather(-1, count - 1)
+    larger, equal = probabilities > least, probabilities == least
+    room = count - larger.sum(-1, keepdim=True)
+    return torch.where(larger | (equal & (equal.cumsum(-1) <= room)), probabilities, 0)
+
+
+def best(values: Tensor) -> Tensor:
+    """The first index of the largest value, [..., V] -> [...]: ``argmax``, which on a CPU compares one by one, asked about one
+    block alone."""
+    *rest, size = values.shape
+    whole = size // BLOCK * BLOCK
+    if whole < 8 * BLOCK or values.is_cuda:
+        return values.argmax(-1)
+    blocks = values[..., :whole].unflatten(-1, (-1, BLOCK))
+    first = blocks.amax(-1).argmax(-1)
+    inside = blocks.gather(-2, first[..., None, None].expand(*rest, 1, BLOCK))[..., 0, :]
+    found = first * BLOCK + inside.argmax(-1)
+    if whole == size:
+        return found
+    behind = values[..., whole:]
+    at = behind.argmax(-1)
+    larger = behind.gather(-1, at[..., None]) > inside.amax(-1, keepdim=True)
+    return torch.where(larger[..., 0], whole + at, found)
 
 
 def draw(logits: Tensor, u: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]:
@@ -48,7 +87,7 @@ def draw(logits: Tensor, u: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]
     """
     probabilities = torch.softmax(logits, dim=-1)
     if config.temperature == 0:
-        tokens = logits.argmax(-1)
+        tokens = best(logits)
     else:
         tempered = probabilities
         if config.temperature != 1:

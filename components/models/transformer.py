@@ -161,8 +161,12 @@ class Transformer(nn.Module):
         if not self.tile:
             logits: Tensor = self.head(wanted)
             return logits
-        tiles = F.pad(wanted, (0, 0, 0, -len(wanted) % self.tile)).split(self.tile)
-        return torch.cat([self.head(tile) for tile in tiles])[: len(wanted)]
+        padded = F.pad(wanted, (0, 0, 0, -len(wanted) % self.tile))
+        with torch.no_grad():  # each tile's logits are written where they belong, and not copied there
+            logits = padded.new_empty(len(padded), self.vocab_size)
+            for features, place in zip(padded.split(self.tile), logits.split(self.tile), strict=True):
+                torch.mm(features, self.head.weight.T, out=place)
+        return logits[: len(wanted)]
 
     def read_head(self, name: str, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """The output [B, L] of a head by name."""

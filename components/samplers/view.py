@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from components.diffusion import categorical
 from components.diffusion.categorical import log_odds
 from components.samplers.contract import Answer
 
@@ -123,16 +124,15 @@ def read_opinions(
 ) -> dict[str, Shaped[Tensor, "R L"]]:
     """``best``, ``log_best``, ``current`` of a view, and of ``best_odds``, ``current_odds`` and ``left_out`` those that some
     part ``reads``; ``shown`` is the network's input."""
-    normalizer = torch.logsumexp(logits, -1)
-    top, best = logits.max(-1)
+    log_p, best = torch.log_softmax(logits, -1), categorical.best(logits)
     own = shown.flatten()[at.position]
-    probability = (logits.gather(-1, own[:, None])[:, 0] - normalizer).exp()
+    log_best, probability = log_p.gather(-1, best[:, None])[:, 0], log_p.gather(-1, own[:, None])[:, 0].exp()
     nothing = torch.zeros(shown.shape, device=shown.device)
     best_odds = log_odds(logits, best) if "best_odds" in reads else None
     own_odds = log_odds(logits, own) if {"current_odds", "left_out"} & set(reads) else None
     return {
         "best": at.wanted(best, shown),
-        "log_best": at.wanted(top - normalizer, nothing),
+        "log_best": at.wanted(log_best, nothing),
         "best_odds": nothing if best_odds is None else at.wanted(best_odds, nothing),
         "current": at.wanted(probability, nothing),
         "current_odds": nothing if own_odds is None else at.wanted(own_odds, nothing),

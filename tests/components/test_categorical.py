@@ -22,6 +22,34 @@ def test_of_tokens_that_tie_at_the_border_top_k_keeps_no_more_than_k():
     assert torch.equal(categorical.truncate(p, 1.0, 9), p)
 
 
+@pytest.mark.parametrize("vocabulary", [1, 5, 511, 512, 575, 640, 4097])
+def test_the_best_is_the_first_of_the_largest_wherever_it_stands(vocabulary):
+    """Inside blocks, at their edges and behind the last; with ties, and with what is forbidden."""
+    torch.manual_seed(0)
+    values = torch.randn(40, vocabulary)
+    values[:20] = values[:20].round()
+    values[:, 0] = float("-inf")
+    for row, at in enumerate((0, vocabulary - 1, vocabulary // 64 * 64 - 1, vocabulary // 64 * 64)):
+        values[row, at % vocabulary] = 9.0
+    assert torch.equal(categorical.best(values), values.argmax(-1))
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.9, 0), (0.5, 4), (1.0, 3), (0.999, 0), (1e-9, 0)])
+def test_what_truncation_keeps_is_a_prefix_of_all_in_order(top_p, top_k):
+    """As the definition says, with all of them put in order one by one; ties by their ids."""
+    torch.manual_seed(0)
+    p = torch.softmax(torch.randn(20, 70) * 3, -1)
+    p[:10] = (p[:10] * 20).round() / 20 + 1e-3
+    for row, kept in zip(p, categorical.truncate(p, top_p, top_k), strict=True):
+        order = sorted(range(70), key=lambda i: (-row[i], i))[: top_k or None]
+        total, before, expected = sum(float(row[i]) for i in order), 0.0, torch.zeros(70)
+        for i in order:
+            if before < top_p * total:
+                expected[i] = row[i]
+            before += float(row[i])
+        assert torch.equal(kept, expected)
+
+
 def test_temperature_zero_is_argmax_and_reports_the_plain_probability():
     logits = torch.tensor([[0.0, 2.0, 1.0]])
     token, probability = categorical.draw(logits, torch.tensor([0.99], dtype=torch.float64), DrawConfig(temperature=0))
