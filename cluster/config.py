@@ -41,8 +41,8 @@ class RuntimeConfig:
     device: Kind = "auto"
     """Where networks compute; auto is cuda where ``gpus`` is not 0."""
     dtype: Precision = "auto"
-    """What samples and scores are computed in; auto is bfloat16 on GPUs for networks trained in it, else float32. What
-    it comes to is part of their identity. Trainings have a ``precision`` of their own."""
+    """What samples and scores are computed in; auto is bfloat16 for networks trained in it on GPUs, and on CPUs
+    that multiply it, else float32. What it comes to is part of their identity. Trainings have a ``precision`` of their own."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """What updates the weights."""
     zero_stage: Literal[0, 1, 2, 3] = 2

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import cache
-from pathlib import Path
 
 import torch
 
+from components.models.device import processor
 
-@cache
+
 def routes_to_onednn() -> bool:
     """Is this a processor on which the gate above opens?"""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "AuthenticAMD" in text and "avx512f" in flags and not any(f.startswith("amx") for f in flags)
+    told = processor()
+    return {"AuthenticAMD", "avx512f"} <= told and not any(word.startswith("amx") for word in told)
 
 
 def use_threads(count: int) -> None:

@@ -3,7 +3,7 @@
 ``auto`` is resolved once, before anything is loaded, to a ``Placement``:
 
     device   auto   the GPU where torch sees one, else the CPU
-    dtype    auto   bfloat16 on a GPU for a network that was trained in it, else float32
+    dtype    auto   bfloat16 for a network that was trained in it, on a GPU or a CPU that multiplies it; else float32
 
 An export tells what it was trained in by ``trained_precision`` in its config.json; where that is absent it is fp32.
 Logits, heads and all that samplers and scorers make of them are float32 in either precision.
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import ConfigError, Problem
@@ -55,9 +57,11 @@ def resolve(device: str = "auto", dtype: str = "auto", info: Mapping[str, Any] |
 
 
 def dtype_on(device: str, dtype: str, trained_precision: str) -> DTypeName:
-    """The dtype on a device for a network trained in fp32 or bf16. Needs no such device, so that a plan can ask."""
+    """The dtype on a device for a network trained in fp32 or bf16. Needs no such GPU, so that a plan can ask; CPUs of a
+    cluster are taken to be like this one."""
     if dtype == "auto":
-        return "bfloat16" if device.startswith("cuda") and trained_precision == "bf16" else "float32"
+        fast = device.startswith("cuda") or multiplies_bfloat16()
+        return "bfloat16" if fast and trained_precision == "bf16" else "float32"
     return "bfloat16" if dtype == "bfloat16" else "float32"
 
 
@@ -75,6 +79,22 @@ def device_problems(device: str, path: str = "device") -> list[Problem]:
     if number and int(number) >= count:
         return [Problem(path, device, f"one of the {count} GPUs of this machine, counted from 0", "lower the number")]
     return []
+
+
+@cache
+def processor() -> frozenset[str]:
+    """What the first CPU says of itself: its maker and what it can do. Nothing where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    told = {name.strip(): said for name, _, said in (line.partition(":") for line in reversed(lines))}
+    return frozenset(" ".join(told.get(name, "") for name in ("vendor_id", "flags", "Features")).split())
+
+
+def multiplies_bfloat16() -> bool:
+    """Has this machine's CPU instructions for products of bfloat16, which others compute slower than those of float32?"""
+    return bool(processor() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def num_gpus() -> int:

@@ -26,7 +26,7 @@ in_dtype = click.option(
     type=PRECISIONS,
     default="auto",
     show_default=True,
-    help="auto: bfloat16 on a GPU for a network that was trained in it, else float32.",
+    help="auto: bfloat16 for a network that was trained in it, on a GPU or a CPU that multiplies it; else float32.",
 )
 
 

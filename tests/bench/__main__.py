@@ -19,7 +19,7 @@ from components.models.cpu import use_threads
 from tests.bench import paired, sampling
 
 BENCHES = dict.fromkeys(sampling.PASSES, sampling.build)
-DEFAULTS: dict[str, Any] = {"vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "device": "cpu", "deterministic": True}
+DEFAULTS: dict[str, Any] = {"vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "device": "cpu", "dtype": "float32", "deterministic": True}
 
 
 def main() -> None:

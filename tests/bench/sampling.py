@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from components.models.config import ModelConfig
-from components.models.device import Placement
+from components.models.device import DTypeName, Placement
 from components.models.transformer import Transformer
 from components.models.weights import place
 from components.samplers import SamplerConfig, preset
@@ -30,12 +30,13 @@ PASSES = {"sample_mdlm": 0, "sample_proseco": 1, "corrector_stops": 8}
 
 def build(name: str, given: dict[str, Any]) -> Pair:
     """Ours against theirs. ``given["export"]`` names a trained network, whose loops have fixed points; a random one has few."""
-    length, rows, steps, device = (given[k] for k in ("length", "rows", "steps", "device"))
+    length, rows, steps = (given[k] for k in ("length", "rows", "steps"))
+    placement = Placement(given["device"], given["dtype"])
     passes, seeds = PASSES[name], iter(range(10**6))
     if given["export"]:
-        model, mask_id = of_export(Path(given["export"]), device)
+        model, mask_id = of_export(Path(given["export"]), placement)
     else:
-        model, mask_id = random_network(given["size"], given["vocab"], device), 0
+        model, mask_id = random_network(given["size"], given["vocab"], placement), 0
     config, loop = sampler_of(passes, steps), plain.Loop(mask_id, steps, passes, TOP_P)
 
     def ours() -> dict[str, float]:
@@ -43,22 +44,22 @@ def build(name: str, given: dict[str, Any]) -> Pair:
 
     @torch.inference_mode()
     def theirs() -> dict[str, float]:
-        generator = torch.Generator(device).manual_seed(next(seeds))
+        generator = torch.Generator(placement.device).manual_seed(next(seeds))
         return {"calls": plain.ancestral(lambda t: model(t).logits, rows, length, loop, generator)[1]}
 
-    return Pair(name, given, ours, theirs, lambda: same_law(passes))
+    return Pair(name, given, ours, theirs, lambda: same_law(passes, placement.dtype))
 
 
-def random_network(shape: str, vocab: int, device: str) -> Transformer:
+def random_network(shape: str, vocab: int, placement: Placement) -> Transformer:
     torch.manual_seed(0)
     model = Transformer(ModelConfig(preset=shape), vocab).eval()
     with torch.no_grad():
         model.head.weight.mul_(5)  # so that something is likelier than something else
-    return place(model, Placement(device, "float32"))
+    return place(model, placement)
 
 
-def of_export(folder: Path, device: str) -> tuple[Transformer, int]:
-    loaded = load(folder, Placement(device, "float32"))
+def of_export(folder: Path, placement: Placement) -> tuple[Transformer, int]:
+    loaded = load(folder, placement)
     return loaded.network, loaded.tokenizer.mask_id
 
 
@@ -80,9 +81,9 @@ def sample(
     return torch.tensor([s.tokens for s in made]), sum(s.calls for s in made) / rows
 
 
-def same_law(passes: int, length: int = 3, vocab: int = 4, steps: int = 4) -> str:
+def same_law(passes: int, dtype: DTypeName, length: int = 3, vocab: int = 4, steps: int = 4) -> str:
     """The share of each row of a small network under both, which differ by no more than two draws of one law do."""
-    model = random_network("nano", vocab, "cpu")
+    model = random_network("nano", vocab, Placement("cpu", dtype))
     loop = plain.Loop(0, steps, passes, TOP_P, exact=True)
     mine, _ = sample(model, sampler_of(passes, steps), 0, DRAWS, length, 1, True, lanes=500)
     with torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,8 @@ from components.api import load, sample, score
 from components.errors import ConfigError
 from components.models import device as module
 from components.models.config import ModelConfig
-from components.models.device import Placement, num_gpus, resolve
+from components.models.cpu import routes_to_onednn
+from components.models.device import Placement, dtype_on, multiplies_bfloat16, num_gpus, processor, resolve
 from components.models.weights import load_model
 from components.options import parse
 from components.samplers import preset
@@ -37,6 +39,34 @@ BF16, FP32 = {"trained_precision": "bf16"}, {"trained_precision": "fp32"}
 without_gpu = pytest.mark.skipif(num_gpus() > 0, reason="this machine has a GPU")
 
 
+HERE = "bfloat16" if multiplies_bfloat16() else "float32"
+"""What auto is on this CPU for a network trained in bfloat16."""
+
+
+@pytest.mark.parametrize(
+    ("told", "multiplies", "routes"),
+    [
+        ("vendor_id: AuthenticAMD\nflags\t: avx512f avx512_bf16\nflags: none", True, True),
+        ("vendor_id: AuthenticAMD\nflags\t: avx512f", False, True),
+        ("vendor_id: AuthenticAMD\nflags\t: avx2", False, False),
+        ("vendor_id: GenuineIntel\nflags\t: avx512f amx_bf16 amx_tile", True, False),
+        ("vendor_id: AuthenticAMD\nflags\t: avx512f amx_bf16", True, False),
+        ("Features: fp asimd bf16", True, False),
+        ("Features: fp asimd", False, False),
+        ("", False, False),
+    ],
+)
+def test_what_a_cpu_says_of_itself_decides_what_it_computes_in(monkeypatch, told, multiplies, routes):
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: told)
+    processor.cache_clear()
+    try:
+        assert (multiplies_bfloat16(), routes_to_onednn()) == (multiplies, routes)
+        assert dtype_on("cpu", "auto", "bf16") == ("bfloat16" if multiplies else "float32")
+        assert dtype_on("cpu", "auto", "fp32") == "float32"
+    finally:
+        processor.cache_clear()
+
+
 def gpus(monkeypatch, count: int) -> None:
     for place in ("components.models.device", "cluster.replicas"):
         monkeypatch.setattr(f"{place}.num_gpus", lambda: count)
@@ -48,10 +78,12 @@ def gpus(monkeypatch, count: int) -> None:
         (1, "auto", "auto", BF16, Placement("cuda", "bfloat16")),
         (1, "auto", "auto", FP32, Placement("cuda", "float32")),
         (1, "auto", "auto", {}, Placement("cuda", "float32")),
-        (1, "cpu", "auto", BF16, Placement("cpu", "float32")),
+        (1, "cpu", "auto", BF16, Placement("cpu", HERE)),
         (2, "cuda:1", "float32", BF16, Placement("cuda:1", "float32")),
         (1, "cuda", "bfloat16", FP32, Placement("cuda", "bfloat16")),
-        (0, "auto", "auto", BF16, Placement("cpu", "float32")),
+        (0, "auto", "auto", BF16, Placement("cpu", HERE)),
+        (0, "auto", "auto", FP32, Placement("cpu", "float32")),
+        (0, "auto", "float32", BF16, Placement("cpu", "float32")),
         (0, "auto", "bfloat16", FP32, Placement("cpu", "bfloat16")),
     ],
 )
@@ -74,9 +106,9 @@ def test_a_device_that_is_not_here_is_refused_with_a_remedy(monkeypatch, count, 
 @pytest.mark.parametrize(
     ("options", "on_gpu", "dtype"),
     [
-        ({}, False, "float32"),
+        ({}, False, HERE),
         ({"gpus": 1}, True, "bfloat16"),
-        ({"gpus": 1, "device": "cpu"}, False, "float32"),
+        ({"gpus": 1, "device": "cpu"}, False, HERE),
         ({"device": "cuda"}, True, "bfloat16"),
         ({"device": "cuda", "dtype": "float32"}, True, "float32"),
         ({"dtype": "bfloat16"}, False, "bfloat16"),
@@ -151,8 +183,9 @@ def test_the_dtype_is_part_of_the_identity_of_samples_and_the_device_is_not(tmp_
         how = GenerateConfig(num_samples=2)
         return one_stage.sampling(tmp_path / "m", preset("mdlm"), how, runtime=RuntimeConfig(**options)).key
 
-    assert key() == key(dtype="float32") == key(gpus=1, dtype="float32")
-    assert key(gpus=1) == key(dtype="bfloat16") != key()
+    assert key() == key(dtype=HERE)
+    assert key(dtype="float32") == key(gpus=1, dtype="float32")
+    assert key(gpus=1) == key(dtype="bfloat16") != key(dtype="float32")
 
 
 def test_the_service_asks_ray_for_gpus(tmp_path, monkeypatch):
