@@ -109,10 +109,10 @@ def tokenize_piece(piece: Piece) -> dict[str, Any]:
     faults.point("tokenize.before_shard")
     files = {}
     for split, rows in packed.rows.items():
-        if rows:
+        if len(rows):
             path = piece.folder / f"{split}-{piece.number:05d}.arrow"
             with publishing(path) as private:
-                write_rows(private, rows, piece.rows.length, tokenizer.vocab_size)
+                write_rows(private, rows)
             files[path.name] = digest_file(path)
     path = piece.folder / f"quarantine-{piece.number:05d}.parquet"
     with publishing(path) as private:

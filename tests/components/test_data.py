@@ -134,10 +134,10 @@ def test_every_document_is_placed_or_quarantined():
         placed = sum(packed.counts[f"{s}_documents"] for s in SPLITS)
         assert placed + packed.counts["quarantined"] == packed.counts["documents"] == len(documents)
         assert {b.id for b in packed.bad} >= {"empty", "unknown", "bad"}
-        assert all(len(r.tokens) == 6 for rows in packed.rows.values() for r in rows)
-    first = pack_piece(documents, tokenizer, RowsConfig(length=6), CorpusConfig(validation_share=0)).rows["train"][1]
-    assert first.num_prompt == 2
-    assert first.tokens == [*tokenizer.encode_batch(["ccab"])[0], tokenizer.pad_id, tokenizer.pad_id]
+        assert all(rows.tokens.shape[1] == 6 for rows in packed.rows.values())
+    first = pack_piece(documents, tokenizer, RowsConfig(length=6), CorpusConfig(validation_share=0)).rows["train"]
+    assert first.num_prompt.tolist() == [0, 2]
+    assert first.tokens[1].tolist() == [*tokenizer.encode_batch(["ccab"])[0], tokenizer.pad_id, tokenizer.pad_id]
 
 
 def test_a_document_that_is_longer_than_a_row_is_told_cut_or_written_on():
@@ -148,7 +148,7 @@ def test_a_document_that_is_longer_than_a_row_is_told_cut_or_written_on():
     def rows_of(**changes):
         rows = RowsConfig(length=6, end_token=True, **changes)
         packed = pack_piece(documents[:3] if changes.get("too_long") == "split" else documents, tokenizer, rows, CorpusConfig(validation_share=0))
-        return packed, [[t for t in r.tokens if t != tokenizer.pad_id] for r in packed.rows["train"]]
+        return packed, [[t for t in r if t != tokenizer.pad_id] for r in packed.rows["train"].tokens.tolist()]
 
     told, rows = rows_of()
     assert rows == [ids[1]]
@@ -166,9 +166,9 @@ def test_rows_are_filled_up_to_the_next_bucket(tmp_path):
     tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
     documents = [Document(str(n), "a" * n) for n in (1, 2, 3, 4, 5, 6)]
     packed = pack_piece(documents, tokenizer, RowsConfig(length=6, buckets=(2, 4)), CorpusConfig(validation_share=0))
-    assert [r.size for r in packed.rows["train"]] == [2, 2, 4, 4, 6, 6]
+    assert packed.rows["train"].size.tolist() == [2, 2, 4, 4, 6, 6]
     assert packed.counts["padding"] == 3
-    write_rows(tmp_path / "train-0.arrow", packed.rows["train"], 6, 9)
+    write_rows(tmp_path / "train-0.arrow", packed.rows["train"])
     (tmp_path / "rows.json").write_text(json.dumps({"length": 6, "pad_in_loss": True, "shards": {"train": ["train-0.arrow"]}}))
     rows = TokenRows(tmp_path, "train")
     assert rows.uneven
@@ -179,7 +179,7 @@ def test_packing_loses_no_token():
     tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
     documents = [Document(str(i), "abc"[: i % 3 + 1] * 3) for i in range(20)]
     packed = pack_piece(documents, tokenizer, RowsConfig(length=7, layout="packed"), CorpusConfig(validation_share=0))
-    stream = [t for row in packed.rows["train"] for t in row.tokens]
+    stream = packed.rows["train"].tokens.flatten().tolist()
     expected = [t for d in documents for t in [*tokenizer.encode_batch([d.text])[0], tokenizer.end_id]]
     assert stream[: len(expected)] == expected
     assert set(stream[len(expected) :]) <= {tokenizer.pad_id}
@@ -290,11 +290,11 @@ def test_a_mixture_keeps_its_shares_and_visits_every_row_once_an_epoch():
 
 
 def test_rows_travel_through_files(tmp_path):
-    from components.data.rows import PackedRow
+    from components.data.rows import PackedRow, block_of
 
     rows = [PackedRow([i, i + 1, i + 2], i % 2, i) for i in range(10)]
-    write_rows(tmp_path / "train-0.arrow", rows[:4], 3, 70000)
-    write_rows(tmp_path / "train-1.arrow", rows[4:], 3, 70000)
+    write_rows(tmp_path / "train-0.arrow", block_of(rows[:4], 3, 1, 70000))
+    write_rows(tmp_path / "train-1.arrow", block_of(rows[4:], 3, 1, 70000))
     info = {"length": 3, "pad_in_loss": True, "shards": {"train": ["train-0.arrow", "train-1.arrow"], "validation": []}}
     (tmp_path / "rows.json").write_text(json.dumps(info))
     found = TokenRows(tmp_path, "train")
