@@ -21,7 +21,7 @@ from components.data.corpora.config import (
 from components.data.corpora.files import JsonLines, ParquetFiles, Stdlib, TableFiles, TextFiles
 from components.data.corpora.puzzles import Addition, Coding, LatinSquares, Sudokus
 from components.data.documents import BadDocument, Document, split_of
-from components.data.order import BLOCK, Mixture, permute
+from components.data.order import BLOCK, STRETCH, Mixture, permute
 from components.data.packing import SPLITS, pack_piece
 from components.data.rows import TokenRows, write_rows
 from components.data.tokenizer import SPECIAL, agrees, build_tokenizer, load_tokenizer
@@ -287,6 +287,21 @@ def test_a_mixture_keeps_its_shares_and_visits_every_row_once_an_epoch():
     assert np.array_equal(mixture.pick(np.arange(300, 400))[1], row[300:400])
     for c, size in enumerate((100, 37)):
         assert sorted(row[corpus == c][:size]) == list(range(size))
+
+
+def test_places_are_picked_alike_in_any_company():
+    """One by one, far apart and out of order, over the ends of what is computed at once."""
+    one, several = Mixture([1000], [1.0], seed=3), Mixture([100, 37], [3.0, 1.0], seed=3)
+    places = np.array([STRETCH, 5, 9 * STRETCH - 1, STRETCH - 1, 5, 7 * STRETCH + 13])
+    corpus, row = one.pick(places)
+    assert not corpus.any()
+    assert row.tolist() == [int(permute(np.array([p % 1000]), 1000, 3 * 1009 * 100_003 + p // 1000)[0]) for p in places.tolist()]
+    for mixture in (one, several):
+        alone = [mixture.pick(np.array([p])) for p in places]
+        assert [(c, r) for c, r in zip(*(x.tolist() for x in mixture.pick(places)), strict=True)] == [(int(c[0]), int(r[0])) for c, r in alone]
+    block, place = np.divmod(places, BLOCK)
+    whole = [several.pick(np.arange(b * BLOCK, (b + 1) * BLOCK)) for b in block]
+    assert several.pick(places)[1].tolist() == [int(rows[p]) for (_, rows), p in zip(whole, place, strict=True)]
 
 
 def test_rows_travel_through_files(tmp_path):

@@ -1,0 +1,3 @@
+from __future__ import annotations
+def overhead(name, given):
+    raise NotImplementedError
