@@ -125,11 +125,11 @@ def finished(laid: Laid, rows: RowsConfig, tokenizer: Tokenizer, packed: PackedP
     """The rows of a split; what is left of a stream is filled up."""
     if rows.layout == "document":
         return block_of(laid.rows, rows.length, tokenizer.pad_id, tokenizer.vocab_size)
-    stream = np.concatenate([np.zeros(0, dtype=width_of(tokenizer.vocab_size)), *laid.stream])
-    number = -(-len(stream) // rows.length)
-    padding = number * rows.length - len(stream)
+    padding = -sum(map(len, laid.stream)) % rows.length
     packed.counts["padding"] += padding
-    tokens = np.pad(stream, (0, padding), constant_values=tokenizer.pad_id).reshape(number, rows.length)
+    filled = [*laid.stream, np.full(padding, tokenizer.pad_id, dtype=width_of(tokenizer.vocab_size))]
+    tokens = np.concatenate(filled).reshape(-1, rows.length)
+    number = len(tokens)
     return RowBlock(tokens, np.zeros(number, dtype=np.int32), None, np.full(number, rows.length, dtype=np.int32))
 
 
