@@ -10,6 +10,7 @@ where something became worse than in OLD.json.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ BENCHES: dict[str, paired.Build] = {
     "plan": plans.plan,
     "serve_overhead": serving.overhead,
 }
-"""By name. What opens one imports what it needs, so that ``--help`` is there at once."""
+"""By name."""
 DEFAULTS: dict[str, Any] = {
     "vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "corpus": "", "device": "cpu",
     "deterministic": True,
@@ -49,6 +50,7 @@ def main() -> None:
         parser.error(f"there is no benchmark {wrong[0]!r}; there are {', '.join(BENCHES)}")
     if asked.compare and not asked.compare.is_file():
         parser.error(f"there is no file {asked.compare} to compare with")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a benchmark started ends with it
     use_threads(asked.threads)
     given, results = {name: getattr(asked, name) for name in DEFAULTS}, []
     for name in asked.names or BENCHES:
