@@ -63,9 +63,9 @@ def planned(finding: Finding, expected: Estimate | None, runtime: RuntimeConfig,
 
     wanted = finding.stage.name == "train" and finding.state != "fresh"
     memory = taken(shape_of(finding.stage, runtime, root)) if wanted else None
-    found = {"stage": finding.stage.label, "key": finding.stage.key, "state": finding.state, "reasons": finding.reasons}
-    found |= {"memory": memory and memory.parts | {"saving": memory.saving, "most": memory.most}}
-    return found | {"estimate_s": expected and expected.seconds, "estimate_of": expected and expected.of}
+    found: dict[str, Any] = {"stage": finding.stage.label, "key": finding.stage.key, "state": finding.state, "reasons": finding.reasons}
+    bytes_of = None if memory is None else memory.parts | {"saving": memory.saving, "most": memory.most}
+    return found | {"memory": bytes_of, "estimate_s": expected and expected.seconds, "estimate_of": expected and expected.of}
 
 
 def print_plan(findings: list[Finding], expected: dict[str, Estimate]) -> None:

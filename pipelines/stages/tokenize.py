@@ -29,7 +29,7 @@ from pipelines.graph.stage import Context
 from pipelines.stages.spec import TokenizeSpec
 from pipelines.stages.unchanged import require_unchanged
 
-SAMPLED, SAMPLED_CHARACTERS = 64, 4096
+SAMPLED, SAMPLED_CHARACTERS = 64, 1024
 """Documents by which encoders are compared, and how much of the beginning of each: the slow one takes longer for a whole book
 than the fast one for a library."""
 RECEIPT = "piece-{}.json"

@@ -141,7 +141,8 @@ def text_in(record: dict[str, Any], field: str) -> str:
         raise ValueError(f"{field} is no text but of type {type(value).__name__}")
     if len(value) > MAX_DOCUMENT_BYTES:
         raise ValueError(f"{field} is {TOO_LONG}")
-    require_text(value)
+    if not value.isascii():
+        require_text(value)
     return value
 
 
