@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from components.data import packing
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora import CORPORA
 from components.data.corpora.config import (
@@ -175,14 +176,19 @@ def test_rows_are_filled_up_to_the_next_bucket(tmp_path):
     assert rows.sizes(np.array([5, 0, 2])).tolist() == rows.take(np.array([5, 0, 2])).size.tolist() == [6, 2, 4]
 
 
-def test_packing_loses_no_token():
+@pytest.mark.parametrize("length", [7, 4])
+def test_packing_loses_no_token(length, monkeypatch):
+    """In any batches; the last row is filled up, where it is not full."""
+    monkeypatch.setattr(packing, "ENCODE_BATCH", 3)
     tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
-    documents = [Document(str(i), "abc"[: i % 3 + 1] * 3) for i in range(20)]
-    packed = pack_piece(documents, tokenizer, RowsConfig(length=7, layout="packed"), CorpusConfig(validation_share=0))
+    documents = [Document(str(i), "abc"[: i % 3 + 1] * 3) for i in range(21)]
+    packed = pack_piece(documents, tokenizer, RowsConfig(length=length, layout="packed"), CorpusConfig(validation_share=0))
     stream = packed.rows["train"].tokens.flatten().tolist()
     expected = [t for d in documents for t in [*tokenizer.encode_batch([d.text])[0], tokenizer.end_id]]
-    assert stream[: len(expected)] == expected
-    assert set(stream[len(expected) :]) <= {tokenizer.pad_id}
+    assert len(expected) == 3 * 7 * 7
+    assert stream == expected + [tokenizer.pad_id] * (-len(expected) % length)
+    assert packed.counts["padding"] == -len(expected) % length
+    assert packed.rows["train"].size.tolist() == [length] * (len(stream) // length)
 
 
 def test_a_broken_line_is_one_bad_document(tmp_path):
