@@ -55,8 +55,7 @@ def from_json(text: str | bytes, levels: int = MAX_DEPTH, **numbers: Any) -> Any
         raise ValueError(f"broken JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise too_deep(levels) from None
-    if text.count("[") + text.count("{") > levels:
-        require_flat(found, levels)
+    require_flat(found, levels)
     return found
 
 

@@ -7,12 +7,13 @@ what libraries take on top of a process are not in them, so enough by them may s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cluster.config import RuntimeConfig
+from components.data.rows import read_rows_json
 from components.data.tokenizer import load_tokenizer
 from components.errors import Problem, ProsecoError
 from components.models.device import device_problems, num_gpus
@@ -24,13 +25,14 @@ from pipelines.graph.plan import Finding
 from pipelines.graph.schedule import PATIENCE_S
 from pipelines.graph.short import duration
 from pipelines.graph.stage import Given, Stage
+from pipelines.training_memory import FLOAT, SAVED, Shape, smaller, taken
 
-FLOAT = 4
-"""Bytes of a parameter."""
 STATES = 4
 """Numbers that a checkpoint holds of each parameter: its weight, two moments and the average."""
-PROCESS_BYTES = 512 << 20
-"""Of a process that has torch and Ray in it, before it holds a model."""
+PROCESS_BYTES = 600 << 20
+"""Of a process that has torch, DeepSpeed and Ray in it, and what they take at their first step, whatever the model."""
+SURE = 0.75
+"""What is refused needs more than there is by so much less of the estimate, which may be wrong by a quarter."""
 UNKNOWN_VOCABULARY = 256
 """Taken for a vocabulary that is collected from the corpus and was not made yet."""
 SAMPLE_BYTES, TOKEN_BYTES, SCORE_BYTES = 256, 8, 64
@@ -68,10 +70,12 @@ def tracking_problem(runtime: RuntimeConfig, root: Path) -> Problem | None:
     return Problem("runtime.tracking_uri", "", rule, "give the address of an MLflow server, or none")
 
 
-def refusals(runtime: RuntimeConfig, root: Path) -> list[Problem]:
-    """Why nothing of a run may be started here."""
-    problem = tracking_problem(runtime, root)
-    return [*([problem] if problem is not None else []), *gpu_problems(runtime)]
+def refusals(runtime: RuntimeConfig, root: Path, todo: Sequence[Stage] = ()) -> list[Problem]:
+    """Why nothing of a run may be started here. Of a cluster that is joined it is not known what fits."""
+    problem, lost = tracking_problem(runtime, root), gpu_problems(runtime)
+    found = [*([problem] if problem is not None else []), *lost]
+    trainings = [] if runtime.address or lost else [s for s in todo if s.name == "train"]
+    return found + [p for stage in trainings if (p := too_large(stage, runtime, root)) is not None]
 
 
 def gpu_problems(runtime: RuntimeConfig) -> list[Problem]:
@@ -174,21 +178,86 @@ def disk(todo: list[Stage], runtime: RuntimeConfig, root: Path) -> Check:
 
 def process_memory(stage: Stage, runtime: RuntimeConfig, root: Path) -> int:
     """What the processes of one stage take together on the host. Weights on GPUs are not there."""
-    number, size = processes(stage, runtime), 0 if runtime.on_gpu else parameters(stage, root) * FLOAT
+    number = processes(stage, runtime)
     if stage.work != "training":
-        return number * (PROCESS_BYTES + size)
-    shared = runtime.zero_stage if runtime.engine == "deepspeed" else 0
-    copies = {n: 1 if shared >= n else number for n in (1, 2, 3)}
-    # Moments and average are spread from stage 1 on, gradients from 2, weights from 3.
-    return number * PROCESS_BYTES + size * (3 * copies[1] + copies[2] + copies[3])
+        return number * (PROCESS_BYTES + (0 if runtime.on_gpu else parameters(stage, root) * FLOAT))
+    return number * (PROCESS_BYTES + worker_memory(shape_of(stage, runtime, root))[1])
+
+
+def shape_of(stage: Stage, runtime: RuntimeConfig, root: Path) -> Shape:
+    """What decides how much memory a process of a training takes."""
+    config, rows = stage.config, next(below for role, below in stage.inputs.items() if role.startswith("rows"))
+    share = -(-config.train.batch_rows // runtime.workers)
+    return Shape(
+        config.model,
+        parameters(stage, root),
+        vocabulary(stage, root),
+        config.train.objective.name,
+        rows=min(runtime.micro_batch or share, share),
+        length=read_rows_json(rows.place)["length"] if isinstance(rows, Given) else rows.config.rows.length,
+        workers=runtime.workers,
+        zero=runtime.zero_stage if runtime.engine == "deepspeed" else None,
+        bf16=config.train.precision == "bf16",
+        on_gpu=runtime.on_gpu,
+        checkpointing=runtime.activation_checkpointing,
+        offload=runtime.offload_optimizer,
+    )
+
+
+def worker_memory(shape: Shape) -> tuple[int, int]:
+    """Bytes that one process of a training takes on its GPU, 0 without one, and on the host, libraries aside."""
+    most, share = taken(shape).most, FLOAT * shape.parameters // shape.workers
+    # What a checkpoint becomes before it is written, and masters, gradients, moments and average that are kept there.
+    return (most, SAVED // 2 * share + 5 * share * shape.offload) if shape.on_gpu else (0, most)
+
+
+def gpu_bytes() -> int:
+    """Memory of the smallest GPU that torch sees."""
+    import torch
+
+    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+
+def room(shape: Shape) -> tuple[int, int, str]:
+    """(what the training takes, what there is, and where): of one GPU, or of this machine for all of its processes."""
+    on_gpu, on_host = worker_memory(shape)
+    if shape.on_gpu:
+        return on_gpu, gpu_bytes(), "of a GPU here, for each worker"
+    return shape.workers * (PROCESS_BYTES + on_host), memory_bytes(), f"of this machine, for {shape.workers} workers together"
+
+
+def too_large(stage: Stage, runtime: RuntimeConfig, root: Path) -> Problem | None:
+    """Why a training cannot fit into memory, and the least that would have it fit."""
+    shape = shape_of(stage, runtime, root)
+    needed, there, where = room(shape)
+    if needed * SURE <= there:
+        return None
+    fits = (said for other, said in smaller(shape) if room(other)[0] <= there)
+    remedy = next((f"set {said}" for said in fits), "train a smaller model or shorter rows, or use fewer workers or a larger machine")
+    return Problem(stage.label, f"about {shown(needed)}", f"at most the {shown(there)} {where}", remedy)
+
+
+def training_lines(todo: Sequence[Stage], runtime: RuntimeConfig, root: Path) -> Iterator[str]:
+    """What the largest of the trainings takes, for people."""
+    shapes = {s.label: (s, shape_of(s, runtime, root)) for s in todo if s.name == "train"}
+    if not shapes:
+        return
+    stage, shape = max(shapes.values(), key=lambda pair: taken(pair[1]).most)
+    found, place = taken(shape), "on each GPU" if shape.on_gpu else f"and {shown(PROCESS_BYTES)} of libraries in each process"
+    parts = ", ".join(f"{name} {shown(size)}" for name, size in found.parts.items() if size)
+    yield (
+        f"{stage.label}, the largest of {len(shapes)} trainings: about {shown(found.most)} {place}, workers: {shape.workers} ({parts}; "
+        f"while a checkpoint is written {shown(found.saving)}), and {shown(BYTES['train'](stage, runtime, root))} of disk for "
+        f"{runtime.keep_checkpoints} checkpoints and the one being written"
+    )
 
 
 def memory(todo: list[Stage], runtime: RuntimeConfig, root: Path) -> Check:
     """For the largest stage alone; those that find no room beside it wait."""
     largest = max(todo, key=lambda s: process_memory(s, runtime, root))
     needed, there = process_memory(largest, runtime, root), memory_bytes()
-    rule = f"about {shown(needed)} and activations, for {largest.label}"
-    remedy = "lower runtime.workers or runtime.replicas, raise runtime.zero_stage, or train a smaller model"
+    rule = f"about {shown(needed)}, for {largest.label}"
+    remedy = "lower runtime.micro_batch, runtime.workers or runtime.replicas, raise runtime.zero_stage, or train a smaller model"
     return Check("memory for the run", f"{there / GIB:.1f} GiB", there >= needed, rule, remedy)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from components.data.rows import PackedRow, write_rows
+from components.data.rows import PackedRow, block_of, write_rows
 from components.models.config import ModelConfig
 from components.objectives.config import ProsecoConfig
 from components.training.config import OptimizerConfig, TrainConfig
@@ -24,8 +24,8 @@ def token_rows(folder: Path, count: int = 64, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     rows = [PackedRow(rng.integers(4, VOCAB, LENGTH).tolist(), int(rng.integers(0, 3))) for _ in range(count)]
-    write_rows(folder / "train-0.arrow", rows[8:], LENGTH, VOCAB)
-    write_rows(folder / "validation-0.arrow", rows[:8], LENGTH, VOCAB)
+    write_rows(folder / "train-0.arrow", block_of(rows[8:], LENGTH, PAD, VOCAB))
+    write_rows(folder / "validation-0.arrow", block_of(rows[:8], LENGTH, PAD, VOCAB))
     shards = {"train": ["train-0.arrow"], "validation": ["validation-0.arrow"], "test": []}
     (folder / "rows.json").write_text(json.dumps({"length": LENGTH, "pad_in_loss": True, "shards": shards}))
     return folder

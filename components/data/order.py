@@ -7,12 +7,16 @@ two, walked until it lands inside; a mixture gives each corpus its exact share i
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 _ROUNDS = 6
 BLOCK = 1024
+STRETCH, STRETCHES = 4 * BLOCK, 4
+"""Places whose rows are computed at once, since a few take as long as thousands, and how many such stretches are kept."""
 
 
 def permute(index: Ints, size: int, key: int) -> Ints:
@@ -64,10 +68,21 @@ class Mixture:
         self.rank = np.zeros(BLOCK, dtype=np.int64)
         for c, q in enumerate(quota):
             self.rank[self.slots == c] = np.arange(q)
+        self._stretch = lru_cache(STRETCHES)(self._compute_stretch)
 
     def pick(self, stream: Ints) -> tuple[Ints, Ints]:
         """(corpus [n], row in it [n]) of places [n] of the stream."""
-        stream = np.asarray(stream, dtype=np.int64)
+        number, place = np.divmod(np.asarray(stream, dtype=np.int64), STRETCH)
+        corpus, row = np.zeros((2, *place.shape), dtype=np.int64)
+        for one in np.unique(number).tolist():
+            here = number == one
+            corpora, rows = self._stretch(one)
+            corpus[here], row[here] = corpora[place[here]], rows[place[here]]
+        return corpus, row
+
+    def _compute_stretch(self, number: int) -> tuple[Ints, Ints]:
+        """What ``pick`` gives for the places of a stretch."""
+        stream = np.arange(number * STRETCH, (number + 1) * STRETCH)
         if len(self.sizes) == 1:
             corpus, use = np.zeros_like(stream), stream
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from components.store.names import file_name
 
 @dataclass(frozen=True)
 class PackedRow:
-    """One row before it is written."""
+    """A row of its own before it lies among others."""
 
-    tokens: list[int]
+    tokens: Sequence[int] | NDArray[np.integer]
+    """Without the padding at its end."""
     num_prompt: int = 0
     label: float | None = None
     size: int = 0
@@ -30,7 +31,7 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows as arrays: tokens [n, L], num_prompt [n], label [n] (a class or a value) or None, size [n]: the
+    """Rows as arrays: tokens [n, L], num_prompt [n], label [n] (a class or a value; NaN for none) or None, size [n]: the
     positions that a row has."""
 
     tokens: NDArray[np.integer]
@@ -38,16 +39,35 @@ class RowBlock:
     label: NDArray[np.float64] | None
     size: NDArray[np.int32]
 
+    def __len__(self) -> int:
+        return len(self.tokens)
 
-def write_rows(path: Path, rows: list[PackedRow], length: int, vocab_size: int) -> None:
-    """Write an Arrow IPC file; ids take 16 bits where they fit."""
-    kind = pa.uint16() if vocab_size <= 1 << 16 else pa.uint32()
-    flat = pa.array([t for row in rows for t in row.tokens], kind)
+
+def width_of(vocab_size: int) -> type[np.uint16 | np.uint32]:
+    """What ids are kept in: 16 bits where they fit."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def block_of(rows: list[PackedRow], length: int, pad_id: int, vocab_size: int) -> RowBlock:
+    """Rows that were made one by one, filled up with padding."""
+    tokens = np.full((len(rows), length), pad_id, dtype=width_of(vocab_size))
+    for place, row in zip(tokens, rows, strict=True):
+        place[: len(row.tokens)] = row.tokens
+    return RowBlock(
+        tokens,
+        np.array([row.num_prompt for row in rows], dtype=np.int32),
+        np.array([np.nan if row.label is None else row.label for row in rows], dtype=np.float64),
+        np.array([row.size or length for row in rows], dtype=np.int32),
+    )
+
+
+def write_rows(path: Path, rows: RowBlock) -> None:
+    """Write an Arrow IPC file."""
     columns = {
-        "tokens": pa.FixedSizeListArray.from_arrays(flat, length),
-        "num_prompt": pa.array([row.num_prompt for row in rows], pa.int32()),
-        "label": pa.array([row.label for row in rows], pa.float64()),
-        "size": pa.array([row.size or length for row in rows], pa.int32()),
+        "tokens": pa.FixedSizeListArray.from_arrays(pa.array(rows.tokens.reshape(-1)), rows.tokens.shape[1]),
+        "num_prompt": pa.array(rows.num_prompt),
+        "label": pa.nulls(len(rows), pa.float64()) if rows.label is None else pa.array(rows.label, from_pandas=True),
+        "size": pa.array(rows.size),
     }
     table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:

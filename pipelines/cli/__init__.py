@@ -45,6 +45,7 @@ for _command in (
     house.lineage,
     house.chaos,
     house.doctor,
+    house.bench,
     house.gc,
 ):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""Commands about the machine, the roots and what there is: list, doctor, gc."""
+"""Commands about the machine, the roots and what there is: list, doctor, bench, gc."""
 
 from __future__ import annotations
 
@@ -182,6 +182,19 @@ def chaos(run: Path, overrides: tuple[str, ...], names: tuple[str, ...], folder:
     click.echo(f"report: {folder / 'chaos.html'}")
     if any(v.passed is False for v in verdicts):
         sys.exit(1)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME]... [OPTIONS]")
+@in_words
+def bench(arguments: tuple[str, ...]) -> None:
+    """Time this checkout's ways against the plain published ones, side by side; --help lists the names.
+
+    Ends with 1 where something became worse than in the file of [b]--compare[/b].
+    """
+    from pipelines.bench import run
+
+    sys.exit(run(arguments))
 
 
 @click.command()

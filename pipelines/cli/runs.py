@@ -17,6 +17,7 @@ from components.store.files import at, exists
 from pipelines.cli.screen import STATES, in_words, load, out, run_arguments
 
 if TYPE_CHECKING:
+    from cluster.config import RuntimeConfig
     from pipelines.doctor import Check
     from pipelines.graph.estimate import Estimate
     from pipelines.graph.plan import Finding
@@ -30,32 +31,41 @@ if TYPE_CHECKING:
 def plan(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what a run would do, and why, before anything is started.
 
-    Also how long it may take, where its like was made in the root before, and what of this machine may be too little;
+    Also what trainings take of memory and disk, how long it may take, where its like was made in the root before, and what of
+    this machine may be too little; a training that cannot fit into memory is refused here and by [b]proseco run[/b].
     [b]proseco doctor RUN[/b] tells all that was looked at.
     """
     from pipelines.graph.estimate import estimates
     from pipelines.graph.plan import plan as make_plan
-    from pipelines.needs import needs, refusals
+    from pipelines.needs import needs, refusals, training_lines
 
     config, stages = load(run, overrides)
     root = at(config.runtime.root)
     findings = make_plan(list(stages.values()), root)
-    expected = estimates(findings, root)
+    expected, todo = estimates(findings, root), [f.stage for f in findings if f.state != "fresh"]
     if as_json:
-        click.echo(json.dumps([planned(f, expected.get(f.stage.key)) for f in findings], indent=1))
+        click.echo(json.dumps([planned(f, expected.get(f.stage.key), config.runtime, root) for f in findings], indent=1))
     else:
         print_plan(findings, expected)
+        for line in training_lines(todo, config.runtime, root):
+            out.print(line, markup=False)
         problems = [c for c in needs(findings, config.runtime, root) if not c.ok]
         for line in lines_of(problems):
             out.print(line, markup=False)
-    if any(f.state != "fresh" for f in findings) and (wrong := refusals(config.runtime, root)):
+    if todo and (wrong := refusals(config.runtime, root, todo)):
         raise ConfigError(wrong)
 
 
-def planned(finding: Finding, expected: Estimate | None) -> dict[str, Any]:
-    """A line of the plan for a program."""
-    found = {"stage": finding.stage.label, "key": finding.stage.key, "state": finding.state, "reasons": finding.reasons}
-    return found | {"estimate_s": expected and expected.seconds, "estimate_of": expected and expected.of}
+def planned(finding: Finding, expected: Estimate | None, runtime: RuntimeConfig, root: Path) -> dict[str, Any]:
+    """A line of the plan for a program. The memory is that of one process of a training, in bytes."""
+    from pipelines.needs import shape_of
+    from pipelines.training_memory import taken
+
+    wanted = finding.stage.name == "train" and finding.state != "fresh"
+    memory = taken(shape_of(finding.stage, runtime, root)) if wanted else None
+    found: dict[str, Any] = {"stage": finding.stage.label, "key": finding.stage.key, "state": finding.state, "reasons": finding.reasons}
+    bytes_of = None if memory is None else memory.parts | {"saving": memory.saving, "most": memory.most}
+    return found | {"memory": bytes_of, "estimate_s": expected and expected.seconds, "estimate_of": expected and expected.of}
 
 
 def print_plan(findings: list[Finding], expected: dict[str, Estimate]) -> None:

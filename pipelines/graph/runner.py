@@ -83,7 +83,7 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
     todo = [f for f in findings if f.state != "fresh"]
     if not todo:
         return findings
-    if wrong := refusals(runtime, root):
+    if wrong := refusals(runtime, root, [f.stage for f in todo]):
         raise ConfigError(wrong)
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
     mark_root(root)

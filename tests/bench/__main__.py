@@ -1,14 +1,16 @@
-"""Ours against the plain published loop, side by side in one process.
+"""Ours against the plain published way, side by side in one process.
 
-    python -m tests.bench [NAME ...] [--vocab V] [--length L] [--rows B] [--steps T] [--device cpu] [--json OUT] [--compare OLD.json]
+    proseco bench [NAME ...] [--vocab V] [--length L] [--rows B] [--steps T] [--device cpu] [--json OUT] [--compare OLD.json] [--plot OUT.svg]
 
 Each is gated: both sides have to come to the same, or to draws of one law. Ratios on a CPU are of CPU seconds, which
-others on the machine disturb less; on a GPU of wall time. Ends with 1 where something became slower than in OLD.json.
+others on the machine disturb less, but where a side works in processes of its own; on a GPU of wall time. Ends with 1
+where something became worse than in OLD.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,27 +18,39 @@ from typing import Any
 import torch
 
 from components.models.cpu import use_threads
-from tests.bench import paired, sampling
+from tests.bench import data, paired, picture, plans, sampling, serving
 
-BENCHES = dict.fromkeys(sampling.PASSES, sampling.build)
-DEFAULTS: dict[str, Any] = {"vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "device": "cpu", "dtype": "float32", "deterministic": True}
+BENCHES: dict[str, paired.Build] = {
+    **dict.fromkeys(sampling.PASSES, sampling.build),
+    "tokenize": data.tokenize,
+    "read_rows": data.read_rows,
+    "plan": plans.plan,
+    "serve_overhead": serving.overhead,
+}
+"""By name."""
+DEFAULTS: dict[str, Any] = {
+    "vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "corpus": "", "device": "cpu", "dtype": "float32",
+    "deterministic": True,
+}  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("proseco bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)}; all where none is named")
     for name, value in DEFAULTS.items():
         kind = (lambda text: text == "true") if isinstance(value, bool) else type(value)
-        parser.add_argument(f"--{name}", type=kind, default=value, help=f"default: {value}")
+        parser.add_argument(f"--{name}", type=kind, default=value, help=f"default: {value}" if value != "" else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for all numbers")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="say what became slower since")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="say what became worse since")
+    parser.add_argument("--plot", type=Path, metavar="OUT.svg", help="file for a picture")
     asked = parser.parse_args()
     if wrong := [n for n in asked.names if n not in BENCHES]:
         parser.error(f"there is no benchmark {wrong[0]!r}; there are {', '.join(BENCHES)}")
     if asked.compare and not asked.compare.is_file():
         parser.error(f"there is no file {asked.compare} to compare with")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a benchmark started ends with it
     use_threads(asked.threads)
     given, results = {name: getattr(asked, name) for name in DEFAULTS}, []
     for name in asked.names or BENCHES:
@@ -45,7 +59,9 @@ def main() -> None:
         results.append(found)
     if asked.json:
         paired.write(asked.json, results)
-    for sentence in (lost := paired.slower(asked.compare, results) if asked.compare else []):
+    if asked.plot:
+        asked.plot.write_text(picture.drawn(results), encoding="utf-8")
+    for sentence in (lost := paired.worse(asked.compare, results) if asked.compare else []):
         print(sentence)
     sys.exit(1 if lost else 0)
 

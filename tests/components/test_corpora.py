@@ -39,9 +39,9 @@ def test_grade_school_mathematics_as_prompt_and_response():
     placed = sum(packed.counts[f"{s}_documents"] for s in SPLITS)
     assert placed + packed.counts["quarantined"] == 500
     assert placed > 400
-    row = packed.rows["train"][0]
-    assert 0 < row.num_prompt < 256
-    assert tokenizer.end_id in row.tokens[row.num_prompt :]
+    tokens, num_prompt = packed.rows["train"].tokens[0], int(packed.rows["train"].num_prompt[0])
+    assert 0 < num_prompt < 256
+    assert tokenizer.end_id in tokens[num_prompt:]
 
 
 def test_molecules_are_spelled_and_read_back():

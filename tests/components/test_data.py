@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from components.data import packing
 from components.data.config import CorpusConfig, RowsConfig, TokenizerConfig
 from components.data.corpora import CORPORA
 from components.data.corpora.config import (
@@ -21,7 +22,7 @@ from components.data.corpora.config import (
 from components.data.corpora.files import JsonLines, ParquetFiles, Stdlib, TableFiles, TextFiles
 from components.data.corpora.puzzles import Addition, Coding, LatinSquares, Sudokus
 from components.data.documents import BadDocument, Document, split_of
-from components.data.order import BLOCK, Mixture, permute
+from components.data.order import BLOCK, STRETCH, Mixture, permute
 from components.data.packing import SPLITS, pack_piece
 from components.data.rows import TokenRows, write_rows
 from components.data.tokenizer import SPECIAL, agrees, build_tokenizer, load_tokenizer
@@ -134,10 +135,10 @@ def test_every_document_is_placed_or_quarantined():
         placed = sum(packed.counts[f"{s}_documents"] for s in SPLITS)
         assert placed + packed.counts["quarantined"] == packed.counts["documents"] == len(documents)
         assert {b.id for b in packed.bad} >= {"empty", "unknown", "bad"}
-        assert all(len(r.tokens) == 6 for rows in packed.rows.values() for r in rows)
-    first = pack_piece(documents, tokenizer, RowsConfig(length=6), CorpusConfig(validation_share=0)).rows["train"][1]
-    assert first.num_prompt == 2
-    assert first.tokens == [*tokenizer.encode_batch(["ccab"])[0], tokenizer.pad_id, tokenizer.pad_id]
+        assert all(rows.tokens.shape[1] == 6 for rows in packed.rows.values())
+    first = pack_piece(documents, tokenizer, RowsConfig(length=6), CorpusConfig(validation_share=0)).rows["train"]
+    assert first.num_prompt.tolist() == [0, 2]
+    assert first.tokens[1].tolist() == [*tokenizer.encode_batch(["ccab"])[0], tokenizer.pad_id, tokenizer.pad_id]
 
 
 def test_a_document_that_is_longer_than_a_row_is_told_cut_or_written_on():
@@ -148,7 +149,7 @@ def test_a_document_that_is_longer_than_a_row_is_told_cut_or_written_on():
     def rows_of(**changes):
         rows = RowsConfig(length=6, end_token=True, **changes)
         packed = pack_piece(documents[:3] if changes.get("too_long") == "split" else documents, tokenizer, rows, CorpusConfig(validation_share=0))
-        return packed, [[t for t in r.tokens if t != tokenizer.pad_id] for r in packed.rows["train"]]
+        return packed, [[t for t in r if t != tokenizer.pad_id] for r in packed.rows["train"].tokens.tolist()]
 
     told, rows = rows_of()
     assert rows == [ids[1]]
@@ -166,23 +167,28 @@ def test_rows_are_filled_up_to_the_next_bucket(tmp_path):
     tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
     documents = [Document(str(n), "a" * n) for n in (1, 2, 3, 4, 5, 6)]
     packed = pack_piece(documents, tokenizer, RowsConfig(length=6, buckets=(2, 4)), CorpusConfig(validation_share=0))
-    assert [r.size for r in packed.rows["train"]] == [2, 2, 4, 4, 6, 6]
+    assert packed.rows["train"].size.tolist() == [2, 2, 4, 4, 6, 6]
     assert packed.counts["padding"] == 3
-    write_rows(tmp_path / "train-0.arrow", packed.rows["train"], 6, 9)
+    write_rows(tmp_path / "train-0.arrow", packed.rows["train"])
     (tmp_path / "rows.json").write_text(json.dumps({"length": 6, "pad_in_loss": True, "shards": {"train": ["train-0.arrow"]}}))
     rows = TokenRows(tmp_path, "train")
     assert rows.uneven
     assert rows.sizes(np.array([5, 0, 2])).tolist() == rows.take(np.array([5, 0, 2])).size.tolist() == [6, 2, 4]
 
 
-def test_packing_loses_no_token():
+@pytest.mark.parametrize("length", [7, 4])
+def test_packing_loses_no_token(length, monkeypatch):
+    """In any batches; the last row is filled up, where it is not full."""
+    monkeypatch.setattr(packing, "ENCODE_BATCH", 3)
     tokenizer = build_tokenizer(TokenizerConfig(), [], "abc")
-    documents = [Document(str(i), "abc"[: i % 3 + 1] * 3) for i in range(20)]
-    packed = pack_piece(documents, tokenizer, RowsConfig(length=7, layout="packed"), CorpusConfig(validation_share=0))
-    stream = [t for row in packed.rows["train"] for t in row.tokens]
+    documents = [Document(str(i), "abc"[: i % 3 + 1] * 3) for i in range(21)]
+    packed = pack_piece(documents, tokenizer, RowsConfig(length=length, layout="packed"), CorpusConfig(validation_share=0))
+    stream = packed.rows["train"].tokens.flatten().tolist()
     expected = [t for d in documents for t in [*tokenizer.encode_batch([d.text])[0], tokenizer.end_id]]
-    assert stream[: len(expected)] == expected
-    assert set(stream[len(expected) :]) <= {tokenizer.pad_id}
+    assert len(expected) == 3 * 7 * 7
+    assert stream == expected + [tokenizer.pad_id] * (-len(expected) % length)
+    assert packed.counts["padding"] == -len(expected) % length
+    assert packed.rows["train"].size.tolist() == [length] * (len(stream) // length)
 
 
 def test_a_broken_line_is_one_bad_document(tmp_path):
@@ -289,12 +295,27 @@ def test_a_mixture_keeps_its_shares_and_visits_every_row_once_an_epoch():
         assert sorted(row[corpus == c][:size]) == list(range(size))
 
 
+def test_places_are_picked_alike_in_any_company():
+    """One by one, far apart and out of order, over the ends of what is computed at once."""
+    one, several = Mixture([1000], [1.0], seed=3), Mixture([100, 37], [3.0, 1.0], seed=3)
+    places = np.array([STRETCH, 5, 9 * STRETCH - 1, STRETCH - 1, 5, 7 * STRETCH + 13])
+    corpus, row = one.pick(places)
+    assert not corpus.any()
+    assert row.tolist() == [int(permute(np.array([p % 1000]), 1000, 3 * 1009 * 100_003 + p // 1000)[0]) for p in places.tolist()]
+    for mixture in (one, several):
+        alone = [mixture.pick(np.array([p])) for p in places]
+        assert [(c, r) for c, r in zip(*(x.tolist() for x in mixture.pick(places)), strict=True)] == [(int(c[0]), int(r[0])) for c, r in alone]
+    block, place = np.divmod(places, BLOCK)
+    whole = [several.pick(np.arange(b * BLOCK, (b + 1) * BLOCK)) for b in block]
+    assert several.pick(places)[1].tolist() == [int(rows[p]) for (_, rows), p in zip(whole, place, strict=True)]
+
+
 def test_rows_travel_through_files(tmp_path):
-    from components.data.rows import PackedRow
+    from components.data.rows import PackedRow, block_of
 
     rows = [PackedRow([i, i + 1, i + 2], i % 2, i) for i in range(10)]
-    write_rows(tmp_path / "train-0.arrow", rows[:4], 3, 70000)
-    write_rows(tmp_path / "train-1.arrow", rows[4:], 3, 70000)
+    write_rows(tmp_path / "train-0.arrow", block_of(rows[:4], 3, 1, 70000))
+    write_rows(tmp_path / "train-1.arrow", block_of(rows[4:], 3, 1, 70000))
     info = {"length": 3, "pad_in_loss": True, "shards": {"train": ["train-0.arrow", "train-1.arrow"], "validation": []}}
     (tmp_path / "rows.json").write_text(json.dumps(info))
     found = TokenRows(tmp_path, "train")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.data.rows import PackedRow, write_rows
+from components.data.rows import PackedRow, block_of, write_rows
 from components.diffusion import noise
 from components.errors import ConfigError, CorruptArtifact, LeaseLost, NonFiniteLoss, OutOfMemory
 from components.models.ema import Ema
@@ -330,7 +330,7 @@ def test_labels_are_hidden_at_the_stated_rate_and_never_in_validation(tmp_path):
     folder = token_rows(tmp_path / "rows")
     labelled = [PackedRow([4 + i % 4] * 8, 0, i % 3) for i in range(64)]
     for name in ("train-0.arrow", "validation-0.arrow"):
-        write_rows(folder / name, labelled, 8, 9)
+        write_rows(folder / name, block_of(labelled, 8, PAD, 9))
     made = job(tmp_path / "job", folder, label_dropout=0.3)
     source = RowSource(made, "train", rank=0, world_size=1, device=CPU)
     labels = torch.cat([source.batch(step, torch.arange(8)).label for step in range(250)])
@@ -348,7 +348,7 @@ def test_rows_of_several_lengths_are_trained_on_side_by_side(tmp_path):
     rng = np.random.default_rng(0)
     sizes = [int(n) for n in rng.choice([2, 4, 8], 64)]
     rows = [PackedRow([*rng.integers(4, VOCAB, n).tolist(), *[PAD] * (LENGTH - n)], 0, None, n) for n in sizes]
-    write_rows(folder / "train-0.arrow", rows, LENGTH, VOCAB)
+    write_rows(folder / "train-0.arrow", block_of(rows, LENGTH, PAD, VOCAB))
 
     def batches(world_size, micro):
         made = job(tmp_path / "none", folder, micro)

@@ -30,6 +30,7 @@ STARTED = "It would be started now, and a test of command lines starts nothing."
 STARTS = [
     "pipelines.graph.runner.execute", "pipelines.commands.execute", "pipelines.nights.night", "pipelines.nights.roll_back",
     "pipelines.chaos.verdict.chaos", "cluster.service.serving.serve", "cluster.jobs.Jobs", "cluster.nodes.local_nodes",
+    "pipelines.bench.run",
 ]  # fmt: skip
 FILES = [
     "run.yaml", "night.yaml", "model", "model/config.json", "source", "prompts.jsonl", "prompts.txt", "latin.txt", "empty.jsonl", "a.gz",

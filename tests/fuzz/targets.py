@@ -171,8 +171,8 @@ def pack(documents: list[Document | BadDocument]) -> None:
     placed = sum(packed.counts[f"{s}_documents"] for s in SPLITS)
     assert placed + packed.counts["quarantined"] == packed.counts["documents"] == len(documents)
     assert all(bad.reason for bad in packed.bad)
-    for row in (row for split in SPLITS for row in packed.rows[split]):
-        assert not {words.mask_id, words.end_id, words.unknown_id} & set(row.tokens)
+    for split in SPLITS:
+        assert not {words.mask_id, words.end_id, words.unknown_id} & set(packed.rows[split].tokens.flatten().tolist())
 
 
 def use_documents(folder: Path, raw: bytes) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.data.config import TokenizerConfig
-from components.data.rows import PackedRow, TokenRows, write_rows
+from components.data.rows import PackedRow, TokenRows, block_of, write_rows
 from components.data.tokenizer import build_tokenizer
 from pipelines.stages.held_out import as_samples
 
@@ -24,8 +24,8 @@ def test_what_a_network_was_not_to_write_is_given(pads, given, tmp_path):
         PackedRow([4, 5, 6, 4, 4, 4, END, PAD], 0, None),
         PackedRow([4, 5, 6, END, PAD, PAD, PAD, PAD], 2, 0.75),
     ]
-    write_rows(tmp_path / "a.arrow", rows[:1] + rows[2:], 8, 7)
-    write_rows(tmp_path / "b.arrow", rows[1:2], 8, 7)
+    write_rows(tmp_path / "a.arrow", block_of(rows[:1] + rows[2:], 8, PAD, 7))
+    write_rows(tmp_path / "b.arrow", block_of(rows[1:2], 8, PAD, 7))
     info = {"length": 8, "pad_in_loss": pads, "shards": {"test": ["a.arrow", "b.arrow"]}}
     (tmp_path / "rows.json").write_text(json.dumps(info))
     found = list(as_samples(TokenRows(tmp_path, "test"), np.array([0, 2, 1]), WORDS))
@@ -35,7 +35,7 @@ def test_what_a_network_was_not_to_write_is_given(pads, given, tmp_path):
 
 
 def test_rows_have_their_labels_and_are_told_apart_by_them(tmp_path):
-    write_rows(tmp_path / "a.arrow", [PackedRow([4, 5], 0, label) for label in (0.25, 0.75, 0.25)], 2, 7)
+    write_rows(tmp_path / "a.arrow", block_of([PackedRow([4, 5], 0, label) for label in (0.25, 0.75, 0.25)], 2, PAD, 7))
     (tmp_path / "rows.json").write_text(json.dumps({"length": 2, "pad_in_loss": True, "shards": {"test": ["a.arrow"]}}))
     found = list(as_samples(TokenRows(tmp_path, "test"), np.arange(3), WORDS))
     assert [r["label"] for r in found] == [0.25, 0.75, 0.25]

@@ -26,6 +26,7 @@ from pipelines.graph.estimate import estimates
 from pipelines.graph.plan import plan
 from pipelines.graph.progress import Screen
 from pipelines.graph.runner import execute
+from pipelines.training_memory import taken
 from pipelines.workflows import build
 from tests.chaos import harness
 
@@ -230,14 +231,17 @@ def test_memory_by_stage_of_zero(made, tmp_path, monkeypatch):
     size = ModelConfig(**{f.name: getattr(stage.config.model, f.name) for f in dataclasses.fields(ModelConfig)})
     number = sum(p.numel() for p in Transformer(size, 7).parameters())
     assert needs.parameters(stage, made[1]) == number, "7 entries, as the tokenizer that was made says"
-    bytes_of = {
-        zero: needs.process_memory(stage, RuntimeConfig(workers=4, zero_stage=zero), made[1]) - 4 * needs.PROCESS_BYTES
-        for zero in (0, 1, 2, 3)
-    }
-    assert [b // (4 * number) for b in bytes_of.values()] == [20, 11, 8, 5]
+    shape = needs.shape_of(stage, RuntimeConfig(workers=4, zero_stage=0), made[1])
+    assert (shape.parameters, shape.vocab_size, shape.rows, shape.length, shape.workers) == (number, 7, 2, 9, 4)
+    assert needs.shape_of(stage, RuntimeConfig(engine="torch", micro_batch=1), made[1]).zero is None
+    assert needs.shape_of(stage, RuntimeConfig(micro_batch=1), made[1]).rows == 1
+    for zero in (0, 1, 2, 3):
+        asked = RuntimeConfig(workers=4, zero_stage=zero)
+        of_one = taken(dataclasses.replace(shape, zero=zero)).most
+        assert needs.process_memory(stage, asked, made[1]) == 4 * (needs.PROCESS_BYTES + of_one)
     for there in (10**12, 10**6):
         monkeypatch.setattr(needs, "memory_bytes", lambda there=there: there)
-        assert "for train/base" in said(checks(made[0], tmp_path, "model.preset=small")["memory for the run"], there == 10**12)
+        assert "for train/proseco" in said(checks(made[0], tmp_path, "model.preset=small")["memory for the run"], there == 10**12)
 
 
 def test_a_cluster_that_is_joined_is_not_looked_at(made, tmp_path):

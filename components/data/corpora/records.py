@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.documents import BadDocument
+from components.data.documents import EXCERPT, BadDocument
 from components.outside import MAX_DOCUMENT_BYTES, from_json, require_text
 
 CHUNK = 1 << 20
@@ -72,7 +72,7 @@ def parts_of(path: Path, name: str, separator: bytes = b"\n") -> Iterator[tuple[
             place = f"{name}:{number}"
             if len(part) > MAX_DOCUMENT_BYTES:
                 yield place, BadDocument(place, TOO_LONG, part[:CHUNK].decode("utf-8", "replace"))
-            elif part.strip():
+            elif part and not part.isspace():
                 yield place, part
 
 
@@ -82,7 +82,9 @@ def split(file: IO[bytes], separator: bytes) -> Iterator[bytes]:
     while chunk := file.read(CHUNK):
         while chunk.endswith(b"\r") and (more := file.read(1)):
             chunk += more
-        *ended, rest = (rest + chunk.replace(b"\r\n", b"\n")).split(separator)
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r\n", b"\n")
+        *ended, rest = (rest + chunk).split(separator)
         yield from (part[: MAX_DOCUMENT_BYTES + 1] for part in ended)
         if len(rest) > MAX_DOCUMENT_BYTES + 1:  # of its end the last byte stays, as a separator may begin with it
             rest = rest[: MAX_DOCUMENT_BYTES + 1] + b"\0" + rest[-1:]
@@ -97,12 +99,11 @@ def json_lines(path: Path, name: str) -> Iterator[tuple[str, Record]]:
 
 def json_record(line: bytes, place: str) -> Record:
     """The object that a line holds."""
-    excerpt = line[: 4 * CHUNK].decode("utf-8", "replace")
     try:
-        found = from_json(line)
+        found, wrong = from_json(line), "not an object"
     except ValueError as error:
-        return BadDocument(place, str(error), excerpt)
-    return found if isinstance(found, dict) else BadDocument(place, "not an object", excerpt)
+        found, wrong = None, str(error)
+    return found if isinstance(found, dict) else BadDocument(place, wrong, line[: 4 * EXCERPT].decode("utf-8", "replace"))
 
 
 def parquet_rows(path: Path, name: str, fields: Sequence[str]) -> Iterator[tuple[str, Record]]:
@@ -140,7 +141,8 @@ def text_in(record: dict[str, Any], field: str) -> str:
         raise ValueError(f"{field} is no text but of type {type(value).__name__}")
     if len(value) > MAX_DOCUMENT_BYTES:
         raise ValueError(f"{field} is {TOO_LONG}")
-    require_text(value)
+    if not value.isascii():
+        require_text(value)
     return value
 
 

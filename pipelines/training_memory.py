@@ -1,0 +1,133 @@
+"""What one process of a training takes of memory, part by part, before anything is started.
+
+Numbers of copies are those of ``components.training`` and ``cluster.zero`` as they are, and were held against the most memory
+that processes had (``python -m tests.bench.memory``): they are within a quarter of it. On GPUs they are a count and untried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from components.models.config import ModelConfig
+
+FLOAT, HALF = 4, 2
+BUCKET = 500_000_000
+"""Gradients that DeepSpeed reduces at once."""
+LIVE = 1_000_000_000
+"""Weights that it keeps whole on a rank at stage 3."""
+SAVED = 8
+"""Times the weights that a checkpoint takes while it is written: weights, two moments and the average, as tensors and as bytes."""
+WIDE, INNER, MOVING = 16, 4, 3
+"""Of a position in a block, kept for the backward: so many times the width, so many times the width inside, and, of the block
+at work, so many times the width inside and the row of attention once more."""
+ENDS = 4
+"""Times the width, of a position outside the blocks: embeddings and what logits are read from."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides it."""
+
+    model: ModelConfig
+    parameters: int
+    vocab_size: int
+    objective: str
+    rows: int
+    """Of a micro-batch."""
+    length: int
+    workers: int = 1
+    zero: int | None = None
+    """DeepSpeed's stage; None is plain torch."""
+    bf16: bool = False
+    on_gpu: bool = False
+    checkpointing: bool = False
+    """Of activations."""
+    offload: bool = False
+
+    @property
+    def positions(self) -> int:
+        return self.rows * self.length
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Bytes of one process, besides libraries: at the top of a step, by part, and while a checkpoint is written."""
+
+    parts: dict[str, int]
+    saving: int
+
+    @property
+    def most(self) -> int:
+        return max(sum(self.parts.values()), self.saving)
+
+
+def taken(shape: Shape) -> Taken:
+    """On the device that computes."""
+    states = copies(shape)
+    parts = {**states, "activations": activation_bytes(shape), "logits": head_bytes(shape.objective, shape.positions, shape.vocab_size)}
+    kept = sum(size for name, size in states.items() if name not in ("gradients", "buffers"))
+    return Taken(parts, kept + SAVED * FLOAT * shape.parameters // shape.workers)
+
+
+def copies(shape: Shape) -> dict[str, int]:
+    """What lies there from step to step, and what DeepSpeed puts beside it in one: in whole, or spread over the workers."""
+    whole, share = shape.parameters, -(-shape.parameters // shape.workers)
+    if not shape.zero:  # plain torch, and stage 0, which reduces in buckets
+        buffers = 0 if shape.zero is None else min(whole, BUCKET)
+        return sized(weights=FLOAT * whole, gradients=FLOAT * whole, moments=2 * FLOAT * whole, average=FLOAT * whole, buffers=FLOAT * buffers)
+    low = HALF if shape.bf16 else FLOAT
+    owned = 0 if shape.offload else share
+    weights = {1: low * whole, 2: low * whole, 3: low * (share + min(whole, LIVE))}[shape.zero] + FLOAT * owned
+    gradients = low * (whole if shape.zero == 1 else share) + FLOAT * owned
+    # On a CPU the allocator keeps what the weights took before they were cut up.
+    before = FLOAT * whole if shape.zero == 3 and not shape.on_gpu else 0
+    # An empty tensor takes its room on a GPU, and only what is written to of it on a CPU.
+    bucket = low * (BUCKET if shape.on_gpu else min(whole, BUCKET))
+    return sized(weights=weights, gradients=gradients, moments=2 * FLOAT * owned, average=FLOAT * owned, buffers=bucket + before)
+
+
+def sized(**parts: int) -> dict[str, int]:
+    return parts
+
+
+def activation_bytes(shape: Shape) -> int:
+    """Of a micro-batch, kept from its forward for its backward. Attention is written out on a CPU, row by row of every head."""
+    c = shape.model.resolved()
+    attention = 0 if shape.on_gpu else c.heads * shape.length
+    conditioned = ENDS * c.dim if c.labelled or c.time_conditioning else 0
+    block = WIDE * c.dim + INNER * c.mlp_dim + attention + conditioned
+    moving = MOVING * (c.mlp_dim + attention)
+    depth = c.depth + max(0, c.quality_layers)
+    # Checkpointed, the block that is computed again, and what the allocator keeps of the one before.
+    kept = depth * c.dim + 2 * block if shape.checkpointing else depth * block
+    return shape.positions * (kept + moving + ENDS * c.dim) * (HALF if shape.bf16 and shape.zero else FLOAT)
+
+
+HEAD_COPIES = {"mdlm": 1.5}
+"""Of the logits of every position of a micro-batch, at the top of a step: MDLM's are of the masked half alone."""
+MOST_COPIES = 4.5
+"""The same, of objectives that read all positions."""
+
+
+def head_bytes(objective: str, positions: int, vocab_size: int) -> int:
+    """Of logits and what a loss makes of them."""
+    return int(HEAD_COPIES.get(objective, MOST_COPIES) * positions * vocab_size * FLOAT)
+
+
+def smaller(shape: Shape) -> Iterator[tuple[Shape, str]]:
+    """The same training with less on a process, one remedy after the other, each with those before it. Rows of a step and so the
+    result stay the same."""
+    remedies: list[str] = []
+    rows = shape.rows
+    while rows > 1:
+        rows //= 2
+        yield dataclasses.replace(shape, rows=rows), f"runtime.micro_batch={rows}"
+    if rows < shape.rows:
+        shape, remedies = dataclasses.replace(shape, rows=rows), [f"runtime.micro_batch={rows}"]
+    if not shape.checkpointing:
+        shape, remedies = dataclasses.replace(shape, checkpointing=True), [*remedies, "runtime.activation_checkpointing=true"]
+        yield shape, " ".join(remedies)
+    if shape.zero in (0, 1, 2) and shape.workers > 1:
+        yield dataclasses.replace(shape, zero=3), " ".join([*remedies, "runtime.zero_stage=3"])

@@ -1,0 +1,133 @@
+"""The benchmarks' own rules: what is timed is gated, what became worse is told, and the command finds them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipelines import bench
+from pipelines.cli import main
+from tests.bench import data, paired, picture
+from tests.bench.__main__ import BENCHES, DEFAULTS
+
+CPU = torch.device("cpu")
+
+
+def pair(ours, theirs, same=lambda: "equal", **more) -> paired.Pair:
+    return paired.Pair("made_up", {"length": 3}, ours, theirs, same, **more)
+
+
+def result(ratio=2.0, ours_mb=10.0, theirs_mb=40.0, calls=3.0, name="made_up", length=3):
+    return {
+        "name": name, "setting": {"length": length}, "ratio": ratio, "counts": {"calls": calls}, "clock": "cpu_s",
+        "ratios": {"cpu_s": [ratio * 0.9, ratio, ratio * 1.2], "wall_s": [1.0]}, "rate": {},
+        "peak_mb": {"ours": ours_mb, "theirs": theirs_mb},
+    }  # fmt: skip
+
+
+def test_sides_take_turns_and_the_middle_ratio_is_told(monkeypatch):
+    turns, clock = [], [0.0]
+    costs = {"ours": iter([9, 1, 2, 4]), "theirs": iter([9, 5, 4, 4])}  # the first of each is thrown away
+
+    def side(name):
+        turns.append(name)
+        clock[0] += next(costs[name])
+        return {"calls": {"ours": 2.0, "theirs": 6.0}[name]}
+
+    monkeypatch.setattr(paired, "cpu_s", lambda: clock[0])
+    found = paired.measure(pair(lambda: side("ours"), lambda: side("theirs"), work=8.0, unit="MB", flops=1e6), 3, CPU)
+    assert turns == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert found["ratios"]["cpu_s"] == [5.0, 2.0, 1.0]
+    assert found["ratio"] == 2.0
+    assert found["rate"] == {"ours": 4.0, "theirs": 2.0, "unit": "MB"}
+    assert found["counts"] == {"calls": 3.0}
+    assert found["share_of_limit"]["ours"] == pytest.approx(1e6 / 2 / found["limit_flops_s"])
+    assert "4 against 2 MB a CPU s" in paired.line(found)
+    assert "3.00x fewer calls" in paired.line(found)
+
+
+def test_nothing_is_timed_where_sides_differ():
+    def differ() -> str:
+        raise AssertionError("the ids differ")
+
+    with pytest.raises(AssertionError, match="the ids differ"):
+        paired.measure(pair(lambda: pytest.fail("it ran"), lambda: {}, differ), 1, CPU)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells it")
+def test_the_most_memory_of_each_side_is_its_own():
+    def take(mb: int):
+        return lambda: {"rows": float(len(bytearray(b"x") * (mb << 20)))}
+
+    found = paired.measure(pair(take(64), take(200)), 1, CPU)
+    assert 64 <= found["peak_mb"]["ours"] < 120
+    assert 200 <= found["peak_mb"]["theirs"] < 260
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [(result(), []), (result(ratio=1.85), []), (result(ratio=1.7), ["speed"]), (result(ours_mb=13), []), (result(ours_mb=14), ["memory"]),
+     (result(calls=2.6), ["calls"]), (result(ratio=1.0, calls=1.0), ["speed", "calls"]), (result(ratio=1.0, length=4), []), (result(ratio=9.0), [])],
+)  # fmt: skip
+def test_what_became_worse_is_told_by_metric(now, told, tmp_path):
+    """Of the same name and setting alone: 10% of speed and counts, 25% of memory."""
+    paired.write(tmp_path / "old.json", [result(), result(ratio=50.0, name="another")])
+    lost = paired.worse(tmp_path / "old.json", [now])
+    assert [re.search(r"in (\w+) it was", sentence)[1] for sentence in lost] == told
+    machine = json.loads((tmp_path / "old.json").read_text())["machine"]
+    assert {"cpu", "cpus", "torch", "threads"} <= machine.keys()
+    assert machine["cpu"]
+
+
+def test_a_picture_has_faster_to_the_right_and_says_each():
+    found = picture.drawn([result(ratio=0.5, name="slow"), result(ratio=1.0, name="same"), result(ratio=40.0, name="fast")])
+    places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', found)]
+    one = float(re.search(r'<line x1="([\d.]+)"[^>]*stroke="#444"', found)[1])
+    assert places[0] < places[1] == one < places[2]
+    assert all(name in found for name in ("slow", "same", "fast", "0.50x", "40.00x"))
+    assert found.startswith("<svg xmlns=")
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    texts = [f"Line {i} of a story, told {i % 7} times over.\nAnd more: [MASK] é {i * i}" for i in range(300)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.mark.slow
+def test_the_gates_of_data_hold_and_notice_an_id(corpus, monkeypatch):
+    pytest.importorskip("gigatoken", reason="gigatoken is an optional extra")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    given = DEFAULTS | {"corpus": str(corpus), "vocab": 300, "length": 16, "rows": 4}
+    corpus.write_text(corpus.read_text().replace("[MASK] ", ""))
+    made = data.tokenize("tokenize", given)
+    assert "equal ids" in made.same()
+    assert made.work == pytest.approx(sum(len(json.loads(line)["text"].encode()) for line in corpus.read_text().splitlines()) / 1e6)
+    assert "equal rows" in data.read_rows("read_rows", given).same()
+    with corpus.open("a") as file:
+        file.write(json.dumps({"text": "a [MASK] that theirs reads as one"}) + "\n")
+    with pytest.raises(AssertionError, match="the ids differ"):
+        data.tokenize("tokenize", given).same()
+
+
+def test_the_command_names_the_benchmarks_and_ends_as_they_do(capfd):
+    for line, code, words in ((["--help"], 0, [*BENCHES, *(f"--{name}" for name in DEFAULTS), "--compare", "--plot"]), (["nonsuch"], 2, ["nonsuch", *BENCHES])):
+        assert CliRunner().invoke(main, ["bench", *line]).exit_code == code
+        said = " ".join("".join(capfd.readouterr()).split())
+        assert all(word in said for word in words)
+
+
+def test_without_tests_the_command_says_where_they_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
+    done = CliRunner().invoke(main, ["bench", "tokenize"])
+    assert done.exit_code == 1
+    assert "Clone the repository" in done.output
+    assert str(tmp_path) in done.output
