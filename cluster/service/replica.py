@@ -50,6 +50,7 @@ class Replica:
         self.scoring = ThreadPoolExecutor(1, "scores", set_up)
 
     def open_session(self, config: SamplerConfig, length: int) -> Session:
+        network = self.model.network
         return Session(
             self.network,
             build_sampler(config, vocabulary_of(self.model.tokenizer), self.model.extras),
@@ -59,6 +60,7 @@ class Replica:
             reward=reward_of(config, self.setting),
             forward_lanes=self.limits.forward_lanes,
             max_bytes=self.limits.max_lanes_bytes,
+            row_bytes=network.config.kept_bytes(length, network.head.weight.element_size()) if config.blocks.cache else 0,
         )
 
     def useful(self, row: Row, sample: Sample) -> int:

@@ -117,6 +117,11 @@ class ModelConfig:
         embeddings = (1 if c.tie_embeddings else 2) * vocab_size + c.num_positions
         return c.depth * c.block_parameters() + embeddings * c.dim + c.dim
 
+    def kept_bytes(self, length: int, number: int) -> int:
+        """Memory of a row's keys and values in all layers, in numbers of so many bytes."""
+        c = self.resolved()
+        return c.depth * 2 * length * c.dim * number
+
     def flops(self, vocab_size: int, length: int) -> float:
         """Floating-point operations of one forward and backward of a position in a row of so many, read to the end.
 

@@ -55,6 +55,6 @@ class PolicyNet(nn.Module):
         dtype = self.features.weight.dtype
         x = self.features(torch.stack([confidence, masked.to(confidence)], dim=-1).to(dtype))
         condition = F.silu(self.time_embed(time))
-        x = self.block(x, rotary_table(x.shape[1], self.config, x), condition)
+        x = self.block(x, rotary_table(torch.arange(x.shape[1], device=x.device), self.config, x), condition)
         logits: Tensor = self.out(self.norm(x))[..., 0]
         return logits

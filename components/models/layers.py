@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models.config import ModelConfig
+from components.models.denoiser import Past
 
 
 class Linear(nn.Linear):
@@ -73,6 +75,25 @@ SMOOTH = 30.0
 """Radians by which the fastest wave of a value turns between its bounds."""
 
 
+@dataclass
+class Memory:
+    """Keys and values, layer by layer, during one forward: those of whole rows are kept, or those of windows are joined with
+    what was kept of the rest of their rows."""
+
+    past: Past | None
+    kept: list[Tensor] = field(default_factory=list)
+    """[B, 2, H, L, D/H] of each layer so far."""
+
+    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, L, D/H] of whole rows, given those of the next layer: of whole rows, or of windows."""
+        both = torch.stack([k, v], 1)
+        if self.past is not None:
+            at = self.past.at(k.shape[2])[:, None, None, :, None].expand(both.shape)
+            both = self.past.kept[len(self.kept)].index_select(0, self.past.row).scatter(3, at, both)
+        self.kept.append(both)
+        return both[:, 0], both[:, 1]
+
+
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, conditioned: bool):
         super().__init__()
@@ -84,13 +105,18 @@ class Block(nn.Module):
         self.modulation = Linear(config.dim, 6 * config.dim) if conditioned else None
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], condition: Tensor | None, visible: Tensor | None = None
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        condition: Tensor | None,
+        visible: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
         if self.modulation is None or condition is None:
-            x = x + F.dropout(self.attention(self.norm_attention(x), rope, visible), self.dropout, self.training)
+            x = x + F.dropout(self.attention(self.norm_attention(x), rope, visible, memory), self.dropout, self.training)
             return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        attended = self.attention(self.norm_attention(x) * (1 + scale1) + shift1, rope, visible)
+        attended = self.attention(self.norm_attention(x) * (1 + scale1) + shift1, rope, visible, memory)
         x = x + (1 + gate1) * F.dropout(attended, self.dropout, self.training)
         widened = self.mlp(self.norm_mlp(x) * (1 + scale2) + shift2)
         return x + (1 + gate2) * F.dropout(widened, self.dropout, self.training)
@@ -110,11 +136,15 @@ class Attention(nn.Module):
         self.adapter = LowRank(config.dim, 3 * config.dim, config.adapter_rank) if config.adapter_rank else None
         self.out = Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
         rows, length, dim = x.shape
         projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
         qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
+        if memory is not None:
+            k, v = memory.joined(k, v)
         mask = None if visible is None else visible[:, None]
         if x.is_cuda:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -168,11 +198,11 @@ class TimeEmbedding(nn.Module):
         return projected
 
 
-def rotary_table(length: int, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [L, D/H/2] of RoPE (arXiv 2104.09864)."""
+def rotary_table(positions: Tensor, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., D/H/2] of RoPE (arXiv 2104.09864) at positions [...]."""
     half = config.dim // config.heads // 2
     frequencies = config.rope_theta ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
-    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * frequencies
+    angles = positions.float()[..., None] * frequencies
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 

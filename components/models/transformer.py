@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from components.models.config import ModelConfig
-from components.models.denoiser import Prediction
+from components.models.denoiser import Past, Prediction
 from components.models.heads import PolicyNet, QualityHead
 from components.models.layers import (
     Block,
     ClassEmbedding,
     Embedding,
     Linear,
+    Memory,
     Norm,
     TimeEmbedding,
     ValueEmbedding,
@@ -96,6 +97,8 @@ class Transformer(nn.Module):
         permuted: Permuted | None = None,
         decided: tuple[Tensor, Tensor, Tensor] | None = None,
         frozen: bool = False,
+        past: Past | None = None,
+        keep: bool = False,
     ) -> Prediction | Tensor:
         """Predict, see ``components.models.denoiser.Denoiser``; or, with ``decided`` alone, ask the policy.
 
@@ -118,10 +121,11 @@ class Transformer(nn.Module):
             return logits
         assert tokens is not None, "a prediction is asked for without tokens"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            x, rope, hidden = self.trunk(tokens, label, time, soft, dense, evidence, permuted)
+            memory = Memory(past) if past is not None or keep else None
+            x, rope, hidden = self.trunk(tokens, label, time, soft, dense, evidence, permuted, memory)
             logits = self.head(hidden) if select is None else self.read_out(hidden.flatten(0, 1).index_select(0, select))
         outputs = {name: self.read_head(name, x, rope) for name in heads}
-        return Prediction(logits, outputs)
+        return Prediction(logits, outputs, None if memory is None or not keep else torch.stack(memory.kept))
 
     def trunk(
         self,
@@ -132,6 +136,7 @@ class Transformer(nn.Module):
         dense: Tensor | None,
         evidence: tuple[Tensor, Tensor] | None,
         permuted: Permuted | None,
+        memory: Memory | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """(last features, rotary table, normed features that logits are read from)."""
         length, copies = tokens.shape[1], 1 if permuted is None else permuted.copies
@@ -139,20 +144,23 @@ class Transformer(nn.Module):
         if permuted is not None:
             tokens = permuted.rows(tokens)
         x = self.see(tokens, soft, dense, evidence)
+        past = None if memory is None else memory.past
+        at = torch.arange(length, device=tokens.device) if past is None else past.at(length)
         if self.position_embed is not None:
-            x = x + self.position_embed(torch.arange(length, device=tokens.device)).repeat(copies, 1)
+            places = self.position_embed(at)
+            x = x + (places.repeat(copies, 1) if past is None else places)
         condition = self.condition(tokens, label, time)
-        cos, sin = rotary_table(length, self.config, x)
-        rope = (cos.repeat(copies, 1), sin.repeat(copies, 1))
+        cos, sin = rotary_table(at, self.config, x)
+        rope = (cos.repeat(copies, 1), sin.repeat(copies, 1)) if past is None else (cos[:, None], sin[:, None])
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, condition, visible, use_reentrant=False)
             else:
-                x = block(x, rope, condition, visible)
+                x = block(x, rope, condition, visible, memory)
         hidden = self.norm(x)
         if permuted is not None:
             hidden = hidden[:, -length:]
-        if self.config.shift_logits:
+        if self.config.shift_logits:  # such networks are shown whole rows alone
             hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
         return x, rope, hidden
 

@@ -10,22 +10,31 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from components.samplers.config import BlocksConfig
-from components.samplers.contract import Vocabulary
+from components.samplers.contract import Vocabulary, Window
 from components.samplers.owners import Start
 from components.samplers.state import Field, State, Written, write
 from components.samplers.view import View
 
 
 class Blocks:
-    """Keeps the number of the ``block`` that each row has begun, -1 before the first."""
+    """Keeps the number of the ``block`` that each row has begun, -1 before the first; and with a cache the tokens ``cached``
+    that the network saw when keys and values were kept, -1 before that, and the calls since as ``cache_age``.
+
+    The rule of the cache (Fast-dLLM's, arXiv 2505.22618, is the first two of four): the row is computed whole where a block
+    begins; every ``refresh`` calls; where any token outside the block is another one than was seen, whoever wrote it; and
+    where a corrector reads an answer. Else the block is computed alone.
+    """
 
     def __init__(self, config: BlocksConfig, vocabulary: Vocabulary):
-        self.length = config.length
+        self.config, self.length = config, config.length
         self.mask_id = vocabulary.mask_id
         self.end_id = vocabulary.end_id if config.length and config.early_end else None
 
     def begin(self, start: Start) -> dict[str, Field]:
-        return {"block": Field(torch.zeros_like(start.keys[:, 0]) - 1)}
+        none = torch.zeros_like(start.keys[:, 0]) - 1
+        if not self.config.cache:
+            return {"block": Field(none)}
+        return {"block": Field(none), "cached": Field(torch.full_like(start.canvas, -1)), "cache_age": Field(none + 1)}
 
     def update(self, state: State, written: Written, view: View, steps: int) -> Mapping[str, Tensor]:
         return {}
@@ -46,6 +55,35 @@ class Blocks:
         last = block[:, -1]
         active = torch.where(masked, block, last[:, None] + 1).amin(-1)
         return masked & (block == active[:, None]), block <= active[:, None], active
+
+    def window(self, state: State, shown: Int[Tensor, "R L"], whole: Bool[Tensor, "R"]) -> Window | None:
+        """The block of each row, and whether it is enough. None without a cache.
+
+        Args:
+            shown: what the network will be asked about.
+            whole: rows of which more is read.
+        """
+        if not self.config.cache:
+            return None
+        length = shown.shape[1]
+        size = min(self.length, length)
+        first = (~state.fixed).long().argmax(-1)
+        start = (first + state["block"].clamp(min=0) * self.length).clamp(max=length - size)
+        position = torch.arange(length, device=shown.device)
+        inside = (position >= start[:, None]) & (position < start[:, None] + size)
+        narrow = ~whole & ((shown == state["cached"]) | inside).all(-1)
+        if self.config.refresh:
+            narrow = narrow & (state["cache_age"] < self.config.refresh)
+        # What a corrector's loop looks at is no canvas: its masks are filled.
+        return Window(start, size, narrow, ~narrow & (state.inner == 0))
+
+    def cached(self, state: State, shown: Int[Tensor, "R L"], window: Window | None, called: Bool[Tensor, "R"]) -> dict[str, Tensor]:
+        """What is in the cache after a call of some rows."""
+        if window is None:
+            return {}
+        kept = called & window.kept
+        age = torch.where(kept, 1, state["cache_age"] + called.long())
+        return {"cached": torch.where(kept[:, None], shown, state["cached"]), "cache_age": age}
 
     def end_early(self, state: State) -> tuple[State, Bool[Tensor, "R L"]]:
         """Fill what follows an end token with nothing masked before it; says where."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from components.diffusion.config import DrawConfig
+from components.errors import Problem
 from components.options import Natural, NonNegative, Share, options
 from components.outside import MAX_LENGTH
 from components.samplers.options import CORRECTORS, INPUTS, ORDERS, SCHEDULES, SEARCHES
@@ -46,6 +48,33 @@ class BlocksConfig:
     """Positions in a block; 0 is one block."""
     early_end: bool = True
     """After an end token with nothing masked before it, fill the rest without calls."""
+    cache: bool = False
+    """Compute the block alone, and see the rest of the row by keys and values that were kept of it. They are kept anew when
+    a token outside the block has changed, as where a block begins, or a corrector reads the whole row. Not exact: what is
+    outside does not see what was written in the block meanwhile."""
+    refresh: Natural = 0
+    """Calls after which they are kept anew in any case; 0 is never."""
+
+    def fits(self, sampler: SamplerConfig) -> Iterator[Problem]:
+        """Broken rules with the parts; paths begin below the sampler."""
+        if self.refresh and not self.cache:
+            yield Problem("blocks.refresh", self.refresh, "0 where nothing is cached", "set blocks.cache=true, or drop it")
+        if not self.cache:
+            return
+        rules = {
+            "blocks.length": (self.length == 0, self.length, "at least 1, the window that is computed"),
+            "inputs.name": (sampler.inputs.name != "hard", sampler.inputs.name, "hard inputs, which tell what has changed"),
+            "search.name": (sampler.search.name != "single", sampler.search.name, "one chain a row, whose cache stays its own"),
+            "guidance.gamma": (sampler.guidance.gamma > 0, sampler.guidance.gamma, "0: the unconditional half has no cache"),
+            "corrector.name": (
+                sampler.corrector.reads_more(),
+                sampler.corrector.name,
+                "one that reads logits of the row as it is, and no heads or rows with a token left out",
+            ),
+        }
+        for path, (broken, value, rule) in rules.items():
+            if broken:
+                yield Problem(path, value, f"with blocks.cache {rule}", "change it, or set blocks.cache=false")
 
 
 @options

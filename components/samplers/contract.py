@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -65,8 +66,8 @@ class Sample:
     calls: int
     """Forwards of this row; those of all its chains where a search has several."""
     call_positions: float
-    """Positions computed for it / L. Every forward computes whole rows, so this equals ``calls``; it will be less
-    once a forward computes a part of a row and takes the rest from a cache."""
+    """Positions computed for it / L: less than ``calls`` where forwards compute a part of the row and take the rest from a
+    cache."""
     reward_calls: int
     """Full rows that were scored for it."""
     edits: int
@@ -76,6 +77,24 @@ class Sample:
 
 Reward = Callable[[Tensor, list[Row]], Tensor]
 """(full rows [N, L], the row that each belongs to) -> rewards [N], larger is better."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Inputs that a forward may compute a part of, with keys and values of the rest as they were kept."""
+
+    start: Int[Tensor, "Q"]
+    """First position of the part,"""
+    size: int
+    """and how many there are."""
+    narrow: Bool[Tensor, "Q"]
+    """Where the part is enough."""
+    kept: Bool[Tensor, "Q"]
+    """Of which keys and values are kept, in place of those before."""
+
+    def computed(self, length: int) -> Int[Tensor, "Q"]:
+        """Positions of each input that a call computes."""
+        return torch.where(self.narrow, self.size, length)
 
 
 @dataclass(frozen=True)
@@ -111,6 +130,8 @@ class Query:
     """Which of the ``candidates`` want a reward."""
     candidates: Int[Tensor, "R P L"] | None = None
     """Full rows, P for each row of the state."""
+    window: Window | None = None
+    """Parts of the inputs that are enough; then there is one input for each row of the state."""
 
 
 @dataclass(frozen=True)

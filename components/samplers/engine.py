@@ -169,7 +169,8 @@ class Engine:
         for key in keys:
             with self._isolating([key], ended):
                 query, batching = self.sessions[key].ask(), self.sessions[key].batching
-                asked.setdefault(key if key.alone is not None else manner(query, batching), []).append((key, query))
+                by_itself = key.alone is not None or query.window is not None  # whose rows have a cache of their own
+                asked.setdefault(key if by_itself else manner(query, batching), []).append((key, query))
         for pairs in asked.values():
             group = [key for key, _ in pairs]
             with self._isolating(group, ended):
@@ -188,7 +189,7 @@ class Engine:
         self.num_live += sum(extent.active)
         labels = torch.cat([s.labels for s in sessions]) if any(s.labelled for s in sessions) else None
         num_classes = max(s.num_classes for s in sessions)
-        said = answer(first.denoiser, query, extent, first.batching, labels, num_classes)
+        said = answer(first.denoiser, query, extent, first.batching, labels, num_classes, first.cache)
         return list(parted(said, extent, queries))
 
     @contextlib.contextmanager

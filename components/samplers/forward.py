@@ -6,6 +6,9 @@ of each matrix product is the same in every step: the last bits of a row's logit
 (The head is computed at wanted positions alone, by the network, in products of one shape as well.) Without it only
 live inputs are computed.
 
+A query with a window has two kinds of forwards: of whole rows, whose keys and values are kept, and of parts of rows. Each
+is of one shape.
+
 The host must know how many inputs and positions a query really asks about, and waits for the device to learn it:
 once, in ``measure``. ``answer`` waits for nothing.
 """
@@ -20,7 +23,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
-from components.models.denoiser import Denoiser, Prediction
+from components.models.denoiser import Denoiser, Past, Prediction
 from components.samplers.contract import Answer, Query
 
 
@@ -46,13 +49,63 @@ class Extent:
     """[Q]: positions wanted of each input."""
     drawn: list[int]
     """[Q]: positions of them at which tokens are drawn."""
+    narrow: list[bool]
+    """[Q]: is it live, and a part of it enough?"""
 
 
 def measure(query: Query) -> Extent:
     """The extent of a query. The host waits for the device, once."""
-    counts = torch.stack([query.active.long(), query.wanted.sum(-1), (query.drawn & query.wanted).sum(-1)]).tolist()
-    active, wanted, drawn = counts
-    return Extent([bool(a) for a in active], wanted, drawn)
+    narrow = torch.zeros_like(query.active) if query.window is None else query.window.narrow & query.active
+    counts = torch.stack(
+        [query.active.long(), query.wanted.sum(-1), (query.drawn & query.wanted).sum(-1), narrow.long()]
+    ).tolist()
+    active, wanted, drawn, narrowed = counts
+    return Extent([bool(a) for a in active], wanted, drawn, [bool(n) for n in narrowed])
+
+
+class Cache:
+    """Keys and values of rows, for forwards of a part of them."""
+
+    def __init__(self, num_rows: int):
+        self.num_rows = num_rows
+        self.kept: Tensor | None = None
+        """[depth, R + 1, 2, H, L, D/H], from the first time that any are kept; the last is nobody's."""
+
+    def keep(self, query: Query, inputs: Int[Tensor, "B"], new: Tensor) -> None:
+        """Replace those of the rows of some inputs by ``new`` [depth, B, 2, H, L, D/H], where they are to be kept."""
+        assert query.window is not None
+        if self.kept is None:
+            depth, _, *shape = new.shape
+            self.kept = new.new_zeros(depth, self.num_rows + 1, *shape)
+        self.kept.index_copy_(1, torch.where(query.window.kept, query.row, self.num_rows)[inputs], new)
+
+    def past(self, query: Query, inputs: Int[Tensor, "B"]) -> Past:
+        """What is known of the rows of inputs that ask about a part."""
+        assert self.kept is not None, "a part of a row is enough, and nothing was kept of it"
+        assert query.window is not None
+        return Past(self.kept, query.row[inputs], query.window.start[inputs])
+
+
+REFRESHED = 8
+"""One in so many lanes is in a forward of whole rows where most forwards are of blocks alone: few rows at a time begin one."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Forwards of one shape, and whom they are of."""
+
+    live: Int[Tensor, "M"]
+    """Inputs to run the network on."""
+    at: Int[Tensor, "N"]
+    """Wanted positions, flat in what is computed of them, ascending."""
+    wanted: list[int]
+    """How many of them each has."""
+    span: int
+    """Positions that are computed of an input."""
+    lanes: int
+    """Inputs of one forward."""
+    chosen: Int[Tensor, "N"]
+    """Which of all wanted positions these are."""
 
 
 def answer(
@@ -62,70 +115,104 @@ def answer(
     batching: Batching,
     labels: Float32[Tensor, "R"] | None = None,
     num_classes: int = 0,
+    cache: Cache | None = None,
 ) -> Answer:
     """The answer to a query, without rewards.
 
     Args:
         labels: class or value of each row of the state, NaN for none.
         num_classes: V, for a query that needs no forward; 0 finds it out by one that is counted for no row.
+        cache: of the rows of the state, for a query with a window.
     """
-    num_inputs, length = query.tokens.shape
     num_wanted, device = sum(extent.wanted), query.tokens.device
     select = torch.nonzero_static(query.wanted.flatten(), size=num_wanted)[:, 0]
     draw = torch.nonzero_static(query.drawn.flatten()[select], size=sum(extent.drawn))[:, 0]
-    whole = batching.deterministic and num_inputs == batching.num_lanes and (num_wanted > 0 or batching.always)
-    live = torch.arange(num_inputs, device=device)
-    wanted = extent.wanted
-    if not whole:
-        live = torch.nonzero_static(query.active, size=sum(extent.active))[:, 0]
-        wanted = [count for count, active in zip(extent.wanted, extent.active, strict=True) if active]
-    number = torch.zeros_like(query.row).index_copy(0, live, torch.arange(len(live), device=device))
-    at = number[select // length] * length + select % length
-    logits, heads = [], []
-    for prediction, size in forwards(denoiser, query, live, at, wanted, batching, labels):
-        logits.append(prediction.logits)
-        heads.append({name: prediction.heads[name][:size] for name in query.heads})
-    if not logits:
-        num_classes = num_classes or run(denoiser, query, live.new_zeros(1), None, labels).logits.shape[-1]
-        logits.append(torch.zeros(0, num_classes, device=device))
-    joined = logits[0] if len(logits) == 1 else torch.cat(logits)
+    kinds = [everything(query, extent, select, batching)] if query.window is None else by_part(query, extent, select, batching)
+    parts: list[tuple[Tensor, Tensor]] = []
     spread = {n: torch.zeros(query.tokens.shape, dtype=torch.float64, device=device) for n in query.heads}
-    if heads:
-        spread = {n: v.index_copy(0, live, torch.cat([h[n] for h in heads]).double()) for n, v in spread.items()}
+    for kind in kinds:
+        logits = []
+        for inputs, inside, size in forwards(kind):
+            prediction = run(denoiser, query, inputs, inside, labels, None if kind.span == query.tokens.shape[1] else cache)
+            logits.append(prediction.logits)
+            spread = {n: v.index_copy(0, inputs[:size], prediction.heads[n][:size].double()) for n, v in spread.items()}
+            if cache is not None and prediction.kept is not None:
+                cache.keep(query, inputs[:size], prediction.kept[:, :size])
+        if logits:
+            parts.append((kind.chosen, logits[0] if len(logits) == 1 else torch.cat(logits)))
+    if not parts:
+        num_classes = num_classes or run(denoiser, query, select.new_zeros(1), None, labels).logits.shape[-1]
+        parts.append((select, torch.zeros(0, num_classes, device=device)))
+    joined = parts[0][1]
+    if len(parts) > 1:
+        joined = joined.new_empty(num_wanted, joined.shape[-1])
+        for chosen, logits_of in parts:
+            joined.index_copy_(0, chosen, logits_of)
     return Answer(select, joined if joined.dtype == torch.float64 else joined.float(), draw, spread)
 
 
-def forwards(
-    denoiser: Denoiser,
-    query: Query,
-    live: Int[Tensor, "M"],
-    at: Int[Tensor, "N"],
-    wanted: list[int],
-    batching: Batching,
-    labels: Float32[Tensor, "R"] | None,
-) -> Iterator[tuple[Prediction, int]]:
-    """(a prediction whose logits are those of wanted positions, number of its live inputs), forward by forward.
+def everything(query: Query, extent: Extent, select: Int[Tensor, "N"], batching: Batching) -> Kind:
+    """Whole inputs: all lanes where that keeps the shape and saves a copy, else those that are live."""
+    num_inputs, length = query.tokens.shape
+    whole = batching.deterministic and num_inputs == batching.num_lanes and (len(select) > 0 or batching.always)
+    live, wanted = torch.arange(num_inputs, device=select.device), extent.wanted
+    if not whole:
+        live = torch.nonzero_static(query.active, size=sum(extent.active))[:, 0]
+        wanted = [count for count, active in zip(extent.wanted, extent.active, strict=True) if active]
+    lanes = batching.num_lanes if batching.deterministic else max(1, len(live))
+    at = numbered(query, live)[select // length] * length + select % length
+    return Kind(live, at, wanted, length, lanes, torch.arange(len(select), device=select.device))
 
-    Args:
-        live: inputs to run the network on.
-        at: wanted positions, flat in the live inputs, ascending.
-        wanted: how many of them each live input has.
-    """
-    length = query.tokens.shape[1]
-    before = [0, *accumulate(wanted)]
-    size = batching.num_lanes if batching.deterministic else max(1, len(live))
-    for start in range(0, len(live), size):
-        chunk = live[start : start + size]
-        inside = at[before[start] : before[start + len(chunk)]] - start * length
-        padded = torch.cat([chunk, chunk[-1:].expand(size - len(chunk))])
-        yield run(denoiser, query, padded, inside, labels), len(chunk)
+
+def by_part(query: Query, extent: Extent, select: Int[Tensor, "N"], batching: Batching) -> list[Kind]:
+    """Inputs that are computed whole, and those of which a part is enough."""
+    length, window = query.tokens.shape[1], query.window
+    assert window is not None
+    kinds = []
+    for narrow, span in ((False, length), (True, window.size)):
+        mine = [a and n == narrow for a, n in zip(extent.active, extent.narrow, strict=True)]
+        wanted = [count for count, m in zip(extent.wanted, mine, strict=True) if m]
+        live = torch.nonzero_static(query.active & (window.narrow == narrow), size=sum(mine))[:, 0]
+        inputs = select // length
+        chosen = torch.nonzero_static(window.narrow[inputs] == narrow, size=sum(wanted))[:, 0]
+        inputs, place = inputs[chosen], select[chosen] % length
+        before = window.start[inputs] if narrow else 0
+        lanes = batching.num_lanes if narrow else max(1, batching.num_lanes // REFRESHED)
+        lanes = lanes if batching.deterministic else max(1, len(live))
+        kinds.append(Kind(live, numbered(query, live)[inputs] * span + place - before, wanted, span, lanes, chosen))
+    return kinds
+
+
+def numbered(query: Query, live: Int[Tensor, "M"]) -> Int[Tensor, "Q"]:
+    """The place of each input among the live ones."""
+    return torch.zeros_like(query.row).index_copy(0, live, torch.arange(len(live), device=live.device))
+
+
+def forwards(kind: Kind) -> Iterator[tuple[Int[Tensor, "B"], Int[Tensor, "W"], int]]:
+    """(inputs, wanted positions flat in what is computed of them, number of live inputs), forward by forward."""
+    before = [0, *accumulate(kind.wanted)]
+    for start in range(0, len(kind.live), kind.lanes):
+        chunk = kind.live[start : start + kind.lanes]
+        inside = kind.at[before[start] : before[start + len(chunk)]] - start * kind.span
+        yield torch.cat([chunk, chunk[-1:].expand(kind.lanes - len(chunk))]), inside, len(chunk)
 
 
 def run(
-    denoiser: Denoiser, query: Query, inputs: Int[Tensor, "B"], select: Tensor | None, labels: Float32[Tensor, "R"] | None
+    denoiser: Denoiser,
+    query: Query,
+    inputs: Int[Tensor, "B"],
+    select: Tensor | None,
+    labels: Float32[Tensor, "R"] | None,
+    cache: Cache | None = None,
 ) -> Prediction:
-    """One forward of the given inputs."""
+    """One forward of the given inputs: of a part of each where there is a cache of the rest."""
     given: dict[str, object] = {}
+    tokens = query.tokens[inputs]
+    if cache is not None and query.window is not None:
+        given["past"] = past = cache.past(query, inputs)
+        tokens = tokens.gather(1, past.at(query.window.size))
+    elif query.window is not None:
+        given["keep"] = True
     if query.soft is not None:
         given["soft"] = (query.soft[0][inputs], query.soft[1][inputs])
     if query.dense is not None:
@@ -138,7 +225,7 @@ def run(
         if query.unlabelled is not None:
             label = label.masked_fill(query.unlabelled[inputs], torch.nan)
     return denoiser(
-        query.tokens[inputs],
+        tokens,
         select=select,
         label=label,
         time=query.time[inputs],

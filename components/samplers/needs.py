@@ -57,6 +57,13 @@ NEEDS: dict[str, Need] = {
         "Use a model that dsl has not trained, or hard inputs.",
         lambda info: info.get("encoder") != "dsl",
     ),
+    "unshifted": Need(
+        "logits read at their own position",
+        "computes blocks alone",
+        "reads logits from the position before",
+        "Use blocks.cache=false.",
+        lambda info: not info.get("shift_logits"),
+    ),
     "policy": Need(
         "an unmasking policy",
         "asks an unmasking policy",
@@ -90,6 +97,8 @@ def needs(config: SamplerConfig) -> tuple[str, ...]:
         found.append("labels")
     if config.encoder == "dsl":
         found.append("dsl_encoder")
+    if config.blocks.cache:
+        found.append("unshifted")
     return tuple(dict.fromkeys(found))
 
 

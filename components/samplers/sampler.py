@@ -31,7 +31,7 @@ from components.diffusion.noise import Stream
 from components.errors import SamplingError
 from components.samplers import planes
 from components.samplers.config import SamplerConfig
-from components.samplers.contract import NO_EXTRAS, Answer, Extras, Query, Sampler, Samples, Vocabulary
+from components.samplers.contract import NO_EXTRAS, Answer, Extras, Query, Sampler, Samples, Vocabulary, Window
 from components.samplers.correctors.base import Verdict
 from components.samplers.owners import Start
 from components.samplers.parts import load_parts
@@ -125,6 +125,7 @@ class RowSampler:
             soft=soft,
             dense=dense,
             heads=self.parts.corrector.heads,
+            window=self.window(state, s),
         )
         if self.parts.corrector.reads_left_out:
             scored = ~s.masked & ~state.fixed & (active & s.due & ~s.looping)[:, None]
@@ -132,6 +133,11 @@ class RowSampler:
         if self.config.guidance.gamma:
             query = planes.doubled(query, state.fixed, self.config.guidance, self.mask_id)
         return query
+
+    def window(self, state: State, s: Standing) -> Window | None:
+        """The part of each row that may be computed alone."""
+        corrected = s.looping | (s.due if self.parts.corrector.needs_answer else False)
+        return self.parts.blocks.window(state, s.shown, corrected)
 
     # --- tell -------------------------------------------------------------------------------------
 
@@ -224,7 +230,8 @@ class RowSampler:
     def move(self, state: State, s: Standing, view: View, verdict: Verdict, written: Written) -> State:
         """The state with everything written that this step decided."""
         commits = verdict.commits & state.active
-        fields = {name: choose_rows(state.active, value, state[name]) for name, value in verdict.fields.items()}
+        cached = self.parts.blocks.cached(state, s.shown, self.window(state, s), view.called)
+        fields = {n: choose_rows(state.active, v, state[n]) for n, v in {**verdict.fields, **cached}.items()}
         for owner in self.parts.owners:
             new = owner.update(state, written, view, s.steps)
             fields |= {name: choose_rows(commits, value, state[name]) for name, value in new.items()}

@@ -25,7 +25,7 @@ from torch import Tensor
 from components.errors import SamplingError
 from components.models.denoiser import Denoiser
 from components.samplers.contract import Answer, Query, Reward, Row, Sample, Sampler
-from components.samplers.forward import Batching, answer, measure
+from components.samplers.forward import Batching, Cache, answer, measure
 from components.samplers.state import State
 from components.samplers.trace import Held, Watch, last_edits, read_edits
 from components.samplers.unusable import Unusable, find_unusable
@@ -52,6 +52,7 @@ class Session:
         reward: Reward | None = None,
         forward_lanes: int = 0,
         max_bytes: int = 0,
+        row_bytes: int = 0,
     ):
         """
         Args:
@@ -59,7 +60,7 @@ class Session:
             forward_lanes: inputs of one forward; 0 is as many as there are lanes. Fewer leave less idle where rows
                 are few. The last bits of a row depend on this number, and on nothing else of its company.
             max_bytes: memory that the state of all lanes may take; 0 is any. Lanes are left out until it does, but
-                for those of one row.
+                for those of one row. ``row_bytes`` of each are a cache's.
         """
         self.denoiser, self.sampler, self.length, self.reward = denoiser, sampler, length, reward
         self.width = sampler.width
@@ -68,15 +69,18 @@ class Session:
         self.idle_state = self._idle_lanes(1)
         self.max_groups = max(1, num_lanes // self.width)
         if max_bytes:
-            self.max_groups = max(1, min(self.max_groups, max_bytes // self.idle_state.num_bytes()))
+            self.max_groups = max(1, min(self.max_groups, max_bytes // (self.idle_state.num_bytes() + row_bytes)))
         self.groups: list[Held | None] = []
         """As many as were needed at once so far: what a step costs besides its forwards grows with them."""
         self.fresh: list[int] = []
         """Groups whose rows are not in the state yet."""
         self.batching = Batching(forward_lanes or self.max_groups * self.width, deterministic)
+        self.cache = Cache(self.max_groups * self.width)
         self.num_classes = 0
         self.state = self._idle_lanes(0)
         self.calls, self.reward_calls = torch.zeros(2, 0, dtype=torch.int64, device=self.device)
+        self.positions = torch.zeros(0, dtype=torch.int64, device=self.device)
+        """Computed for each group."""
         self.labels = torch.full((0,), torch.nan, device=self.device)
         self.shown = torch.zeros(0, length, dtype=torch.int64, device=self.device)
         """What whoever follows the edits of a row has before them."""
@@ -157,7 +161,7 @@ class Session:
         query = self.ask()
         extent = measure(query)
         labels = self.labels if self.labelled else None
-        return self.tell(query, answer(self.denoiser, query, extent, self.batching, labels, self.num_classes))
+        return self.tell(query, answer(self.denoiser, query, extent, self.batching, labels, self.num_classes, self.cache))
 
     @torch.inference_mode()
     def ask(self) -> Query:
@@ -169,7 +173,10 @@ class Session:
     def tell(self, query: Query, said: Answer) -> dict[int, Sample | SamplingError]:
         """Move the rows by the answer to ``ask``. Returns what ``step`` does."""
         self.num_classes = said.logits.shape[-1]
-        self.calls = self.calls.index_add(0, query.row // self.width, query.active.long())
+        lane, called = query.row // self.width, query.active.long()
+        self.calls = self.calls.index_add(0, lane, called)
+        computed = called * self.length if query.window is None else called * query.window.computed(self.length)
+        self.positions = self.positions.index_add(0, lane, computed)
         if query.rewarded is not None:
             self.reward_calls = self.reward_calls + query.rewarded.view(len(self.groups), -1).sum(-1)
             said = replace(said, rewards=self._rewards(query))
@@ -196,9 +203,9 @@ class Session:
         """Have lanes for so many more rows."""
         self.groups += [None] * more
         self.state = self.state.followed_by(self._idle_lanes(more))
-        self.calls, self.reward_calls, self.shown, self.observed, self.corrected = (
+        self.calls, self.reward_calls, self.positions, self.shown, self.observed, self.corrected = (
             torch.cat([x, x.new_zeros(more, *x.shape[1:])])
-            for x in (self.calls, self.reward_calls, self.shown, self.observed, self.corrected)
+            for x in (self.calls, self.reward_calls, self.positions, self.shown, self.observed, self.corrected)
         )
         self.labels = torch.cat([self.labels, self.labels.new_full((more * self.width,), torch.nan)])
 
@@ -231,7 +238,7 @@ class Session:
         )
         self.state = self.state.loaded(lanes, self.sampler.start(canvas, fixed, ids, seeds))
         self.labels[lanes] = labels.repeat_interleave(self.width)
-        self.calls[groups], self.reward_calls[groups] = 0, 0
+        self.calls[groups], self.reward_calls[groups], self.positions[groups] = 0, 0, 0
         self.shown[groups], self.observed[groups], self.corrected[groups] = seen, observed, corrected
 
     def _unload(self, unusable: Unusable) -> dict[int, Sample | SamplingError]:
@@ -257,8 +264,9 @@ class Session:
         lanes = self._lanes_of(list(done))
         ended = self.sampler.finish(self.state.map(lambda x: x.index_select(0, lanes)))
         ticks = self.state.tick.view(-1, self.width).amax(-1)[list(done)]
-        words = torch.cat([ended.tokens, self.shown[list(done)], ended.edits[:, None], ticks[:, None]], dim=-1).tolist()
-        for (group, held), (*both, edits, tick) in zip(done.items(), words, strict=True):
+        columns = [ended.tokens, self.shown[list(done)], ended.edits[:, None], ticks[:, None], self.positions[list(done), None]]
+        words = torch.cat(columns, dim=-1).tolist()
+        for (group, held), (*both, edits, tick, positions) in zip(done.items(), words, strict=True):
             self.groups[group] = None
             tokens, shown = both[: self.length], both[self.length :]
             if held.observed:
@@ -267,7 +275,7 @@ class Session:
                 id=held.row.id,
                 tokens=tuple(tokens),
                 calls=calls[group],
-                call_positions=float(calls[group]),
+                call_positions=positions / self.length,
                 reward_calls=reward_calls[group],
                 edits=edits,
                 trace=tuple(held.trace),

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from components.models.cpu import use_threads
-from tests.bench import data, paired, picture, plans, sampling, serving
+from tests.bench import blocks, data, paired, picture, plans, sampling, serving
 
 BENCHES: dict[str, paired.Build] = {
     **dict.fromkeys(sampling.PASSES, sampling.build),
+    "sample_block": blocks.build,
     "tokenize": data.tokenize,
     "read_rows": data.read_rows,
     "plan": plans.plan,

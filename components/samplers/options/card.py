@@ -134,6 +134,10 @@ class CorrectorOptions(Part):
         """It may find at a tick that its passes are not needed, and then draws from the first answer."""
         return False
 
+    def reads_more(self) -> bool:
+        """It reads more than the logits of the row as it is: heads, or rows with a token left out."""
+        return "quality_head" in self.needs()
+
     def reads_drafts(self) -> bool:
         """At ticks that it corrects, masked positions are not asked about as masks alone."""
         return False
@@ -170,6 +174,9 @@ class ScoredOptions(CorrectorOptions):
 
     def needs(self) -> tuple[str, ...]:
         return ("quality_head",) if self.score == "quality" else ()
+
+    def reads_more(self) -> bool:
+        return super().reads_more() or self.score == "loo"
 
 
 @options

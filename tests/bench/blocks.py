@@ -1,0 +1,68 @@
+"""Writing in blocks with a cache against the same without, with one network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.models.device import Placement
+from components.models.transformer import Transformer
+from components.samplers import SamplerConfig, preset
+from components.samplers.contract import Extras, Row, Sample, Vocabulary
+from components.samplers.engine import Engine
+from components.samplers.sampler import build_sampler
+from components.samplers.session import Session
+from tests.bench.paired import Pair
+from tests.bench.sampling import of_export, random_network
+
+LENGTH = 32
+"""Of a block."""
+
+
+def build(name: str, given: dict[str, Any]) -> Pair:
+    """``given["length"]`` positions in blocks of 32, ``given["steps"]`` calls in all, greedy, by confidence. What is counted
+    says what share of the rows is computed, and how many tokens are those without a cache: of a trained network
+    (``given["export"]``) that tells something, of a random one nothing.
+    """
+    length, rows = given["length"], given["rows"]
+    placement = Placement(given["device"], given["dtype"])
+    if given["export"]:
+        model, mask_id = of_export(Path(given["export"]), placement)
+    else:
+        model, mask_id = random_network(given["size"], given["vocab"], placement), 0
+    plain = preset("llada_block", steps=given["steps"], blocks={"length": LENGTH, "early_end": False})
+    cached = with_cache(plain, 0)
+
+    def made(config: SamplerConfig) -> list[Sample]:
+        return sample(model, config, mask_id, rows, length, given["deterministic"])
+
+    def cost(samples: list[Sample]) -> dict[str, float]:
+        return {"positions computed": sum(s.call_positions for s in samples) / rows}
+
+    def same() -> str:
+        few = {"steps": 2 * -(-length // LENGTH)}
+        exact, anew, kept = (
+            [s.tokens for s in made(replace(config, **few))] for config in (plain, with_cache(plain, 1), cached)
+        )
+        assert anew == exact, "with all made anew in each call rows are not those without a cache"
+        share = (torch.tensor(kept) == torch.tensor(exact)).double().mean()
+        return f"equal where all is made anew in each call; cached, {share:.0%} of tokens are the same"
+
+    return Pair(name, given, lambda: cost(made(cached)), lambda: cost(made(plain)), same)
+
+
+def with_cache(config: SamplerConfig, refresh: int) -> SamplerConfig:
+    return replace(config, blocks=replace(config.blocks, cache=True, refresh=refresh))
+
+
+def sample(model: Transformer, config: SamplerConfig, mask_id: int, rows: int, length: int, deterministic: bool) -> list[Sample]:
+    """Rows whose first token is drawn for each, so that they differ."""
+    sampler = build_sampler(config, Vocabulary(mask_id), Extras())
+    device = str(next(model.parameters()).device)
+    engine = Engine(lambda *_: Session(model, sampler, length, rows, deterministic, device))
+    other = [1 + i % (model.vocab_size - 1) for i in range(rows)]
+    asked = [Row(i, (other[i], *[mask_id] * (length - 1)), (True, *[False] * (length - 1))) for i in range(rows)]
+    return sorted(engine.run(config, asked), key=lambda s: s.id)
