@@ -23,7 +23,7 @@ from components.outside import MAX_LENGTH
 from components.store.artifact import read_manifest
 from components.store.cache import local
 from components.store.content import digest
-from components.store.files import is_file, read_object, read_start
+from components.store.files import is_file, read_object, read_part
 from components.store.root import foreign
 
 
@@ -45,7 +45,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} does not exist. Give the folder of an exported model or of a checkpoint.")
     try:
         place = local(path)
-        require_short_header(read_start(place, 8))
+        require_short_header(read_part(place, 0, 8))
         return load_file(place)
     except (SafetensorError, ValueError) as error:
         raise ModelError(
