@@ -56,8 +56,26 @@ def zero_config(
     return config
 
 
+def own_part(flat: Tensor) -> Tensor:
+    """What stage 3 leaves of a flattened parameter to this rank, without padding."""
+    size = -(-flat.numel() // dist.get_world_size())
+    return flat[dist.get_rank() * size :][:size]
+
+
+def spread(model: Transformer, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """Give the parameters of a network without memory to all ranks, one after the other, each rank its part of it."""
+    for parameter in model.parameters():
+        whole = torch.nn.Parameter(torch.empty_like(parameter, device="cpu", dtype=dtype))
+        torch.utils.swap_tensors(parameter, whole)  # the optimiser and tied layers know it
+        deepspeed.zero.Init(module=torch.nn.ParameterList([parameter]), config_dict_or_path=settings, dtype=dtype)
+
+
 class ZeroEngine:
-    """See ``components.training.engine.TrainEngine``."""
+    """See ``components.training.engine.TrainEngine``.
+
+    At stage 3 the model may come without memory (``components.models.drawn``): then no process ever holds all of it, and
+    its weights are what was there by chance until they are written into the masters.
+    """
 
     def __init__(
         self,
@@ -79,11 +97,11 @@ class ZeroEngine:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device(device)
         self.stage = stage
-        self.engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=adamw(model, config),
-            config=zero_config(stage, micro_batch, config.clip, precision, offload, self.world_size),
-        )
+        settings = zero_config(stage, micro_batch, config.clip, precision, offload, self.world_size)
+        optimizer = adamw(model, config)  # while the shapes are seen
+        if next(model.parameters()).is_meta:
+            spread(model, settings, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self.parameters = dict(self.engine.module.named_parameters())
         self.everywhere = stage == 0
         autocast = precision == "bf16" and stage == 0

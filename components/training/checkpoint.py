@@ -55,11 +55,11 @@ class Checkpoint:
             except (OSError, ValueError) as error:
                 raise damaged(stored.file, error) from None
 
-    def whole(self, kind: str, name: str) -> Tensor:
-        """A parameter in full. Raises CorruptArtifact."""
-        tensor = torch.empty(self.shapes[name])
-        self.fill(kind, name, 0, tensor.view(-1))
-        return tensor
+    def part(self, kind: str, name: str, start: int, numel: int) -> Tensor:
+        """Elements [numel] of a flattened parameter. Raises CorruptArtifact."""
+        part = torch.empty(numel)
+        self.fill(kind, name, start, part)
+        return part
 
 
 def complete(folder: Path) -> list[Path]:
@@ -153,7 +153,8 @@ def read(folder: Path, kinds: tuple[str, ...]) -> Iterator[tuple[str, str, Tenso
     found = open_checkpoint(folder)
     for kind in kinds:
         for name in found.shapes:
-            yield kind, name, found.whole(kind, name)
+            shape = found.shapes[name]
+            yield kind, name, found.part(kind, name, 0, math.prod(shape)).view(shape)
 
 
 def restore(folder: Path, engine: TrainEngine, ema: Ema, skipped: Collection[int] = ()) -> int:
