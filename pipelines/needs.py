@@ -173,14 +173,15 @@ def disk(todo: list[Stage], runtime: RuntimeConfig, root: Path) -> Check:
 
 
 def process_memory(stage: Stage, runtime: RuntimeConfig, root: Path) -> int:
-    """What the processes of one stage take together on the host. Weights on GPUs are not there."""
-    number, size = processes(stage, runtime), 0 if runtime.on_gpu else parameters(stage, root) * FLOAT
+    """What the processes of one stage take together on the host. Weights on GPUs are not there, copies for checkpoints are."""
+    number, weights = processes(stage, runtime), parameters(stage, root) * FLOAT
+    size = 0 if runtime.on_gpu else weights
     if stage.work != "training":
         return number * (PROCESS_BYTES + size)
     shared = runtime.zero_stage if runtime.engine == "deepspeed" else 0
     copies = {n: 1 if shared >= n else number for n in (1, 2, 3)}
-    # Moments and average are spread from stage 1 on, gradients from 2, weights from 3.
-    return number * PROCESS_BYTES + size * (3 * copies[1] + copies[2] + copies[3])
+    # Moments and average are spread from stage 1 on, gradients from 2, weights from 3; what is being stored always is.
+    return number * PROCESS_BYTES + size * (3 * copies[1] + copies[2] + copies[3]) + weights * STATES
 
 
 def memory(todo: list[Stage], runtime: RuntimeConfig, root: Path) -> Check:

@@ -43,7 +43,9 @@ def model_of(million: float) -> ModelConfig:
 
 
 def launch(base: Path, model: ModelConfig, stage: int) -> TrainLaunch:
-    return TrainLaunch(job=job(base, base), model=model, init=None, runtime=RuntimeConfig(engine="deepspeed", zero_stage=stage))
+    return TrainLaunch(
+        job=job(base, base), model=model, init=None, runtime=RuntimeConfig(engine="deepspeed", zero_stage=stage)
+    )
 
 
 def bytes_read() -> int:

@@ -130,7 +130,11 @@ def test_every_stage_and_world_size_reads_what_every_other_wrote(tmp_path):
 def begin(rank: int, base: str) -> None:
     """One of two ranks: initial weights at every stage, drawn and given."""
     start(rank, 2, Path(base))
-    inits = {"drawn": None, "file": Path(base) / "given.safetensors", "checkpoint": Path(base) / f"given/step-{STEP:08d}"}
+    inits = {
+        "drawn": None,
+        "file": Path(base) / "given.safetensors",
+        "checkpoint": Path(base) / f"given/step-{STEP:08d}",
+    }
     for precision in ("fp32", "bf16"):
         for stage in STAGES:
             for name, init in inits.items():

@@ -234,7 +234,7 @@ def test_memory_by_stage_of_zero(made, tmp_path, monkeypatch):
         zero: needs.process_memory(stage, RuntimeConfig(workers=4, zero_stage=zero), made[1]) - 4 * needs.PROCESS_BYTES
         for zero in (0, 1, 2, 3)
     }
-    assert [b // (4 * number) for b in bytes_of.values()] == [20, 11, 8, 5]
+    assert [b // (4 * number) for b in bytes_of.values()] == [24, 15, 12, 9]
     for there in (10**12, 10**6):
         monkeypatch.setattr(needs, "memory_bytes", lambda there=there: there)
         assert "for train/base" in said(checks(made[0], tmp_path, "model.preset=small")["memory for the run"], there == 10**12)
