@@ -17,6 +17,7 @@ from components.errors import CorruptArtifact, LeaseLost, StoreError
 from components.models.drawn import drawn_in_parts
 from components.models.ema import Ema
 from components.models.transformer import Transformer
+from components.store.files import at
 from components.training import checkpoint, saving
 from components.training.checkpoint import KINDS
 from components.training.engine import TorchEngine
@@ -32,6 +33,7 @@ from components.training.ranges import (
     write_ranges,
 )
 from components.training.saving import Saver, portion
+from tests.components.test_training import Wanting
 from tests.doubles import TINY, VOCAB, MemoryTracker, job, token_rows
 from tests.parity.test_zero import OBJECTIVES
 
@@ -115,6 +117,21 @@ def test_every_byte_of_a_checkpoint_is_held_against_what_was_written(tmp_path):
         checkpoint.open_checkpoint(folder)
     file.write_bytes(whole)
     contents(folder)
+
+
+def test_a_checkpoint_lies_on_any_file_system(tmp_path):
+    """Read by parts there, too; its file is never fetched in full."""
+    for folder in (tmp_path, at("memory://checkpoints")):
+        engine = OneOf(seed=3)
+        saver = saver_of(folder, engine, keep=1)
+        for step in (1, 2):
+            saver.save(step)
+        saver.settle()
+        (found,) = checkpoint.complete(folder)
+        assert found.name == "step-00000002"
+        other = OneOf(seed=4)
+        assert checkpoint.restore(found, other, Ema(other.masters(), 0.9)) == 2
+        assert all(torch.equal(a, b) for a, b in zip(engine.masters(), other.masters(), strict=True))
 
 
 def test_parts_of_another_checkpoint_are_no_part_of_this_one(tmp_path):
@@ -215,18 +232,8 @@ class Counting(OneOf):
 def test_what_the_writer_meets_is_raised_soon(tmp_path, monkeypatch):
     made = job(tmp_path / "a", token_rows(tmp_path / "rows"), steps=400, checkpoint_every=200, log_every=2)
     engine = Counting()
-    monkeypatch.setattr(saving, "POLL_S", 0.0)
-    failing = Failing(monkeypatch)
-
-    class Wanting:
-        beats = 0
-
-        def beat(self):
-            self.beats += 1
-            return self.beats == 3
-
     with pytest.raises(StoreError, match="No space left on device"):
-        fit(made, engine, failing, Wanting())
+        fit(made, engine, Failing(monkeypatch), Wanting(3))
     assert 3 <= engine.steps < 200, "before anything waits for the checkpoint"
     assert checkpoint.latest(tmp_path / "a" / "checkpoints") is None
 

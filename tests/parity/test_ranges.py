@@ -21,6 +21,7 @@ from components.models.transformer import Transformer
 from components.models.weights import save_weights
 from components.training import checkpoint, ranges
 from components.training.checkpoint import KINDS
+from components.training.config import OptimizerConfig
 from components.training.engine import TorchEngine
 from components.training.saving import Saver
 from tests.doubles import TINY, VOCAB, job
@@ -39,7 +40,8 @@ def contents(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def engine_of(base: Path, stage: int, precision: str = "fp32", init: Path | None = None):
-    made = job(base, base, precision=precision)
+    # With decay there are two groups of parameters.
+    made = job(base, base, precision=precision, optimizer=OptimizerConfig(weight_decay=0.1))
     runtime = RuntimeConfig(engine="deepspeed", zero_stage=stage)
     return build_engine(TrainLaunch(job=made, model=WIDE, init=init, runtime=runtime))
 
