@@ -145,16 +145,28 @@ def test_parts_of_another_checkpoint_are_no_part_of_this_one(tmp_path):
         checkpoint.open_checkpoint(second)
 
 
-@pytest.mark.parametrize(
-    "wrong", ["nothing", "a range is missing", "a rank is missing", "a shape is too much", "a range is there twice"]
-)
+WRONG = [
+    "nothing",
+    "a range is missing",
+    "a rank is missing",
+    "a shape is too much",
+    "a range is there twice",
+    "a hole",
+    "an overlap",
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_not_all_of_it_once_is_refused(wrong, tmp_path):
     folder = tmp_path / "step-00000001"
     folder.mkdir()
     for rank in (0, 1):
         kinds = KINDS[rank:] if wrong == "a range is missing" else KINDS
         begin = 0 if wrong == "a range is there twice" else 4 * rank
-        write_ranges(folder / checkpoint.file_of(rank, 2), {key_of(kind, "a", begin): torch.ones(4) for kind in kinds})
+        size = {"a hole": 3, "an overlap": 5}.get(wrong, 4) if rank == 0 else 4
+        write_ranges(
+            folder / checkpoint.file_of(rank, 2), {key_of(kind, "a", begin): torch.ones(size) for kind in kinds}
+        )
     files = sorted(folder.glob("*.safetensors"))[: 1 if wrong == "a rank is missing" else 2]
     shapes = {"a": (2, 4), **({"b": (1,)} if wrong == "a shape is too much" else {})}
     checkpoint.publish_state(folder, 1, shapes, {f.name: header_digest(f) for f in files})
