@@ -106,10 +106,10 @@ def publish_text(path: Path, text: str) -> None:
         private.write_text(text, encoding="utf-8")
 
 
-def publish_bytes(path: Path, data: bytes) -> None:
-    """Write a file at once, in place of one that is there."""
-    with publishing(path) as private:
-        private.write_bytes(data)
+def publish_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file at once, part by part, in place of one that is there."""
+    with publishing(path) as private, private.open("wb") as file:
+        file.writelines(parts)
 
 
 def create_text(path: Path, text: str) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from components.models.weights import require_short_header
 from components.outside import from_json
-from components.store.files import read_part, size_of
+from components.store.files import publish_bytes, read_part, size_of
 
 MAX_CHUNK = 1 << 20
 """Elements that are digested together, at most."""
@@ -56,7 +56,11 @@ def key_of(kind: str, name: str, start: int) -> str:
 
 
 def write_ranges(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write float32 tensors [numel] of the host's memory, none of them empty, by the names of ``key_of``."""
+    """Publish float32 tensors [numel] of the host's memory, none of them empty, by the names of ``key_of``.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written.
+    """
     entries: dict[str, Any] = {}
     digests, place = {}, 0
     for key, tensor in tensors.items():
@@ -67,11 +71,7 @@ def write_ranges(path: Path, tensors: Mapping[str, Tensor]) -> None:
         digests[key] = f"{chunk}:{''.join(digest_of(raw_of(part)) for part in tensor.split(chunk))}"
     header = json.dumps({"__metadata__": digests, **entries}).encode()
     header += b" " * (-len(header) % 8)
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little"))
-        file.write(header)
-        for tensor in tensors.values():
-            file.write(raw_of(tensor))
+    publish_bytes(path, len(header).to_bytes(8, "little"), header, *map(raw_of, tensors.values()))
 
 
 def raw_of(tensor: Tensor) -> memoryview:

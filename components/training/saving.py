@@ -17,7 +17,7 @@ from torch import Tensor
 
 from components import faults
 from components.models.ema import Ema
-from components.store.files import exists, publishing, remove_tree
+from components.store.files import exists, remove_tree
 from components.training.checkpoint import complete, file_of, publish_state
 from components.training.engine import Share, TrainEngine
 from components.training.ranges import header_digest, key_of, write_ranges
@@ -82,9 +82,7 @@ class Saver:
     def _store(self, target: Path, step: int, tensors: dict[str, Tensor]) -> None:
         try:
             rank, world_size = self.engine.rank, self.engine.world_size
-            file = target / file_of(rank, world_size)
-            with publishing(file) as private:
-                write_ranges(private, tensors)
+            write_ranges(target / file_of(rank, world_size), tensors)
             faults.point("train.mid_checkpoint")
             if rank == 0 and self._all_there(files := [target / file_of(r, world_size) for r in range(world_size)]):
                 self.fence()

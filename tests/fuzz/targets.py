@@ -325,9 +325,9 @@ def use_written_receipt(folder: Path, night: bytes) -> None:
 def ranged(shapes: dict[str, list[int]]) -> bytes:
     """The file of a rank that has all of some parameters."""
     tensors = {key_of(kind, name, 0): torch.ones(math.prod(shape)) for kind in checkpoint.KINDS for name, shape in shapes.items()}
-    with tempfile.NamedTemporaryFile() as file:
-        write_ranges(Path(file.name), tensors)
-        return file.read()
+    with tempfile.TemporaryDirectory() as folder:
+        write_ranges(Path(folder) / "rank", tensors)
+        return (Path(folder) / "rank").read_bytes()
 
 
 RANK = ranged({"a.weight": [2, 3]})
