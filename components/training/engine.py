@@ -49,6 +49,8 @@ class TrainEngine(Protocol):
     device: torch.device
     network: Network
     """What is trained, as objectives call it."""
+    everywhere: bool
+    """Does every rank have all of every parameter in its masters, or else each its own part?"""
 
     def backward(self, loss: Tensor) -> None:
         """Add this loss's gradient."""
@@ -73,9 +75,6 @@ class TrainEngine(Protocol):
 
     def shares(self) -> list[Share]:
         """What of the parameters lies in this rank's masters. Padding does not."""
-
-    everywhere: bool
-    """Does every rank have all of every parameter in its masters, or else each its own part?"""
 
     def refresh(self, updates: int) -> None:
         """Go on from what was written into masters and moments, as after so many updates. All ranks must call this."""
@@ -106,6 +105,8 @@ class Autocast:
 
 class TorchEngine:
     """Plain torch: one process, or several that hold the whole model each (gradients are summed)."""
+
+    everywhere = True
 
     def __init__(self, model: Transformer, config: OptimizerConfig, precision: str = "fp32", device: str = "cpu"):
         self.device = torch.device(device)
@@ -154,8 +155,6 @@ class TorchEngine:
 
     def shares(self) -> list[Share]:
         return whole_shares(self.shapes())
-
-    everywhere = True
 
     def refresh(self, updates: int) -> None:
         set_updates(self.optimizer, updates)

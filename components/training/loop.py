@@ -64,6 +64,7 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch = U
     Raises:
         NonFiniteLoss: gradients of more steps than may be left out are not finite; the last checkpoint is as it was.
         OutOfMemory: a micro-batch did not fit.
+        StoreError: a checkpoint could not be written; raised a step or more after it was begun.
     """
     config, checkpoints = job.config, job.folder / "checkpoints"
     # The masters are handed over before the first step, so the average starts at the initial weights.
