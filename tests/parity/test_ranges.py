@@ -23,8 +23,9 @@ from components.training import checkpoint, ranges
 from components.training.checkpoint import KINDS
 from components.training.config import OptimizerConfig
 from components.training.engine import TorchEngine
+from components.training.loop import fit
 from components.training.saving import Saver
-from tests.doubles import TINY, VOCAB, job
+from tests.doubles import TINY, VOCAB, job, token_rows
 
 pytestmark = pytest.mark.distributed
 
@@ -163,3 +164,23 @@ def test_initial_weights_are_those_of_one_process(tmp_path):
                 for name, weight in model.state_dict().items():
                     rounded = weight.bfloat16().float() if precision == "bf16" and stage else weight
                     assert torch.equal(found[f"weight/{name}"], rounded), (start, precision, stage, name)
+
+
+def train_on_full_disk(rank: int, base: str) -> None:
+    """One of two ranks, of which the second can not write its file of the last checkpoint."""
+    start(rank, 2, Path(base))
+    made = job(Path(base) / "job", Path(base) / "rows", steps=1)
+    engine = engine_of(Path(base), 2)
+    if rank == 1:
+        os.environ["PROSECO_FAULT"] = "disk.full"
+    fit(made, engine, None)
+
+
+def test_a_rank_that_can_not_write_ends_the_others(tmp_path):
+    """The first one waits for its file, in vain."""
+    token_rows(tmp_path / "rows")
+    with pytest.raises(
+        multiprocessing.ProcessRaisedException, match=r"rank-1-of-2\.safetensors could not be written: No space"
+    ):
+        multiprocessing.spawn(train_on_full_disk, (str(tmp_path),), nprocs=2)
+    assert checkpoint.latest(tmp_path / "job" / "checkpoints") is None
