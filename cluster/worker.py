@@ -6,12 +6,13 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from cluster.cluster import TrainLaunch
 from cluster.environment import prepare
@@ -19,14 +20,15 @@ from cluster.watchdog import Watchdog
 from components.errors import ConfigError, ProsecoError, TrainingError
 from components.models.cpu import use_threads
 from components.models.device import device_problems
+from components.models.drawn import drawn_in_parts
 from components.models.transformer import Transformer
-from components.models.weights import FRESH, fill, load_weights
+from components.models.weights import FRESH, fill, load_weights, require_same, shapes_of
 from components.shards.sample import SampleShard
 from components.shards.score import ScoreShard
 from components.store.files import publish_text, read_json, remove
 from components.tracking import JOURNAL, JsonlTracker
 from components.training import checkpoint
-from components.training.engine import TorchEngine, TrainEngine
+from components.training.engine import Share, TorchEngine, TrainEngine
 from components.training.job import Job
 from components.training.loop import fence_of, fit
 
@@ -69,27 +71,27 @@ def train_rank(launch: TrainLaunch, leaving: Callable[[], bool] | None = None) -
 def build_engine(launch: TrainLaunch) -> TrainEngine:
     """Model and engine of this rank. Initial weights depend on the seed alone."""
     job, config, runtime = launch.job, launch.job.config, launch.runtime
-    torch.manual_seed(config.seed)
-    model = Transformer(launch.model, job.vocab_size)
-    if launch.init is not None:
-        given = load_weights(launch.init) if launch.init.suffix == ".safetensors" else checkpoint.averaged_weights(launch.init)
-        fill(model, given, str(launch.init), fresh=FRESH)
-    if config.objective.freezes_trunk():
-        model.freeze_trunk()
-    model.activation_checkpointing = runtime.activation_checkpointing
     device = runtime.placed_on
     if lost := device_problems(device, "runtime.device"):
         raise ConfigError(lost)
     if runtime.on_gpu:
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
+    torch.manual_seed(config.seed)
     if runtime.engine == "torch":
-        return TorchEngine(model, config.optimizer, config.precision, device)
+        return TorchEngine(network(launch), config.optimizer, config.precision, device)
     os.environ.setdefault("DS_ACCELERATOR", runtime.placed_on)
     prepare()
-    from cluster.zero import ZeroEngine
+    from cluster.zero import ZeroEngine, own_part
 
-    return ZeroEngine(
+    drawn: dict[str, Tensor] = {}
+    if runtime.zero_stage == 3:
+        model, drawn = drawn_in_parts(launch.model, job.vocab_size, own_part)
+        set_up(model, launch)
+    else:
+        model = network(launch)
+    own = shapes_of(model.state_dict())
+    engine = ZeroEngine(
         model,
         config.optimizer,
         stage=runtime.zero_stage,
@@ -98,6 +100,54 @@ def build_engine(launch: TrainLaunch) -> TrainEngine:
         offload=runtime.offload_optimizer,
         device=device,
     )
+    if drawn:
+        begin(engine, drawn, given_in_parts(launch.init, own) if launch.init else {}, config.precision)
+    return engine
+
+
+def network(launch: TrainLaunch) -> Transformer:
+    """All of the network with its initial weights."""
+    model = Transformer(launch.model, launch.job.vocab_size)
+    if launch.init is not None:
+        given = (
+            load_weights(launch.init)
+            if launch.init.suffix == ".safetensors"
+            else checkpoint.averaged_weights(launch.init)
+        )
+        fill(model, given, str(launch.init), fresh=FRESH)
+    set_up(model, launch)
+    return model
+
+
+def set_up(model: Transformer, launch: TrainLaunch) -> None:
+    """What a network needs to know of its training."""
+    if launch.job.config.objective.freezes_trunk():
+        model.freeze_trunk()
+    model.activation_checkpointing = launch.runtime.activation_checkpointing
+
+
+Parts = Mapping[str, Callable[[Share], Tensor]]
+"""By the name of a parameter, what reads a range of it."""
+
+
+def given_in_parts(init: Path, own: Mapping[str, tuple[int, ...]]) -> Parts:
+    """Given weights, of which what is asked for is read and nothing else. Raises ModelError where they do not fit."""
+    if init.suffix == ".safetensors":
+        tensors = load_weights(init)  # mapped into memory, so that what nobody looks at is not read
+        require_same(own, shapes_of(tensors), str(init), FRESH)
+        return {name: lambda s: tensors[s.name].view(-1)[s.start : s.start + s.numel].float() for name in tensors}
+    found = checkpoint.open_checkpoint(init)
+    require_same(own, found.shapes, str(init), FRESH)
+    return {name: lambda s: found.part("ema", s.name, s.start, s.numel) for name in found.shapes}
+
+
+def begin(engine: TrainEngine, drawn: Mapping[str, Tensor], given: Parts, precision: str) -> None:
+    """Write initial weights into the masters of all ranks, each its own, rounded as a whole network's would be."""
+    masters = engine.masters()
+    for share in engine.shares():
+        values = given[share.name](share) if share.name in given else drawn[share.name]
+        share.of(masters).copy_(values.bfloat16() if precision == "bf16" else values)
+    engine.refresh(0)
 
 
 def failure_of(job: Job) -> ProsecoError | None:

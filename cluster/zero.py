@@ -5,33 +5,25 @@ reduces and updates. That is what a loss of several terms over several micro-bat
 every term is divided by its global count before its backward. Defaults that moved between releases
 (clipping, overflow skip, group timeout) are pinned here.
 
-Weights and moments are read and written through full parameters, so that checkpoints know neither
-stage nor world size. Offload goes to the host's memory.
+Which ranges of which parameters lie in a rank's optimiser is told as ``shares``, so that checkpoints know neither
+stage nor world size, and nothing is gathered for them. Offload goes to the host's memory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
 from torch import Tensor
 
 from components.models.transformer import Transformer
 from components.objectives.base import Network
 from components.training.config import OptimizerConfig
-from components.training.engine import MOMENTS, Autocast, Piece, adamw, set_lr
+from components.training.engine import Autocast, Share, adamw, moments_of, set_lr, set_updates, whole_shares
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 
@@ -64,8 +56,26 @@ def zero_config(
     return config
 
 
+def own_part(flat: Tensor) -> Tensor:
+    """What stage 3 leaves of a flattened parameter to this rank, without padding."""
+    size = -(-flat.numel() // dist.get_world_size())
+    return flat[dist.get_rank() * size :][:size]
+
+
+def spread(model: Transformer, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """Give the parameters of a network without memory to all ranks, one after the other, each rank its part of it."""
+    for parameter in model.parameters():
+        whole = torch.nn.Parameter(torch.empty_like(parameter, device="cpu", dtype=dtype))
+        torch.utils.swap_tensors(parameter, whole)  # the optimiser and tied layers know it
+        deepspeed.zero.Init(module=torch.nn.ParameterList([parameter]), config_dict_or_path=settings, dtype=dtype)
+
+
 class ZeroEngine:
-    """See ``components.training.engine.TrainEngine``."""
+    """See ``components.training.engine.TrainEngine``.
+
+    At stage 3 the model may come without memory (``components.models.drawn``): then no process ever holds all of it, and
+    its weights are what was there by chance until they are written into the masters.
+    """
 
     def __init__(
         self,
@@ -87,12 +97,13 @@ class ZeroEngine:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device(device)
         self.stage = stage
-        self.engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=adamw(model, config),
-            config=zero_config(stage, micro_batch, config.clip, precision, offload, self.world_size),
-        )
+        settings = zero_config(stage, micro_batch, config.clip, precision, offload, self.world_size)
+        optimizer = adamw(model, config)  # while the shapes are seen
+        if next(model.parameters()).is_meta:
+            spread(model, settings, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self.parameters = dict(self.engine.module.named_parameters())
+        self.everywhere = stage == 0
         autocast = precision == "bf16" and stage == 0
         self.network: Network = Autocast(self.engine, self.device, enabled=autocast)
 
@@ -150,6 +161,9 @@ class ZeroEngine:
     def masters(self) -> list[Tensor]:
         return [t.data for t in self._owned()]
 
+    def moments(self) -> dict[str, list[Tensor]]:
+        return moments_of(self._adamw(), self._owned())
+
     def _owned(self) -> list[Tensor]:
         """What this rank's optimiser holds: whole parameters, or flat pieces. Named by wrapper, in the
         order of stages 3, 1 and 2, and 1 with bf16."""
@@ -159,54 +173,46 @@ class ZeroEngine:
         names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
         return list(next(getattr(inner, n) for n in names if hasattr(inner, n)))
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self.parameters.items():
-            yield (
-                name,
-                parameter.data if self.stage == 0 else self._shaped(safe_get_full_fp32_param(parameter), parameter),
-            )
+    def _adamw(self) -> torch.optim.Optimizer:
+        inner: Any = self.engine.optimizer
+        optimizer: torch.optim.Optimizer = inner if self.stage == 0 else inner.optimizer
+        return optimizer
 
-    def pieces(self) -> Iterator[Piece]:
-        for name, weight in self.weights():
-            parameter = self.parameters[name]
-            if self.stage == 0:
-                state = self.engine.optimizer.state[parameter]
-                moments = {m: state[m] for m in MOMENTS}
-            else:
-                moments = {m: self._shaped(safe_get_full_optimizer_state(parameter, m), parameter) for m in MOMENTS}
-            yield Piece(name, weight, moments)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        if self.stage == 3:
+            return {name: tuple(p.ds_shape) for name, p in self.parameters.items()}
+        return {name: tuple(p.shape) for name, p in self.parameters.items()}
 
-    def _shaped(self, full: Tensor, parameter: torch.nn.Parameter) -> Tensor:
-        return full.view(getattr(parameter, "ds_shape", parameter.shape))
+    def shares(self) -> list[Share]:
+        if self.stage == 0:
+            return whole_shares(self.shapes())
+        place = self._place_of_part if self.stage == 3 else self._place_of_fragment
+        found = (place(name, parameter) for name, parameter in self.parameters.items())
+        return [share for share in found if share is not None]
+
+    def _place_of_part(self, name: str, parameter: Any) -> Share | None:
+        """Stage 3: each rank has as many elements of every parameter, the last ones of which may be padding."""
+        inner = self.engine.optimizer
+        master, offset, size = inner.grad_position[inner.get_param_id(parameter)]
+        start = self.rank * size
+        numel = min(size, parameter.ds_numel - start)
+        return Share(name, start, numel, master, offset) if numel > 0 else None
+
+    def _place_of_fragment(self, name: str, parameter: Any) -> Share | None:
+        """Stages 1 and 2: each rank has a piece of all parameters of a group, one after the other."""
+        found = parameter._hp_mapping
+        if found is None:
+            return None
+        low, high = found.lp_fragment_address, found.hp_fragment_address
+        return Share(name, low.start, low.numel, found.param_group_index, high.start)
 
     @torch.no_grad()
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            full = weights[name].to(self.device)
-            if self.stage > 0:
-                safe_set_full_fp32_param(parameter, full)
-            whole = (
-                deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-                if self.stage == 3
-                else contextlib.nullcontext()
-            )
-            with whole:
-                parameter.data.copy_(full)
-
-    def set_moments(self, moments: dict[str, dict[str, Tensor]], step: int) -> None:
+    def refresh(self, updates: int) -> None:
+        set_updates(self._adamw(), updates)
         inner = self.engine.optimizer
-        base = inner if self.stage == 0 else inner.optimizer
-        # Before its first step an optimiser has no moments to write to.
-        for owned in self._owned():
-            zeros = {m: torch.zeros_like(owned) for m in MOMENTS}
-            base.state[owned] = {"step": torch.tensor(float(step)), **zeros}
-        if hasattr(inner, "_lazy_init_hp_params_optimizer_state"):  # stages 1 and 2 map parameters to flat pieces
-            inner._hp_optimizer_states_linked = False
-            inner._lazy_init_hp_params_optimizer_state()
-        for name, parameter in self.parameters.items():
-            for m in MOMENTS:
-                value = moments[name][m].to(self.device)
-                if self.stage == 0:
-                    base.state[parameter][m].copy_(value)
-                else:
-                    safe_set_full_optimizer_state(parameter, value, m)
+        if self.stage == 3:
+            inner.parameter_offload.partition_all_parameters()
+            for group in range(len(inner.fp32_partitioned_groups_flat)):
+                inner._reassign_or_swap_out_partitioned_parameters(group)
+        elif self.stage:
+            inner.update_lp_params()

@@ -25,10 +25,8 @@ from pipelines.graph.plan import Finding
 from pipelines.graph.schedule import PATIENCE_S
 from pipelines.graph.short import duration
 from pipelines.graph.stage import Given, Stage
-from pipelines.training_memory import FLOAT, SAVED, Shape, smaller, taken
+from pipelines.training_memory import FLOAT, STATES, Shape, smaller, taken
 
-STATES = 4
-"""Numbers that a checkpoint holds of each parameter: its weight, two moments and the average."""
 PROCESS_BYTES = 600 << 20
 """Of a process that has torch, DeepSpeed and Ray in it, and what they take at their first step, whatever the model."""
 SURE = 0.75
@@ -206,9 +204,9 @@ def shape_of(stage: Stage, runtime: RuntimeConfig, root: Path) -> Shape:
 
 def worker_memory(shape: Shape) -> tuple[int, int]:
     """Bytes that one process of a training takes on its GPU, 0 without one, and on the host, libraries aside."""
-    most, share = taken(shape).most, FLOAT * shape.parameters // shape.workers
-    # What a checkpoint becomes before it is written, and masters, gradients, moments and average that are kept there.
-    return (most, SAVED // 2 * share + 5 * share * shape.offload) if shape.on_gpu else (0, most)
+    found, share = taken(shape), FLOAT * shape.parameters // shape.workers
+    # Masters, gradients, moments and average that are kept there, and what checkpoints are written from.
+    return (found.most, found.stored + 5 * share * shape.offload) if shape.on_gpu else (0, found.most)
 
 
 def gpu_bytes() -> int:
@@ -247,7 +245,7 @@ def training_lines(todo: Sequence[Stage], runtime: RuntimeConfig, root: Path) ->
     parts = ", ".join(f"{name} {shown(size)}" for name, size in found.parts.items() if size)
     yield (
         f"{stage.label}, the largest of {len(shapes)} trainings: about {shown(found.most)} {place}, workers: {shape.workers} ({parts}; "
-        f"while a checkpoint is written {shown(found.saving)}), and {shown(BYTES['train'](stage, runtime, root))} of disk for "
+        f"on the host {shown(found.stored)} that checkpoints are written from), and {shown(BYTES['train'](stage, runtime, root))} of disk for "
         f"{runtime.keep_checkpoints} checkpoints and the one being written"
     )
 

@@ -17,8 +17,8 @@ BUCKET = 500_000_000
 """Gradients that DeepSpeed reduces at once."""
 LIVE = 1_000_000_000
 """Weights that it keeps whole on a rank at stage 3."""
-SAVED = 8
-"""Times the weights that a checkpoint takes while it is written: weights, two moments and the average, as tensors and as bytes."""
+STATES = 4
+"""Numbers that a checkpoint holds of each parameter: its weight, two moments and the average."""
 WIDE, INNER, MOVING = 16, 4, 3
 """Of a position in a block, kept for the backward: so many times the width, so many times the width inside, and, of the block
 at work, so many times the width inside and the row of attention once more."""
@@ -53,22 +53,23 @@ class Shape:
 
 @dataclass(frozen=True)
 class Taken:
-    """Bytes of one process, besides libraries: at the top of a step, by part, and while a checkpoint is written."""
+    """Bytes of one process, besides libraries, by part, at the top of a step."""
 
     parts: dict[str, int]
-    saving: int
-
-    @property
-    def most(self) -> int:
-        return max(sum(self.parts.values()), self.saving)
+    """On the device that computes."""
+    stored: int
+    """On the host: what checkpoints are written from while the training goes on. It stays from the first of them on."""
+    most: int
+    """On the device that computes."""
 
 
 def taken(shape: Shape) -> Taken:
-    """On the device that computes."""
-    states = copies(shape)
-    parts = {**states, "activations": activation_bytes(shape), "logits": head_bytes(shape.objective, shape.positions, shape.vocab_size)}
-    kept = sum(size for name, size in states.items() if name not in ("gradients", "buffers"))
-    return Taken(parts, kept + SAVED * FLOAT * shape.parameters // shape.workers)
+    parts = copies(shape) | {
+        "activations": activation_bytes(shape),
+        "logits": head_bytes(shape.objective, shape.positions, shape.vocab_size),
+    }
+    stored = STATES * FLOAT * -(-shape.parameters // shape.workers)
+    return Taken(parts, stored, sum(parts.values()) + (0 if shape.on_gpu else stored))
 
 
 def copies(shape: Shape) -> dict[str, int]:

@@ -6,9 +6,6 @@ The average lives beside them piece by piece, so it costs the same share of memo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -26,19 +23,3 @@ class Ema:
         """After optimiser step number ``step`` (from 1). The decay is ramped as (1 + n) / (10 + n)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averages, self.masters, 1 - decay)
-
-    @contextmanager
-    def swapped(self) -> Iterator[None]:
-        """Inside, the masters hold the averages and the averages hold the masters."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for master, average in zip(self.masters, self.averages, strict=True):
-            kept = master.clone()
-            master.copy_(average)
-            average.copy_(kept)

@@ -23,7 +23,7 @@ from components.outside import MAX_LENGTH
 from components.store.artifact import read_manifest
 from components.store.cache import local
 from components.store.content import digest
-from components.store.files import is_file, read_object, read_start
+from components.store.files import is_file, read_object, read_part
 from components.store.root import foreign
 
 
@@ -45,7 +45,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} does not exist. Give the folder of an exported model or of a checkpoint.")
     try:
         place = local(path)
-        require_short_header(read_start(place, 8))
+        require_short_header(read_part(place, 0, 8))
         return load_file(place)
     except (SafetensorError, ValueError) as error:
         raise ModelError(
@@ -105,14 +105,30 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str, fre
     """Put tensors into a model, all of them and nothing else; parts named in ``fresh`` may be missing and stay as they are.
 
     Raises:
-        ModelError: names or shapes differ; the message lists the first of each kind.
+        ModelError: see ``require_same``.
     """
     own = model.state_dict()
-    missing = sorted(n for n in set(own) - set(tensors) if not any(part in f".{n}" for part in fresh))
-    surplus = sorted(set(tensors) - set(own))
-    other = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    require_same(shapes_of(own), shapes_of(tensors), source, fresh)
+    model.load_state_dict({**own, **tensors})
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def require_same(
+    own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], source: str, fresh: tuple[str, ...] = ()
+) -> None:
+    """Hold the shapes of given weights against those of a model; parts named in ``fresh`` may be missing.
+
+    Raises:
+        ModelError: names or shapes differ; the message lists the first of each kind.
+    """
+    missing = sorted(n for n in set(own) - set(given) if not any(part in f".{n}" for part in fresh))
+    surplus = sorted(set(given) - set(own))
+    other = [name for name in own if name in given and own[name] != given[name]]
     if not (missing or surplus or other):
-        model.load_state_dict({**own, **tensors})
         return
     parts = []
     if missing:
@@ -121,10 +137,7 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str, fre
         parts.append(f"{len(surplus)} are unknown (first: {surplus[0]})")
     if other:
         name = other[0]
-        parts.append(
-            f"{len(other)} have another shape (first: {name}, file {tuple(tensors[name].shape)}, "
-            f"model {tuple(own[name].shape)})"
-        )
+        parts.append(f"{len(other)} have another shape (first: {name}, file {given[name]}, model {own[name]})")
     raise ModelError(
         f"The weights of {source} do not fit the model: {'; '.join(parts)}. "
         f"Use the model section and the tokenizer with which they were trained."

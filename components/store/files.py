@@ -2,8 +2,7 @@
 
 A place is a ``Path`` where the root is a folder of this machine, and a path of ``universal_pathlib`` with the same
 names where it is a URL of any other file system of ``fsspec``, such as ``memory://runs`` or ``s3://bucket/runs``.
-Readers see all of a file or none of it. What a library can read only by a local name, such as a memory-mapped
-file, comes from ``components.store.cache``.
+Readers see all of a file or none of it. What a library reads by a local name comes from ``components.store.cache``.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ def at(place: str | Path) -> Path:
         return Path(place)
     from upath import UPath
 
-    found: Any = UPath(place, use_listings_cache=False)  # others write there, too
-    return found  # type: ignore[no-any-return]
+    return UPath(place, use_listings_cache=False)  # type: ignore[return-value]  # others write there, too
 
 
 def is_local(place: Path) -> bool:
@@ -108,10 +106,10 @@ def publish_text(path: Path, text: str) -> None:
         private.write_text(text, encoding="utf-8")
 
 
-def publish_bytes(path: Path, data: bytes) -> None:
-    """Write a file at once, in place of one that is there."""
-    with publishing(path) as private:
-        private.write_bytes(data)
+def publish_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file at once, part by part, in place of one that is there."""
+    with publishing(path) as private, private.open("wb") as file:
+        file.writelines(parts)
 
 
 def create_text(path: Path, text: str) -> bool:
@@ -200,10 +198,16 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_start(path: Path, number: int) -> bytes:
-    """The first bytes of a file, fewer where it has no more."""
-    with path.open("rb") as file:
-        return file.read(number)
+def read_part(path: Any, start: int, end: int) -> bytes:
+    """The bytes [start, end) of a file, and of it no more. Raises FileNotFoundError, or ValueError where it ends before."""
+    if is_local(path):
+        with path.open("rb", buffering=0) as file:
+            found = os.pread(file.fileno(), end - start, start)
+    else:
+        found = path.fs.cat_file(path.path, start=start, end=end)  # without what an open one reads ahead
+    if len(found) != end - start:
+        raise ValueError(f"it ends before byte {end}")
+    return found
 
 
 def read_bytes(path: Any) -> bytes:

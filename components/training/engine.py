@@ -6,7 +6,8 @@ loss that is handed in has been divided by the global count already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,12 +24,21 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One parameter in full, in float32: everything that a checkpoint keeps of it."""
+class Share:
+    """A range of a flattened parameter that a rank keeps, and where it lies in what its optimiser changes."""
 
     name: str
-    weight: Tensor
-    moments: dict[str, Tensor]
+    start: int
+    """In the flattened parameter."""
+    numel: int
+    master: int
+    """Number of the tensor in ``TrainEngine.masters``."""
+    offset: int
+    """In that tensor, flattened."""
+
+    def of(self, tensors: list[Tensor]) -> Tensor:
+        """The view [numel] into a list of tensors like the masters."""
+        return tensors[self.master].view(-1)[self.offset : self.offset + self.numel]
 
 
 class TrainEngine(Protocol):
@@ -39,6 +49,8 @@ class TrainEngine(Protocol):
     device: torch.device
     network: Network
     """What is trained, as objectives call it."""
+    everywhere: bool
+    """Does every rank have all of every parameter in its masters, or else each its own part?"""
 
     def backward(self, loss: Tensor) -> None:
         """Add this loss's gradient."""
@@ -55,17 +67,17 @@ class TrainEngine(Protocol):
     def masters(self) -> list[Tensor]:
         """The float32 tensors that this rank's optimiser changes in place."""
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter in full, in float32, one after the other. All ranks must iterate together."""
+    def moments(self) -> dict[str, list[Tensor]]:
+        """By the name of the moment, tensors like the masters, in place; zeros before the first step."""
 
-    def pieces(self) -> Iterator[Piece]:
-        """Every parameter in full with its moments, one after the other. All ranks must iterate together."""
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape by its name, the same on all ranks."""
 
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        """Put full parameters into the masters, exactly, and into what the network computes with."""
+    def shares(self) -> list[Share]:
+        """What of the parameters lies in this rank's masters. Padding does not."""
 
-    def set_moments(self, moments: dict[str, dict[str, Tensor]], step: int) -> None:
-        """Put the optimiser into the state it had after ``step`` steps."""
+    def refresh(self, updates: int) -> None:
+        """Go on from what was written into masters and moments, as after so many updates. All ranks must call this."""
 
     def train(self, training: bool) -> None:
         """Turn dropout on or off."""
@@ -93,6 +105,8 @@ class Autocast:
 
 class TorchEngine:
     """Plain torch: one process, or several that hold the whole model each (gradients are summed)."""
+
+    everywhere = True
 
     def __init__(self, model: Transformer, config: OptimizerConfig, precision: str = "fp32", device: str = "cpu"):
         self.device = torch.device(device)
@@ -133,24 +147,17 @@ class TorchEngine:
     def masters(self) -> list[Tensor]:
         return [p.data for p in self._model.parameters()]
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._model.named_parameters():
-            yield name, parameter.data
+    def moments(self) -> dict[str, list[Tensor]]:
+        return moments_of(self.optimizer, list(self._model.parameters()))
 
-    def pieces(self) -> Iterator[Piece]:
-        for name, parameter in self._model.named_parameters():
-            state = self.optimizer.state.get(parameter, {})
-            yield Piece(name, parameter.data, {m: state[m] for m in MOMENTS if m in state})
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(p.shape) for name, p in self._model.named_parameters()}
 
-    @torch.no_grad()
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        for name, parameter in self._model.named_parameters():
-            parameter.copy_(weights[name])
+    def shares(self) -> list[Share]:
+        return whole_shares(self.shapes())
 
-    def set_moments(self, moments: dict[str, dict[str, Tensor]], step: int) -> None:
-        for name, parameter in self._model.named_parameters():
-            state = {m: moments[name][m].clone().to(self.device) for m in MOMENTS}
-            self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **state}
+    def refresh(self, updates: int) -> None:
+        set_updates(self.optimizer, updates)
 
     def train(self, training: bool) -> None:
         self._model.train(training)
@@ -166,6 +173,26 @@ def adamw(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     else:
         groups = [{"params": list(model.parameters())}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
+
+
+def whole_shares(shapes: dict[str, tuple[int, ...]]) -> list[Share]:
+    """All of every parameter, where the masters are the parameters."""
+    return [Share(name, 0, math.prod(shape), number, 0) for number, (name, shape) in enumerate(shapes.items())]
+
+
+def moments_of(optimizer: torch.optim.Optimizer, owned: list[Tensor]) -> dict[str, list[Tensor]]:
+    """The moments of what AdamW changes, in its order; made as it makes them where it made no step yet."""
+    for tensor in owned:
+        if not optimizer.state[tensor]:
+            zeros = {m: torch.zeros_like(tensor) for m in MOMENTS}
+            optimizer.state[tensor] |= {"step": torch.tensor(0.0), **zeros}
+    return {m: [optimizer.state[tensor][m] for tensor in owned] for m in MOMENTS}
+
+
+def set_updates(optimizer: torch.optim.Optimizer, updates: int) -> None:
+    """Have AdamW correct its moments as after so many updates."""
+    for state in optimizer.state.values():
+        state["step"].fill_(updates)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

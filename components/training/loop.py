@@ -26,6 +26,7 @@ from components.training.engine import TrainEngine
 from components.training.job import Job
 from components.training.meter import Meter
 from components.training.rewards import reward_of
+from components.training.saving import Saver
 from components.training.speed import Speed
 from components.training.watch import Unwatched, Watch
 
@@ -63,22 +64,32 @@ def fit(job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch = U
     Raises:
         NonFiniteLoss: gradients of more steps than may be left out are not finite; the last checkpoint is as it was.
         OutOfMemory: a micro-batch did not fit.
+        StoreError: a checkpoint could not be written; raised a step or more after it was begun.
     """
     config, checkpoints = job.config, job.folder / "checkpoints"
     # The masters are handed over before the first step, so the average starts at the initial weights.
     ema = Ema(engine.masters(), config.ema_decay)
-    skipped = skipped_of(job)
-    if config.max_skipped and checkpoint.latest(checkpoints) is None:  # something to go back to
-        checkpoint.save(checkpoints, 0, engine, ema, job.keep, fence_of(job))
+    saver = Saver(checkpoints, engine, ema, job.keep, fence_of(job))
+    try:
+        if config.max_skipped and checkpoint.latest(checkpoints) is None:  # something to go back to
+            saver.save(0)
+        return without_diverging(job, engine, tracker, watch, saver)
+    finally:
+        saver.close()
+
+
+def without_diverging(job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch, saver: Saver) -> Path:
+    """Train to the end, without the steps whose gradients are not finite; see ``fit``."""
+    config, skipped = job.config, skipped_of(job)
     while True:
         try:
-            return go_on(job, engine, tracker, watch, ema, skipped)
+            return go_on(job, engine, tracker, watch, saver, skipped)
         except Diverged as found:
             if len(skipped) >= config.max_skipped:
                 raise NonFiniteLoss(
                     f"The gradient norm of step {found.step + 1} is {found.norm}, after {len(skipped)} steps that were left "
                     f"out for that (max_skipped = {config.max_skipped}). Training stopped; the checkpoint of an earlier step "
-                    f"is untouched in {checkpoints}. Lower optimizer.lr (now {config.optimizer.lr:g}), set optimizer.clip, "
+                    f"is untouched in {saver.folder}. Lower optimizer.lr (now {config.optimizer.lr:g}), set optimizer.clip, "
                     f"use precision=fp32, or raise max_skipped."
                 ) from None
             skipped.add(found.step)
@@ -100,7 +111,7 @@ def skipped_of(job: Job) -> set[int]:
 
 
 def go_on(
-    job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch, ema: Ema, skipped: Collection[int]
+    job: Job, engine: TrainEngine, tracker: Tracker | None, watch: Watch, saver: Saver, skipped: Collection[int]
 ) -> Path:
     """Train from the newest checkpoint to the end, without the steps that are left out.
 
@@ -108,8 +119,9 @@ def go_on(
         Diverged: the gradient of a step is not finite, and the weights are spoilt.
         OutOfMemory: a micro-batch did not fit.
     """
-    config, checkpoints = job.config, job.folder / "checkpoints"
-    newest = checkpoint.latest(checkpoints)
+    config, ema = job.config, saver.ema
+    saver.settle()  # all ranks see the same checkpoints
+    newest = checkpoint.latest(saver.folder)
     start = 0 if newest is None else checkpoint.restore(newest, engine, ema, skipped)
     objective = build_objective(config.objective, setting_of(job, engine))
     source = rows_of(job, "train", engine)
@@ -117,6 +129,7 @@ def go_on(
     speed = Speed(config, job.flops, engine.device, engine.world_size) if job.flops else None
     meter = Meter(engine.all_reduce, engine.device, speed)
     for step in range(start, config.steps):
+        saver.check()
         lr, norm, wanted = learning_rate(step, config.steps, config.optimizer), 0.0, False
         done = step + 1
         last = done == config.steps
@@ -131,7 +144,8 @@ def go_on(
         if validation is not None and (last or (config.validate_every and done % config.validate_every == 0)):
             report(tracker, validate(engine, job, validation), done)
         if done % config.checkpoint_every == 0 or last or wanted:
-            newest = checkpoint.save(checkpoints, done, engine, ema, job.keep, fence_of(job))
+            newest = saver.save(done)
+    saver.settle()
     assert newest is not None
     return newest
 

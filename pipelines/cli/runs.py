@@ -64,7 +64,7 @@ def planned(finding: Finding, expected: Estimate | None, runtime: RuntimeConfig,
     wanted = finding.stage.name == "train" and finding.state != "fresh"
     memory = taken(shape_of(finding.stage, runtime, root)) if wanted else None
     found: dict[str, Any] = {"stage": finding.stage.label, "key": finding.stage.key, "state": finding.state, "reasons": finding.reasons}
-    bytes_of = None if memory is None else memory.parts | {"saving": memory.saving, "most": memory.most}
+    bytes_of = None if memory is None else memory.parts | {"stored": memory.stored, "most": memory.most}
     return found | {"memory": bytes_of, "estimate_s": expected and expected.seconds, "estimate_of": expected and expected.of}
 
 

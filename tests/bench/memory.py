@@ -42,7 +42,7 @@ SHAPES = {
 
 
 def peak_of(asked: Shape) -> int:
-    """The most bytes of a process that trains it for two steps and writes a checkpoint."""
+    """The most bytes of a process that trains it for three steps and writes a checkpoint after each."""
     command = [sys.executable, "-m", "tests.bench.memory", json.dumps(asdict(asked))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -73,7 +73,9 @@ def train(asked: Shape, folder: Path) -> None:
         write_rows(folder / "rows" / names[0], block)
     told = {"length": asked.length, "pad_in_loss": True, "shards": shards | {"test": []}}
     (folder / "rows" / "rows.json").write_text(json.dumps(told))
-    config = TrainConfig(objective=OBJECTIVES[asked.objective](), steps=2, batch_rows=asked.rows, validation_rows=2)
+    config = TrainConfig(
+        objective=OBJECTIVES[asked.objective](), steps=3, checkpoint_every=1, batch_rows=asked.rows, validation_rows=2
+    )
     job = Job(config=config, folder=folder / "job", rows=(folder / "rows",), weights=(1.0,), mask_id=0, pad_id=1, vocab_size=asked.vocab_size)
     engine = "torch" if asked.zero is None else "deepspeed"
     runtime = RuntimeConfig(

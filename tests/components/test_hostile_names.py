@@ -84,7 +84,7 @@ ENTRANCES = {
         written(f, "rows.json", {"length": 9, "pad_in_loss": True, "shards": {"train": [name]}}), "train"
     ),
     "a file of a checkpoint": lambda f, name: list(
-        checkpoint.read(written(f / "step-00000001", "state.json", {"step": 1, "files": {name: "0"}}), ("weight",))
+        checkpoint.read(written(f / "step-00000001", "state.json", {"step": 1, "files": {name: "0"}, "shapes": {}}), ("weight",))
     ),
     "a file of a piece": lambda f, name: tokenize.finished_piece(receipt(f, PIECE | {"files": {name: "0"}}), f),
     "a file of prompts": lambda f, name: prompts.finished_piece(receipt(f, PIECE | {"files": {name: "0"}}), f),

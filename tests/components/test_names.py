@@ -147,7 +147,7 @@ def test_row_files_are_names(tmp_path):
 def test_the_files_of_a_checkpoint_are_names(tmp_path):
     folder = tmp_path / "step-00000001"
     folder.mkdir()
-    (folder / "state.json").write_text(json.dumps({"step": 1, "files": {"../other/rank-0.safetensors": "0"}}))
+    (folder / "state.json").write_text(json.dumps({"step": 1, "files": {"../other/rank-0.safetensors": "0"}, "shapes": {}}))
     with pytest.raises(CorruptArtifact, match="state.json names a file"):
         list(checkpoint.read(folder, ("weight",)))
 

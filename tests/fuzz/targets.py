@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,11 +33,11 @@ from components.errors import ProsecoError
 from components.options import parse, plain_of
 from components.shards.account import Account
 from components.store.artifact import MANIFEST, read_manifest, require_unchanged, sealed
-from components.store.files import digest_file
 from components.store.history import read_history
 from components.store.receipts import text_of
 from components.store.samples import finished_shard, shard_receipt
 from components.training import checkpoint
+from components.training.ranges import key_of, write_ranges
 from pipelines.commands import named_sampler
 from pipelines.config.load import dotted, load_run, over
 from pipelines.config.schema import RunConfig
@@ -320,22 +322,38 @@ def use_written_receipt(folder: Path, night: bytes) -> None:
             use()
 
 
-RANK = save({f"{kind}/a.weight": torch.ones(2, 3) for kind in ("weight", "ema", "exp_avg", "exp_avg_sq")})
-STATE = {"step": 3, "files": {"rank-0-of-1.safetensors": ""}}
+def ranged(shapes: dict[str, list[int]]) -> bytes:
+    """The file of a rank that has all of some parameters."""
+    tensors = {key_of(kind, name, 0): torch.ones(math.prod(shape)) for kind in checkpoint.KINDS for name, shape in shapes.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        write_ranges(Path(folder) / "rank", tensors)
+        return (Path(folder) / "rank").read_bytes()
+
+
+RANK = ranged({"a.weight": [2, 3]})
+STATE = {"step": 3, "files": {"rank-0-of-1.safetensors": ""}, "shapes": {"a.weight": [2, 3]}}
 
 
 @st.composite
-def ranks(draw: st.DrawFn) -> bytes:
-    """Weights of other names, shapes and types."""
-    names = st.tuples(st.sampled_from(["weight", "ema", "exp_avg", "exp_avg_sq", "other"]), st.text("ab./", max_size=4)).map("/".join)
+def other_parameters(draw: st.DrawFn) -> tuple[Any, bytes]:
+    """A checkpoint of other names and shapes."""
+    shapes = draw(st.dictionaries(st.text("ab./@", min_size=1, max_size=4), st.lists(st.integers(1, 4), max_size=3), min_size=1, max_size=3))
+    return STATE | {"shapes": shapes}, ranged(shapes)
+
+
+@st.composite
+def whole_tensors(draw: st.DrawFn) -> bytes:
+    """Tensors of other names, shapes and types, as other programs write them."""
+    names = st.tuples(st.sampled_from([*checkpoint.KINDS, "other"]), st.text("ab./@0", max_size=6)).map("/".join)
     shapes = st.lists(st.integers(0, 4), max_size=3)
     types = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64])
     return save({name: torch.zeros(draw(shapes), dtype=draw(types)) for name in draw(st.lists(names, min_size=1, max_size=4, unique=True))})
 
 
 def checkpoints() -> st.SearchStrategy[tuple[Any, bytes]]:
-    fits = st.tuples(st.dictionaries(st.text(max_size=4), st.none() | st.integers() | st.text(max_size=4), max_size=2).map(lambda more: more | STATE), st.just(RANK) | ranks())
-    wrong = st.tuples(st.just(STATE) | changed(STATE) | st.binary(max_size=40), safetensors(RANK))
+    more = st.dictionaries(st.text(max_size=4), st.none() | st.integers() | st.text(max_size=4), max_size=2)
+    fits = st.tuples(more.map(lambda more: more | STATE), st.just(RANK)) | other_parameters()
+    wrong = st.tuples(st.just(STATE) | changed(STATE) | st.binary(max_size=40), safetensors(RANK) | whole_tensors())
     return fitting.mostly(fits, wrong)
 
 
@@ -344,7 +362,8 @@ def use_checkpoint(folder: Path, case: tuple[Any, bytes]) -> None:
     folder = folder / "step-00000003"
     file = put(folder, "rank-0-of-1.safetensors", rank)
     if isinstance(state, dict) and isinstance(state.get("files"), dict) and file.name in state["files"]:
-        state = state | {"files": state["files"] | {file.name: digest_file(file)}}  # as somebody writes it who means it
+        header = rank[8 : 8 + int.from_bytes(rank[:8], "little")]
+        state = state | {"files": state["files"] | {file.name: hashlib.sha256(header).hexdigest()}}  # as somebody writes it who means it
     put(folder, "state.json", as_json(state) if isinstance(state, dict) else state)
     list(checkpoint.read(folder, ("weight", "ema")))
     checkpoint.averaged_weights(folder)

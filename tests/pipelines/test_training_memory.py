@@ -47,12 +47,12 @@ def test_activations_grow_with_rows_depth_and_attention():
     assert head_bytes("prism", 20, 50) == 3 * head_bytes("mdlm", 20, 50)
 
 
-def test_a_checkpoint_may_take_more_than_a_step():
-    found = taken(SHAPE)
+def test_what_checkpoints_are_written_from_lies_beside_a_step_on_the_host():
+    found, on_gpu = taken(SHAPE), taken(replace(SHAPE, on_gpu=True))
     assert sum(found.parts.values()) == 20_000 + activation_bytes(SHAPE) + head_bytes("mdlm", 20, 50)
-    assert found.saving == 16_000 + 32_000, "all but gradients, and what is written twice over"
-    assert found.most == max(sum(found.parts.values()), found.saving)
-    assert taken(replace(SHAPE, workers=4, zero=1)).saving == 5000 + 3000 + 8000
+    assert (found.stored, found.most) == (16_000, sum(found.parts.values()) + 16_000)
+    assert (on_gpu.stored, on_gpu.most) == (16_000, sum(on_gpu.parts.values()))
+    assert taken(replace(SHAPE, workers=4, zero=0)).stored == 4000, "of each rank its part"
 
 
 def test_remedies_leave_the_rows_of_a_step_as_they_are():
@@ -67,7 +67,7 @@ def test_remedies_leave_the_rows_of_a_step_as_they_are():
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [None, 3])
 def test_the_estimate_is_within_a_quarter_of_what_a_process_takes(zero):
-    """A step's activations are the most of one, a checkpoint of the other."""
+    """Weights and what they bring are the most of one, a step's activations of the other."""
     baseline = memory.peak_of(replace(memory.NOTHING, zero=zero))
     for name in ("42M weights, little else", "5M weights, 8 rows x 512"):
         asked = replace(memory.SHAPES[name], zero=zero)
