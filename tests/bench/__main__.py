@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from components.models.cpu import use_threads
-from tests.bench import paired, sampling
+from tests.bench import paired, sampling, training
 
-BENCHES = dict.fromkeys(sampling.PASSES, sampling.build)
+BENCHES = dict.fromkeys(sampling.PASSES, sampling.build) | dict.fromkeys(training.NAMES, training.build)
 DEFAULTS: dict[str, Any] = {"vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "device": "cpu", "deterministic": True}
 
 
