@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.models.denoiser import Prediction
 from components.models.transformer import Transformer
 from components.objectives.base import Network
 from components.training.config import OptimizerConfig
@@ -82,7 +81,7 @@ class Autocast:
         self.module = module
         self.precision = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
-    def __call__(self, tokens: Tensor, **given: Any) -> Prediction:
+    def __call__(self, tokens: Tensor, **given: Any) -> Any:
         with self.precision:
             return self.module(tokens, **given)
 
