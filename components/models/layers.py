@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.models import lean
 from components.models.config import ModelConfig
 
 
@@ -27,10 +28,15 @@ class Norm(nn.RMSNorm):
 
     frozen = False
 
+    def __init__(self, dim: int, eps: float):
+        super().__init__(dim, eps)
+        self.eps: float = eps
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.frozen:
-            return super().forward(x)
-        return F.rms_norm(x, self.normalized_shape, self.weight.detach(), self.eps)
+        weight = self.weight.detach() if self.frozen else self.weight
+        if lean.learns(x):
+            return lean.norm(x, weight, self.eps)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class Embedding(nn.Embedding):
@@ -113,6 +119,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
         rows, length, dim = x.shape
         projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
+        if visible is None and lean.learns(x):
+            return self.out(lean.attend(projected, rope, self.heads))
         qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
         mask = None if visible is None else visible[:, None]
@@ -143,11 +151,21 @@ class SwiGLU(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate_up = Linear(config.dim, 2 * config.mlp_dim, bias=False)
-        self.down = Linear(config.mlp_dim, config.dim, bias=False)
+        self.down = Gated(config.mlp_dim, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        mixed: Tensor = self.down(self.gate_up(x))
+        return mixed
+
+
+class Gated(Linear):
+    """A linear layer of ``silu(gate) * up``, given both side by side."""
+
+    def forward(self, gate_up: Tensor) -> Tensor:
+        if lean.learns(gate_up):
+            return lean.gated_linear(gate_up, self.weight.detach() if self.frozen else self.weight)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return super().forward(F.silu(gate) * up)
 
 
 class TimeEmbedding(nn.Module):

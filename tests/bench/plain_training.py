@@ -72,12 +72,15 @@ def mdlm(network: Network, clean: Tensor, noised: Tensor, time: Tensor, mask_id:
     return (nll(found, clean) * (noised == mask_id) / time[:, None]).sum() / clean.numel()
 
 
-def proseco(network: Network, clean: Tensor, noised: Tensor, time: Tensor, mask_id: int, precision: str = "fp32") -> Tensor:
-    """The same, and that of mending the network's own draft of all positions."""
+def proseco(
+    network: Network, clean: Tensor, noised: Tensor, time: Tensor, mask_id: int, precision: str = "fp32", draft: Tensor | None = None
+) -> Tensor:
+    """The same, and that of mending the network's own draft of all positions, or one that is given."""
     found = log_probs(network, noised, mask_id, precision)
     loss = nll(found, clean) * (noised == mask_id) / time[:, None]
-    with torch.no_grad():
-        draft = found.argmax(-1)
+    if draft is None:
+        with torch.no_grad():
+            draft = found.argmax(-1)
     loss = loss + nll(log_probs(network, draft, mask_id, precision), clean) / time[:, None]
     return loss.sum() / clean.numel()
 

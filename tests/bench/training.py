@@ -127,16 +127,23 @@ def equal(name: str, precision: str, given: dict[str, Any]) -> str:
     objective = build_objective(OBJECTIVES[name], setting_of(name, given))
     noised: Noised = objective.corrupt(batch)
     engine, count = TorchEngine(copy.deepcopy(model), OptimizerConfig(), precision), batch.tokens.numel()
-    total = 0.0
-    for term in objective.terms(engine.network, noised):
+    total, shown = 0.0, []
+
+    def watched(tokens: Tensor, **asked: Any) -> Any:
+        shown.append(tokens)
+        return engine.network(tokens, **asked)
+
+    for term in objective.terms(watched, noised):  # type: ignore[arg-type]
         engine.backward(term.loss_sum / count)
         total += float(term.loss_sum.detach()) / count
-    loss = STEPS[name](plain.Network(model), batch.tokens, noised.tokens, noised.time, MASK, precision)
+    # In bf16 the best of two tokens that are nearly alike is not the same one, and another draft has another gradient.
+    drafted = {"draft": shown[1]} if name == "proseco" and precision == "bf16" else {}
+    loss = STEPS[name](plain.Network(model), batch.tokens, noised.tokens, noised.time, MASK, precision, **drafted)
     loss.backward()
     found = float(loss.detach())
     mine, other = ([p.grad for p in m.parameters() if p.grad is not None] for m in (engine._model, model))
     off, apart = abs(total / found - 1), max(distance(a, b) for a, b in zip(mine, other, strict=True))
-    bounds = (1e-5, 1e-4) if precision == "fp32" else (5e-3, 0.15)
+    bounds = (1e-5, 1e-4) if precision == "fp32" else (1e-3, 0.05)
     assert off < bounds[0], f"the losses differ by {off:.1e}"
     assert apart < bounds[1], f"gradients differ by {apart:.1e}"
     return f"losses within {off:.1e}, gradients within {apart:.1e}"
