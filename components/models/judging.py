@@ -16,11 +16,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from components.diffusion.categorical import inverse_cdf
+from components.models import lean
 
-CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Logits of a chunk, by kind of device: on a CPU so many as its caches hold, and on a GPU enough to fill it."""
-FEWEST = 256
+CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits of a chunk, by kind of device."""
+FEWEST = 128
 """Positions of a chunk, however large the vocabulary is: fewer make products of matrices slow."""
+SOME = {"cpu": 32, "cuda": 1 << 14}
+"""Positions of a chunk that are looked at together: on a CPU so many as its caches hold."""
+WORDS = 1 << 14
+"""Tokens whose weights are added to together."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class _Judging(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             chunks = _Chunks(x, weight, judge, dtype, *(learns and needed for needed in ctx.needs_input_grad[:2]))
             loss, nll, tokens = chunks.run()
-        ctx.grad_x, ctx.grad_weight = chunks.grad_x, chunks.grad_weight
+        ctx.grad_x = chunks.grad_x
+        ctx.grad_weight = None if chunks.grad_weight is None else chunks.grad_weight.to(weight.dtype)
         ctx.mark_non_differentiable(nll, tokens)
         return loss, nll, tokens
 
@@ -101,64 +107,60 @@ class _Judging(torch.autograd.Function):
 
 
 class _Chunks:
-    """Gradients of a loss, which grow chunk by chunk."""
+    """A loss and its gradients, which grow chunk by chunk."""
 
     def __init__(self, x: Tensor, weight: Tensor, judge: Judge, dtype: torch.dtype, to_x: bool, to_weight: bool):
         self.x, self.weight, self.judge = x.to(dtype), weight.to(dtype), judge
         self.exact = torch.float64 if dtype == torch.float64 else torch.float32
-        # Rows that are not judged have no gradient.
+        self.learns = to_x or to_weight
+        # Positions that are not judged have no gradient.
         self.grad_x = x.new_zeros(x.shape) if to_x else None
         self.grad_weight = torch.zeros_like(weight, dtype=self.exact) if to_weight else None
-        self.weight_dtype = weight.dtype
-        chunk = max(FEWEST, CHUNK.get(x.device.type, CHUNK["cuda"]) // len(weight))
-        self.size = min(chunk, max(1, len(x)))
-        # One buffer for all chunks: memory that is taken anew has to be faulted in anew.
-        self.logits = torch.empty(self.size, len(weight), dtype=dtype, device=x.device)
+        self.losses, self.nlls = ([x.new_zeros(0, dtype=self.exact)] for _ in range(2))
+        self.tokens = [torch.zeros(0, dtype=torch.int64, device=x.device)]
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, nll [M], tokens [N] or [0])."""
-        num_judged = len(self.judge.clean)
-        losses, nlls, tokens = [], [], []
-        for begin in range(0, num_judged, self.size):
-            rows = slice(begin, min(begin + self.size, num_judged))
-            logits = self.read(rows)
-            top, best = logits.max(-1)
-            tokens.append(tokens_of(logits, self.judge, begin, best))
-            loss, nll = self.learn(rows, logits, top, best)
-            losses.append(loss), nlls.append(nll)
-        for begin in range(num_judged, len(self.x), self.size):
-            logits = self.read(slice(begin, min(begin + self.size, len(self.x))))
-            tokens.append(tokens_of(logits, self.judge, begin))
-        if self.grad_weight is not None:
-            self.grad_weight = self.grad_weight.to(self.weight_dtype)
-        nothing = self.x.new_zeros(0, dtype=self.exact)
-        drawn = [t for t in tokens if t is not None]
-        nll = torch.cat([nothing, *nlls])
-        return torch.cat([nothing, *losses]).sum(), nll, torch.cat(drawn) if drawn else nll.new_zeros(0, dtype=torch.int64)
+        num_judged, num = len(self.judge.clean), len(self.x)
+        size = max(FEWEST, CHUNK.get(self.x.device.type, CHUNK["cuda"]) // len(self.weight))
+        # One buffer for all chunks: memory that is taken anew has to be faulted in anew.
+        buffer = self.x.new_empty(min(size, num), len(self.weight))
+        for begin, end, judged in [*spans(0, num_judged, size, True), *spans(num_judged, num, size, False)]:
+            chunk = torch.mm(self.x[begin:end], self.weight.T, out=buffer[: end - begin])
+            slopes = [self.look(begin + at, part, judged) for at, part in parts(chunk)]
+            if judged and self.learns:
+                self.add(slice(begin, end), chunk, torch.cat(slopes)[:, None])
+        return torch.cat(self.losses).sum(), torch.cat(self.nlls), torch.cat(self.tokens)
 
-    def read(self, rows: slice) -> Tensor:
-        """Logits [C, V] of some positions, in the exact dtype."""
-        x = self.x[rows]
-        logits = torch.mm(x, self.weight.T, out=self.logits[: len(x)]).to(self.exact)
+    def look(self, begin: int, part: Tensor, judged: bool) -> Tensor:
+        """Read logits [P, V] of positions from ``begin`` on, which are overwritten by what each token is off where they are
+        judged. Returns the slope of each position's loss [P]; [0] where none is judged."""
+        logits = part.to(self.exact)
         logits[:, self.judge.never] = float("-inf")
-        return logits
-
-    def learn(self, rows: slice, logits: Tensor, top: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        """(losses [C], nll [C]) of some positions, given their largest logit [C] and where it is."""
-        clean = self.judge.clean[rows][:, None]
-        own = logits.gather(-1, clean)[:, 0]
-        p = torch.softmax(logits, -1)
+        if not judged:
+            self.choose(logits, begin, None)
+            return logits.new_zeros(0)
+        rows = slice(begin, begin + len(part))
+        top, best = logits.max(-1)
+        self.choose(logits, begin, best)
+        clean, p = self.judge.clean[rows][:, None], torch.softmax(logits, -1)
         # The largest probability is at least 1/V, so its logarithm is always right.
-        nll = top - p.gather(-1, best[:, None])[:, 0].log() - own
+        nll = top - p.gather(-1, best[:, None])[:, 0].log() - logits.gather(-1, clean)[:, 0]
         slope = self.judge.weight[rows].to(self.exact)
         loss = nll * slope
         if self.judge.plainly is not None:
             plainly, likely = self.judge.plainly[rows], torch.exp(-nll)
             loss, slope = torch.where(plainly, -likely * slope, loss), torch.where(plainly, likely * slope, slope)
-        if self.grad_x is not None or self.grad_weight is not None:
-            p.scatter_add_(-1, clean, p.new_full(clean.shape, -1.0))
-            self.add(rows, p.to(self.x.dtype), slope[:, None])
-        return loss, nll
+        self.losses.append(loss), self.nlls.append(nll)
+        if self.learns:
+            part.copy_(p.scatter_add_(-1, clean, p.new_full(clean.shape, -1.0)))
+        return slope
+
+    def choose(self, logits: Tensor, begin: int, best: Tensor | None) -> None:
+        """Take the tokens of some positions, if they are wanted."""
+        tokens = tokens_of(logits, self.judge, begin, best)
+        if tokens is not None:
+            self.tokens.append(tokens)
 
     def add(self, rows: slice, off: Tensor, slope: Tensor) -> None:
         """Gradients by what each token is off [C, V], times the slopes [C, 1]: these go to the thin side of each product."""
@@ -166,7 +168,16 @@ class _Chunks:
             self.grad_x[rows] = (off @ self.weight) * slope
         if self.grad_weight is not None:
             scaled = (self.x[rows] * slope).to(off.dtype)
-            if self.grad_weight.dtype == off.dtype:
-                self.grad_weight.addmm_(off.T, scaled)
-            else:
-                self.grad_weight += off.T @ scaled
+            for words in range(0, off.shape[1], WORDS):
+                lean.add_product(self.grad_weight[words : words + WORDS], off[:, words : words + WORDS].T, scaled)
+
+
+def spans(begin: int, end: int, size: int, judged: bool) -> list[tuple[int, int, bool]]:
+    """(begin, end, judged) of the chunks of positions that are all judged, or all not."""
+    return [(at, min(at + size, end), judged) for at in range(begin, end, size)]
+
+
+def parts(chunk: Tensor) -> list[tuple[int, Tensor]]:
+    """Some rows after the others, each with the number of its first."""
+    some = SOME.get(chunk.device.type, SOME["cuda"])
+    return [(at, chunk[at : at + some]) for at in range(0, len(chunk), some)]
