@@ -151,7 +151,8 @@ class _Chunks:
         if self.judge.plainly is not None:
             plainly, likely = self.judge.plainly[rows], torch.exp(-nll)
             loss, slope = torch.where(plainly, -likely * slope, loss), torch.where(plainly, likely * slope, slope)
-        self.losses.append(loss), self.nlls.append(nll)
+        self.losses.append(loss)
+        self.nlls.append(nll)
         if self.learns:
             part.copy_(p.scatter_add_(-1, clean, p.new_full(clean.shape, -1.0)))
         return slope
