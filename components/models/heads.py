@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from components.models.config import ModelConfig
 from components.models.judging import Judge, judge_features
-from components.models.layers import Block, Linear, Norm, TimeEmbedding, rotary_table
+from components.models.layers import Block, Linear, Norm, TimeEmbedding, keep_bits, rotary_table
 
 
 class Head(Linear):
@@ -57,6 +57,7 @@ class PolicyNet(nn.Module):
         self.block = Block(self.config, conditioned=True)
         self.norm = Norm(dim, eps=1e-6)
         self.out = Linear(dim, 1)
+        keep_bits(self)  # its likelihood of a rollout is held against that at the time of the rollout
         modulation = self.block.modulation
         assert modulation is not None
         for parameter in (*modulation.parameters(), self.out.weight):

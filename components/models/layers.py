@@ -27,6 +27,7 @@ class Norm(nn.RMSNorm):
     """The same for a norm."""
 
     frozen = False
+    may_differ = True
 
     def __init__(self, dim: int, eps: float):
         super().__init__(dim, eps)
@@ -34,7 +35,7 @@ class Norm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.detach() if self.frozen else self.weight
-        if lean.learns(x):
+        if self.may_differ and lean.learns(x):
             return lean.norm(x, weight, self.eps)
         return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
@@ -79,6 +80,13 @@ SMOOTH = 30.0
 """Radians by which the fastest wave of a value turns between its bounds."""
 
 
+def keep_bits(module: nn.Module) -> None:
+    """Have layers make the same bits whether they learn or not, for what compares the two."""
+    for layer in module.modules():
+        if isinstance(layer, Norm | Attention | Gated):
+            layer.may_differ = False
+
+
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, conditioned: bool):
         super().__init__()
@@ -109,6 +117,8 @@ class Attention(nn.Module):
     which are several times slower on the matrix route that the rest of the network gains from.
     """
 
+    may_differ = True
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = config.heads
@@ -119,7 +129,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
         rows, length, dim = x.shape
         projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
-        if visible is None and lean.learns(x):
+        if self.may_differ and visible is None and lean.learns(x):
             return self.out(lean.attend(projected, rope, self.heads))
         qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
@@ -161,8 +171,10 @@ class SwiGLU(nn.Module):
 class Gated(Linear):
     """A linear layer of ``silu(gate) * up``, given both side by side."""
 
+    may_differ = True
+
     def forward(self, gate_up: Tensor) -> Tensor:
-        if lean.learns(gate_up):
+        if self.may_differ and lean.learns(gate_up):
             return lean.gated_linear(gate_up, self.weight.detach() if self.frozen else self.weight)
         gate, up = gate_up.chunk(2, dim=-1)
         return super().forward(F.silu(gate) * up)
