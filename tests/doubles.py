@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from components.data.rows import PackedRow, block_of, write_rows
+from components.diffusion.categorical import suppress
 from components.models.config import ModelConfig
+from components.models.denoiser import Prediction
+from components.models.judging import judge_logits
 from components.objectives.config import ProsecoConfig
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.job import Job
@@ -64,6 +67,14 @@ def job(folder: Path, rows: Path, micro_batch: int = 2, **changes) -> Job:
 def diverging() -> OptimizerConfig:
     """Weights are infinite after one step."""
     return OptimizerConfig(lr=1e30, clip=0, warmup_steps=0)
+
+
+def answer(logits, select=None, judge=None, heads=None):
+    """What a network answers that has logits [B, L, V]."""
+    wanted = logits if select is None else logits.flatten(0, 1)[select]
+    if judge is not None:
+        return judge_logits(suppress(wanted, (judge.never,)), judge)
+    return Prediction(wanted, heads or {})
 
 
 class MemoryTracker:

@@ -1,4 +1,4 @@
-"""Heads beside the logits: token quality, and what to unmask."""
+"""Heads: the logits or their loss, token quality, and what to unmask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.models.config import ModelConfig
-from components.models.layers import Block, Linear, Norm, TimeEmbedding, rotary_table
+from components.models.judging import Judge, judge_features
+from components.models.layers import Block, Linear, Norm, TimeEmbedding, keep_bits, rotary_table
+
+
+class Head(Linear):
+    """Logits [..., V] of features [..., D]; or, in the same one call, what a judge asks of features [N, D]."""
+
+    def __init__(self, dim: int, vocab_size: int):
+        super().__init__(dim, vocab_size, bias=False)
+
+    def forward(self, x: Tensor, judge: Judge | None = None) -> Tensor | tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        if judge is None:
+            return super().forward(x)
+        return judge_features(x, self.weight.detach() if self.frozen else self.weight, judge)
 
 
 class QualityHead(nn.Module):
@@ -44,6 +57,7 @@ class PolicyNet(nn.Module):
         self.block = Block(self.config, conditioned=True)
         self.norm = Norm(dim, eps=1e-6)
         self.out = Linear(dim, 1)
+        keep_bits(self)  # its likelihood of a rollout is held against that at the time of the rollout
         modulation = self.block.modulation
         assert modulation is not None
         for parameter in (*modulation.parameters(), self.out.weight):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.models import lean
 from components.models.config import ModelConfig
 from components.models.denoiser import Past
 
@@ -28,11 +29,17 @@ class Norm(nn.RMSNorm):
     """The same for a norm."""
 
     frozen = False
+    may_differ = True
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__(dim, eps)
+        self.eps: float = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.frozen:
-            return super().forward(x)
-        return F.rms_norm(x, self.normalized_shape, self.weight.detach(), self.eps)
+        weight = self.weight.detach() if self.frozen else self.weight
+        if self.may_differ and lean.learns(x):
+            return lean.norm(x, weight, self.eps)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class Embedding(nn.Embedding):
@@ -73,6 +80,13 @@ class ValueEmbedding(nn.Module):
 
 SMOOTH = 30.0
 """Radians by which the fastest wave of a value turns between its bounds."""
+
+
+def keep_bits(module: nn.Module) -> None:
+    """Have layers make the same bits whether they learn or not, for what compares the two."""
+    for layer in module.modules():
+        if isinstance(layer, Norm | Attention | Gated):
+            layer.may_differ = False
 
 
 @dataclass
@@ -129,6 +143,8 @@ class Attention(nn.Module):
     which are several times slower on the matrix route that the rest of the network gains from.
     """
 
+    may_differ = True
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = config.heads
@@ -141,6 +157,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         rows, length, dim = x.shape
         projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
+        if self.may_differ and visible is None and memory is None and lean.learns(x):
+            return self.out(lean.attend(projected, rope, self.heads))
         qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
         if memory is not None:
@@ -173,11 +191,23 @@ class SwiGLU(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate_up = Linear(config.dim, 2 * config.mlp_dim, bias=False)
-        self.down = Linear(config.mlp_dim, config.dim, bias=False)
+        self.down = Gated(config.mlp_dim, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        mixed: Tensor = self.down(self.gate_up(x))
+        return mixed
+
+
+class Gated(Linear):
+    """A linear layer of ``silu(gate) * up``, given both side by side."""
+
+    may_differ = True
+
+    def forward(self, gate_up: Tensor) -> Tensor:
+        if self.may_differ and lean.learns(gate_up):
+            return lean.gated_linear(gate_up, self.weight.detach() if self.frozen else self.weight)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return super().forward(F.silu(gate) * up)
 
 
 class TimeEmbedding(nn.Module):

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from components.models.config import ModelConfig
 from components.models.denoiser import Past, Prediction
-from components.models.heads import PolicyNet, QualityHead
+from components.models.heads import Head, PolicyNet, QualityHead
+from components.models.judging import Judge, Judged
 from components.models.layers import (
     Block,
     ClassEmbedding,
@@ -31,7 +32,7 @@ from components.models.permuted import Permuted
 
 
 class Transformer(nn.Module):
-    """Tokens in, logits out. See ``components.models.denoiser.Denoiser``."""
+    """Tokens in, logits out, or a loss of them. See ``components.models.denoiser.Denoiser``."""
 
     def __init__(self, config: ModelConfig, vocab_size: int):
         super().__init__()
@@ -53,7 +54,7 @@ class Transformer(nn.Module):
         self.time_embed = TimeEmbedding(config.dim) if config.time_conditioning else None
         self.blocks = nn.ModuleList(Block(config, conditioned) for _ in range(config.depth))
         self.norm = Norm(config.dim, eps=config.norm_eps)
-        self.head = Linear(config.dim, vocab_size, bias=False)
+        self.head = Head(config.dim, vocab_size)
         self.quality = QualityHead(config) if config.quality_layers >= 0 else None
         self.policy = PolicyNet() if config.policy else None
         if config.tie_embeddings:
@@ -99,7 +100,8 @@ class Transformer(nn.Module):
         frozen: bool = False,
         past: Past | None = None,
         keep: bool = False,
-    ) -> Prediction | Tensor:
+        judge: Judge | None = None,
+    ) -> Prediction | Judged | Tensor:
         """Predict, see ``components.models.denoiser.Denoiser``; or, with ``decided`` alone, ask the policy.
 
         Two questions share one entry because DeepSpeed keeps account of sharded parameters (ZeRO 3) around calls
@@ -111,8 +113,9 @@ class Transformer(nn.Module):
             permuted: predict in a given order; logits are those of the query rows.
             frozen: no gradient to the trunk.
             decided: (confidence [B, L], masked [B, L] bool, time [B]): what the policy decides by.
+            judge: what is wanted of the positions ``select`` in place of their logits.
         Returns:
-            The prediction, or the policy's reveal logits [B, L].
+            The prediction, or what was judged, or the policy's reveal logits [B, L].
         """
         if decided is not None:
             if self.policy is None:
@@ -123,7 +126,11 @@ class Transformer(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             memory = Memory(past) if past is not None or keep else None
             x, rope, hidden = self.trunk(tokens, label, time, soft, dense, evidence, permuted, memory)
-            logits = self.head(hidden) if select is None else self.read_out(hidden.flatten(0, 1).index_select(0, select))
+            wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
+            if judge is not None:
+                loss, nll, tokens = self.head(wanted, judge)
+                return Judged(loss, nll, tokens)
+            logits = self.head(wanted) if select is None else self.read_out(wanted)
         outputs = {name: self.read_head(name, x, rope) for name in heads}
         return Prediction(logits, outputs, None if memory is None or not keep else torch.stack(memory.kept))
 

@@ -24,7 +24,6 @@ from torch import Tensor
 from components.diffusion import noise
 from components.diffusion.noise import Stream
 from components.diffusion.schedule import Schedule, stratified_times
-from components.models.denoiser import Prediction
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,25 @@ class Batch:
     label: Float32[Tensor, "B"] | None = None
     """Class of the row, negative where it has none or is hidden."""
 
+    def only(self, rows: Int64[Tensor, "C"]) -> Batch:
+        """Some of its rows, which keep their places in the global batch."""
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            maskable=self.maskable[rows],
+            target=self.target[rows],
+            index=self.index[rows],
+            keys=self.keys[rows],
+            label=None if self.label is None else self.label[rows],
+        )
+
 
 @runtime_checkable
 class Network(Protocol):
     """What is trained: a denoiser that also takes what only objectives ask for; see ``Transformer.forward``."""
 
-    def __call__(self, tokens: Tensor, **given: Any) -> Prediction:
-        """Predict; ``given`` are the keywords of ``Transformer.forward``."""
+    def __call__(self, tokens: Tensor, **given: Any) -> Any:
+        """A ``Prediction``, or with ``judge`` what was ``Judged``; ``given`` are the keywords of ``Transformer.forward``."""
 
     def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
         """The policy's reveal logits [R, L], given confidence [R, L], masked [R, L] bool and time [R]."""

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -28,11 +27,10 @@ from components.objectives.base import (
     Term,
     corruption,
     draw_times,
-    flat_index,
     one_uniform,
 )
 from components.objectives.config import DslConfig
-from components.objectives.fills import keep_best, logits_at
+from components.objectives.fills import judged_at, keep_best
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,14 @@ def build(config: DslConfig, setting: Setting) -> Objective[Evidence]:
 
     def terms(network: Network, evidence: Evidence) -> Iterator[Term]:
         batch, gamma = evidence.batch, evidence.gamma
-        select = flat_index(batch.target)
-        logits = logits_at(network, batch.tokens, batch.target, batch, setting, evidence=(gamma, evidence.eps))
-        nll = F.cross_entropy(logits, batch.tokens.flatten()[select], reduction="none")
-        unseen = (gamma == 0).flatten()[select]
+        where = batch.target
+        judged = judged_at(network, batch.tokens, where, where.float(), batch, setting, evidence=(gamma, evidence.eps))
+        unseen = (gamma == 0)[where]
         metrics = {
-            "clean_ce": (nll.detach().sum(), batch.target.sum()),
-            "unseen_ce": (nll.detach()[unseen].sum(), unseen.sum()),
+            "clean_ce": (judged.nll.sum(), where.sum()),
+            "unseen_ce": (judged.nll[unseen].sum(), unseen.sum()),
         }
-        yield Term("clean", nll.sum(), metrics)
+        yield Term("clean", judged.loss_sum, metrics)
 
     return Objective(corrupt, counts, terms)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from components.diffusion import select
 from components.diffusion.categorical import inverse_cdf, suppress
 from components.diffusion.corrupt import random_tokens
 from components.diffusion.noise import Stream
+from components.models.judging import Judge, Judged
 from components.objectives.base import Batch, Network, Setting, Term, flat_index, uniforms
 
 
@@ -26,6 +27,36 @@ def logits_at(
     """
     prediction = network(tokens, select=flat_index(where), label=batch.label, **given)
     return suppress(prediction.logits, (setting.mask_id,))
+
+
+def judged_at(
+    network: Network, tokens: Int64[Tensor, "B L"], where: Bool[Tensor, "B L"], weight: Float[Tensor, "B L"], batch: Batch,
+    setting: Setting, *, plainly: Bool[Tensor, "B L"] | None = None, also: Bool[Tensor, "B L"] | None = None,
+    best: bool = False, u: Float64[Tensor, "B L"] | None = None, **given: object,
+) -> Judged:  # fmt: skip
+    """The weighted sum of the losses at the positions of ``where`` in their flat order, without logits that are kept.
+
+    Args:
+        tokens: what the network sees; rows of ``batch``, whose tokens are the right ones and whose labels it sees, too.
+        weight: of each position's loss in the sum.
+        plainly: where a loss is -p of the right token, and not -log p.
+        also: positions of which tokens alone are wanted; they come after those of ``where``.
+        best: the best token of each position is wanted.
+        u: uniforms by which a token of each is drawn instead.
+        given: further keywords of the network.
+    """
+    at = flat_index(where)
+    select = at if also is None else torch.cat([at, flat_index(also)])
+    judge = Judge(
+        clean=batch.tokens.flatten()[at],
+        weight=weight.flatten()[at],
+        never=setting.mask_id,
+        plainly=None if plainly is None else plainly.flatten()[at],
+        tokens=best or u is not None,
+        u=None if u is None else u.flatten()[select],
+    )
+    judged: Judged = network(tokens, select=select, judge=judge, label=batch.label, **given)
+    return judged
 
 
 @torch.no_grad()

@@ -19,15 +19,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from components.diffusion.noise import Stream
 from components.models.permuted import Permuted
-from components.objectives.base import Batch, Network, Objective, Setting, Term, flat_index, uniforms
+from components.objectives.base import Batch, Network, Objective, Setting, Term, uniforms
 from components.objectives.config import MapetConfig
-from components.objectives.fills import logits_at
+from components.objectives.fills import judged_at
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,8 @@ def build(config: MapetConfig, setting: Setting) -> Objective[Ordered]:
         batch, where = rows.batch, rows.predicted
         permuted = Permuted(rows.rank, setting.mask_id, config.streams == "two")
         time = (rows.rank > 0).float().mean(-1)
-        logits = logits_at(network, batch.tokens, where, batch, setting, time=time, permuted=permuted)
-        nll = F.cross_entropy(logits, batch.tokens.flatten()[flat_index(where)], reduction="none")
-        yield Term("permuted", nll.sum(), {"permuted_ce": (nll.detach().sum(), where.sum())})
+        judged = judged_at(network, batch.tokens, where, where.float(), batch, setting, time=time, permuted=permuted)
+        yield Term("permuted", judged.loss_sum, {"permuted_ce": (judged.nll.sum(), where.sum())})
 
     return Objective(corrupt, counts, terms)
 

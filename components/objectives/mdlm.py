@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from components.diffusion.corrupt import mask_tokens
-from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times, flat_index
+from components.models.judging import Judged
+from components.objectives.base import Batch, Network, Objective, Setting, Term, corruption, draw_times
 from components.objectives.config import MdlmConfig
-from components.objectives.fills import logits_at
+from components.objectives.fills import judged_at
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def build(config: MdlmConfig, setting: Setting) -> Objective[Noised]:
         return {"mdm": noised.batch.target.sum()}
 
     def terms(network: Network, noised: Noised) -> Iterator[Term]:
-        logits = logits_at(network, noised.tokens, noised.masked, noised.batch, setting, time=noised.time)
-        yield unmasking_term(logits, flat_index(noised.masked), noised, setting, flat=config.weight == "flat")
+        weight = unmasking_weight(noised, setting, flat=config.weight == "flat")
+        judged = judged_at(network, noised.tokens, noised.masked, weight, noised.batch, setting, time=noised.time)
+        yield unmasking_term(judged, noised)
 
     return Objective(corrupt, counts, terms)
 
@@ -58,24 +59,21 @@ def noise_rows(batch: Batch, setting: Setting) -> Noised:
     return Noised(batch, time, masked, tokens)
 
 
-def unmasking_term(
-    logits: Float[Tensor, "N V"], select: Int64[Tensor, "N"], noised: Noised, setting: Setting, flat: bool
-) -> Term:
-    """The masked-diffusion sum.
+def time_weight(time: Float32[Tensor, "B"], setting: Setting, flat: bool) -> Float32[Tensor, "B"]:
+    """w(t), or 1 where every time weighs alike."""
+    return torch.ones_like(time) if flat else setting.schedule.weight(time)
 
-    Args:
-        logits: at masked positions, mask id suppressed.
-        select: flat indices of these positions.
-        flat: weigh every time alike, and not by w(t).
-    """
-    batch, time = noised.batch, noised.time
-    rows = select // batch.tokens.shape[1]
-    counted = batch.target.flatten()[select].float()
-    nll = F.cross_entropy(logits, batch.tokens.flatten()[select], reduction="none") * counted
-    weight = torch.ones_like(time) if flat else setting.schedule.weight(time)
-    loss = (nll * weight[rows]).sum()
+
+def unmasking_weight(noised: Noised, setting: Setting, flat: bool = False) -> Float32[Tensor, "B L"]:
+    """Of the loss at a masked position: that of its row's time, where the loss counts."""
+    return time_weight(noised.time, setting, flat)[:, None] * noised.batch.target
+
+
+def unmasking_term(judged: Judged, noised: Noised) -> Term:
+    """The masked-diffusion sum, of what was judged at the masked positions by ``unmasking_weight``."""
+    counted = noised.batch.target[noised.masked]
     metrics = {
-        "nll_bound": (loss.detach(), batch.target.sum()),
-        "masked_ce": (nll.detach().sum(), counted.sum()),
+        "nll_bound": (judged.loss_sum.detach(), noised.batch.target.sum()),
+        "masked_ce": ((judged.nll * counted).sum(), counted.sum()),
     }
-    return Term("mdm", loss, metrics)
+    return Term("mdm", judged.loss_sum, metrics)

@@ -19,10 +19,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from components.diffusion.noise import Stream
-from components.objectives.base import Batch, Network, Objective, Setting, Term, flat_index, nowhere, uniforms
+from components.models.judging import Judge, judge_logits
+from components.objectives.base import Batch, Network, Objective, Setting, Term, nowhere, uniforms
 from components.objectives.config import PrismConfig
 from components.objectives.fills import count_kept, fill_tokens, keep_best, logits_at, quality_term
-from components.objectives.mdlm import Noised, noise_rows, unmasking_term
+from components.objectives.mdlm import Noised, noise_rows, unmasking_term, unmasking_weight
 
 
 def build(config: PrismConfig, setting: Setting) -> Objective[Noised]:
@@ -41,7 +42,9 @@ def build(config: PrismConfig, setting: Setting) -> Objective[Noised]:
             logits = logits_at(network, noised.tokens, masked, batch, setting, time=time)
         pairs = [fill(logits, noised, config, inner) for inner in range(config.draws)]
         if config.mdm_weight:
-            yield unmasking_term(logits, flat_index(masked), noised, setting, flat=False).times(config.mdm_weight)
+            weight = unmasking_weight(noised, setting)[masked]
+            judged = judge_logits(logits, Judge(batch.tokens[masked], weight, setting.mask_id))
+            yield unmasking_term(judged, noised).times(config.mdm_weight)
         filled, chosen = (torch.cat(x) for x in zip(*pairs, strict=True))
         prediction = network(
             filled,

@@ -17,16 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from components.diffusion.categorical import inverse_cdf, suppress
 from components.diffusion.noise import Stream
 from components.objectives.base import Batch, Network, Objective, Setting, Term, flat_index, uniforms
 from components.objectives.config import ProsecoConfig
-from components.objectives.fills import logits_at, overwrite_some
-from components.objectives.mdlm import Noised, noise_rows, unmasking_term
+from components.objectives.fills import judged_at, logits_at, overwrite_some
+from components.objectives.mdlm import Noised, noise_rows, time_weight, unmasking_term, unmasking_weight
 
 
 def build(config: ProsecoConfig, setting: Setting) -> Objective[Noised]:
@@ -60,23 +58,18 @@ def unmask_and_draft(
 ) -> tuple[Term, Int64[Tensor, "B L"] | None]:
     """First pass: the masked-diffusion term, and, if wanted, the draft made from the same outputs."""
     batch, masked = noised.batch, noised.masked
-    flat_masked = flat_index(masked)
-    everywhere = wants_draft and config.draft_positions == "all"
-    select = None if everywhere else flat_masked
-    prediction = network(noised.tokens, select=select, label=batch.label, time=noised.time)
-    logits = suppress(prediction.logits, (setting.mask_id,))
-    at_masked = logits.flatten(0, 1).index_select(0, flat_masked) if everywhere else logits
-    term = unmasking_term(at_masked, flat_masked, noised, setting, flat=config.weight == "flat")
+    drafted = wants_draft and config.draft_token == "argmax"
+    u = uniforms(batch, Stream.CORRUPT_DRAFT) if wants_draft and config.draft_token == "sample" else None
+    visible = batch.maskable & ~masked if wants_draft and config.draft_positions == "all" else None
+    weight = unmasking_weight(noised, setting, flat=config.weight == "flat")
+    judged = judged_at(
+        network, noised.tokens, masked, weight, batch, setting, also=visible, best=drafted, u=u, time=noised.time
+    )
+    term = unmasking_term(judged, noised)
     if not wants_draft:
         return term, None
-    with torch.no_grad():
-        where = flat_index(batch.maskable) if everywhere else flat_masked
-        candidates = logits.detach()
-        if everywhere:
-            candidates = candidates.flatten(0, 1).index_select(0, where)
-        draft = batch.tokens.flatten().clone()
-        draft[where] = draft_tokens(candidates, where, batch, config)
-    return term, draft.view_as(batch.tokens)
+    where = flat_index(masked) if visible is None else torch.cat([flat_index(masked), flat_index(visible)])
+    return term, batch.tokens.flatten().index_copy(0, where, judged.tokens).view_as(batch.tokens)
 
 
 def roll_out(
@@ -90,16 +83,6 @@ def roll_out(
     return draft
 
 
-def draft_tokens(
-    logits: Float[Tensor, "N V"], where: Int64[Tensor, "N"], batch: Batch, config: ProsecoConfig
-) -> Int64[Tensor, "N"]:
-    """The network's own tokens at flat positions ``where``: the best ones, or one draw each."""
-    if config.draft_token == "argmax":
-        return logits.argmax(-1)
-    u = uniforms(batch, Stream.CORRUPT_DRAFT)
-    return inverse_cdf(torch.softmax(logits, -1), u.flatten()[where])
-
-
 def correcting_term(
     network: Network,
     batch: Batch,
@@ -110,25 +93,20 @@ def correcting_term(
 ) -> Term:
     """Second pass: what the network makes of its own draft, at every target position."""
     rows = correcting_rows(batch, config.every)
-    draft, tokens, target, time = draft[rows], batch.tokens[rows], batch.target[rows], time[rows]
-    label = None if batch.label is None else batch.label[rows]
-    select = flat_index(target)
-    logits = suppress(network(draft, select=select, label=label, time=time).logits, (setting.mask_id,))
-    clean, drafted = tokens.flatten()[select], draft.flatten()[select]
-    nll = F.cross_entropy(logits, clean, reduction="none")
-    wrong = drafted != clean
-    loss = torch.where(wrong, nll, -torch.exp(-nll)) if config.error_weighted else nll
-    flat = config.corrector_time_weight == "flat"
-    weight = torch.ones_like(time) if flat else setting.schedule.weight(time)
-    loss_sum = (loss * weight[select // tokens.shape[1]]).sum()
+    some, draft, time = batch.only(rows), draft[rows], time[rows]
+    target = some.target
+    weight = time_weight(time, setting, flat=config.corrector_time_weight == "flat")[:, None].expand(target.shape)
+    plainly = draft == some.tokens if config.error_weighted else None
+    judged = judged_at(network, draft, target, weight, some, setting, plainly=plainly, best=True, time=time)
+    clean, wrong = some.tokens[target], (draft != some.tokens)[target]
     with torch.no_grad():
-        right_after = logits.argmax(-1) == clean
+        right_after = judged.tokens == clean
         metrics = {
-            "correct_ce": (nll.detach().sum(), target.sum()),
+            "correct_ce": (judged.nll.sum(), target.sum()),
             "fix_rate": ((wrong & right_after).sum(), wrong.sum()),
             "break_rate": ((~wrong & ~right_after).sum(), (~wrong).sum()),
         }
-    return Term("correct", loss_sum, metrics).times(config.corrector_weight * config.every)
+    return Term("correct", judged.loss_sum, metrics).times(config.corrector_weight * config.every)
 
 
 def correcting_rows(batch: Batch, every: int) -> Int64[Tensor, "C"]:

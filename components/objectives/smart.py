@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
@@ -30,13 +29,12 @@ from components.objectives.base import (
     Term,
     corruption,
     draw_times,
-    flat_index,
     one_uniform,
     uniforms,
 )
 from components.objectives.config import SmartConfig
-from components.objectives.fills import fill_tokens, logits_at, overwrite_some
-from components.objectives.mdlm import Noised, noise_rows, unmasking_term
+from components.objectives.fills import fill_tokens, judged_at, logits_at, overwrite_some
+from components.objectives.mdlm import Noised, noise_rows, unmasking_term, unmasking_weight
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,9 @@ def build(config: SmartConfig, setting: Setting) -> Objective[TwiceMasked]:
 
     def terms(network: Network, rows: TwiceMasked) -> Iterator[Term]:
         noised, batch = rows.noised, rows.noised.batch
-        logits = logits_at(network, noised.tokens, noised.masked, batch, setting, time=noised.time)
-        term = unmasking_term(logits, flat_index(noised.masked), noised, setting, flat=False)
+        weight = unmasking_weight(noised, setting)
+        judged = judged_at(network, noised.tokens, noised.masked, weight, batch, setting, time=noised.time)
+        term = unmasking_term(judged, noised)
         yield replace(term, metrics={"masked_ce": term.metrics["masked_ce"]})
         with torch.no_grad():
             shown = compose(network, rows, config, setting)
@@ -105,19 +104,16 @@ def smart_term(
     batch = rows.noised.batch
     where = batch.target & ~rows.plain[:, None]
     time = rows.second.float().mean(-1)
-    logits = logits_at(network, shown, where, batch, setting, time=time)
-    select = flat_index(where)
-    clean, seen = batch.tokens.flatten()[select], shown.flatten()[select]
-    nll = F.cross_entropy(logits, clean, reduction="none")
-    masked, wrong = seen == setting.mask_id, (seen != setting.mask_id) & (seen != clean)
+    masked, right = shown == setting.mask_id, shown == batch.tokens
+    wrong = ~masked & ~right
     weight = torch.where(masked, config.masked_weight, torch.where(wrong, config.wrong_weight, config.right_weight))
-    right = ~masked & ~wrong
-    with torch.no_grad():
-        metrics = {
-            "wrong_ce": (nll[wrong].sum(), wrong.sum()),
-            "right_ce": (nll[right].sum(), right.sum()),
-            "share_wrong": (wrong.sum(), (~masked).sum()),
-            "fix_rate": ((logits.argmax(-1) == clean)[wrong].sum(), wrong.sum()),
-            "break_rate": ((logits.argmax(-1) != clean)[right].sum(), right.sum()),
-        }
-    return Term("smart", (nll * weight).sum(), metrics)
+    judged = judged_at(network, shown, where, weight, batch, setting, best=True, time=time)
+    nll, masked, right, wrong, found = judged.nll, masked[where], right[where], wrong[where], judged.tokens == batch.tokens[where]
+    metrics = {
+        "wrong_ce": (nll[wrong].sum(), wrong.sum()),
+        "right_ce": (nll[right].sum(), right.sum()),
+        "share_wrong": (wrong.sum(), (~masked).sum()),
+        "fix_rate": (found[wrong].sum(), wrong.sum()),
+        "break_rate": ((~found)[right].sum(), right.sum()),
+    }
+    return Term("smart", judged.loss_sum, metrics)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from components.diffusion.categorical import suppress
 from components.diffusion.noise import Stream
-from components.models.denoiser import Prediction
 from components.objectives.base import Batch, Network, Objective, Setting, Term, one_uniform
 from components.objectives.config import SoftMaskConfig
 
@@ -60,7 +59,7 @@ class Softened:
         self.network, self.soft, self.config, self.setting = network, soft, config, setting
         self.first = True
 
-    def __call__(self, tokens: Tensor, **given: Any) -> Prediction:
+    def __call__(self, tokens: Tensor, **given: Any) -> Any:
         if not self.first:
             return self.network(tokens, **given)
         self.first = False

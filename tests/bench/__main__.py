@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from components.models.cpu import use_threads
-from tests.bench import blocks, data, paired, picture, plans, sampling, serving
+from tests.bench import blocks, data, paired, picture, plans, sampling, serving, training
 
 BENCHES: dict[str, paired.Build] = {
     **dict.fromkeys(sampling.PASSES, sampling.build),
     "sample_block": blocks.build,
+    **dict.fromkeys(training.NAMES, training.build),
     "tokenize": data.tokenize,
     "read_rows": data.read_rows,
     "plan": plans.plan,

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from components.diffusion import noise
+from components.diffusion.categorical import inverse_cdf
 from components.diffusion.schedule import Cosine, LogLinear, stratified_times
 from components.models.config import ModelConfig
-from components.models.denoiser import Prediction
 from components.models.transformer import Transformer
 from components.objectives import OBJECTIVES
-from components.objectives.base import Batch, Network, Setting, corruption, draw_times
+from components.objectives.base import Batch, Network, Setting, corruption, draw_times, uniforms
 from components.objectives.config import MdlmConfig, ProsecoConfig, SoftMaskConfig
 from components.objectives.proseco import correcting_rows
 from components.training.config import TrainConfig
 from components.training.loop import build_objective
+from tests.doubles import answer
 
 MASK, PAD, VOCAB, LENGTH = 0, 1, 7, 6
 CONFIGS = [
@@ -67,9 +68,8 @@ class Tabular(Network):
     def __init__(self, table):
         self.table = table
 
-    def __call__(self, tokens, *, select=None, label=None, time=None):
-        logits = self.table[tokens]
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
+    def __call__(self, tokens, *, select=None, label=None, time=None, judge=None):
+        return answer(self.table[tokens], select, judge)
 
 
 def test_the_loss_equals_a_value_derived_by_hand():
@@ -126,17 +126,20 @@ def test_the_gradient_is_that_of_both_terms_with_a_constant_draft(config):
     # By hand: the draft from the same outputs, as a constant.
     network.zero_grad()
     from components.objectives import proseco
-    from components.objectives.mdlm import noise_rows, unmasking_term
+    from components.objectives.mdlm import noise_rows
 
     s = setting()
     noised = noise_rows(b, s)
     logits = network(noised.tokens).logits
     logits = torch.where(torch.arange(VOCAB) == MASK, -torch.inf, logits)
     flat = noised.masked.flatten().nonzero()[:, 0]
-    mdm = unmasking_term(logits.flatten(0, 1)[flat], flat, noised, s, flat=config.weight == "flat").loss_sum
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1)[flat], b.tokens.flatten()[flat], reduction="none")
+    mdm = (nll if config.weight == "flat" else nll / noised.time[flat // LENGTH]).sum()
     where = b.maskable if config.draft_positions == "all" else noised.masked
     where_flat = where.flatten().nonzero()[:, 0]
-    word = proseco.draft_tokens(logits.detach().flatten(0, 1)[where_flat], where_flat, b, config)
+    at = logits.detach().flatten(0, 1)[where_flat]
+    u = uniforms(b, noise.Stream.CORRUPT_DRAFT).flatten()[where_flat]
+    word = inverse_cdf(torch.softmax(at, -1), u) if config.draft_token == "sample" else at.argmax(-1)
     draft = b.tokens.flatten().scatter(0, where_flat, word).view_as(b.tokens)
     correct = proseco.correcting_term(network, b, noised.time, draft, config, s).loss_sum
     (config.mdm_weight * mdm + correct).backward()
@@ -164,8 +167,7 @@ def test_the_draft_holds_no_mask_and_keeps_the_prompt():
             shown.append(tokens.clone())
             logits = torch.zeros(*tokens.shape, VOCAB)
             logits[..., MASK] = 50
-            select = kwargs.get("select")
-            return Prediction(logits if select is None else logits.flatten(0, 1)[select])
+            return answer(logits, kwargs.get("select"), kwargs.get("judge"))
 
     b = batch(prompt=3)
     for draft in ("all", "masked"):

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from components.diffusion.schedule import LogLinear
-from components.models.denoiser import Prediction
 from components.objectives import config as c
 from components.objectives import proseco
 from components.objectives.base import Network
@@ -19,6 +18,7 @@ from components.objectives.policy import policy_term, roll_out
 from components.objectives.prism import fill
 from components.objectives.smart import compose
 from components.objectives.soft_mask import Softened
+from tests.doubles import answer
 from tests.learning import LENGTH, MASK, VOCAB, batch, network, setting, terms_of
 
 
@@ -30,10 +30,9 @@ class Table(Network):
         self.table = torch.randn(VOCAB, VOCAB, dtype=torch.float64, generator=generator) if table is None else table
         self.shown = []
 
-    def __call__(self, tokens, *, select=None, **given):
+    def __call__(self, tokens, *, select=None, judge=None, **given):
         self.shown.append(tokens)
-        logits = self.table[tokens]
-        return Prediction(logits if select is None else logits.flatten(0, 1)[select])
+        return answer(self.table[tokens], select, judge)
 
     def log_p(self, shown: int, token: int) -> float:
         row = [float(x) for v, x in enumerate(self.table[shown]) if v != MASK]

@@ -1,0 +1,189 @@
+"""A training step against the published one, with one set of weights; and what it costs against plain masked diffusion.
+
+Peak memory is that of two steps in a process of its own, above what it holds between them (weights, moments, Python).
+Its allocator gives large blocks back at once, so that the highest resident size is that of what is alive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.diffusion import noise
+from components.diffusion.schedule import LogLinear
+from components.models.config import ModelConfig
+from components.models.cpu import use_threads
+from components.models.transformer import Transformer
+from components.objectives.base import Batch, Setting
+from components.objectives.config import MdlmConfig, ObjectiveOptions, ProsecoConfig
+from components.objectives.mdlm import Noised
+from components.training.config import OptimizerConfig
+from components.training.engine import TorchEngine
+from components.training.loop import build_objective, train_step
+from components.training.meter import Meter
+from tests.bench import plain_training as plain
+from tests.bench.paired import Pair
+
+MASK = 0
+OBJECTIVES: dict[str, ObjectiveOptions] = {"mdlm": MdlmConfig(), "proseco": ProsecoConfig()}
+STEPS = {"mdlm": plain.mdlm, "proseco": plain.proseco}
+NAMES = [f"train_{name}{precision}" for name in (*OBJECTIVES, "cost") for precision in ("", "_bf16")]
+"""``train_cost`` is ProSeCo's step of ours against MDLM's: a half is a step that costs two of them."""
+PEAK_ENV = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0", "OMP_NUM_THREADS": "1"}
+
+
+class Rows:
+    """Global batches of random rows: what ``train_step`` reads of a ``RowSource``."""
+
+    seed = 0
+
+    def __init__(self, rows: int, length: int, vocab: int):
+        self.shape, self.vocab = (rows, length), vocab
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        index = torch.arange(self.shape[0])
+        tokens = torch.randint(1, self.vocab, self.shape, generator=torch.Generator().manual_seed(step))
+        everywhere = torch.ones(self.shape, dtype=torch.bool)
+        keys = noise.row_keys(self.seed, step * len(index) + index)
+        yield Batch(tokens, everywhere, everywhere, index, keys, len(index), step)
+
+
+def network(given: dict[str, Any]) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(preset=given["size"]), given["vocab"])
+
+
+def setting_of(name: str, given: dict[str, Any]) -> Setting:
+    return Setting(MASK, LogLinear(), OBJECTIVES[name].smallest_time(), given["vocab"])
+
+
+def ours(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]:
+    """Steps of this project, one a call."""
+    engine = TorchEngine(network(given), OptimizerConfig(), precision)
+    objective, rows = build_objective(OBJECTIVES[name], setting_of(name, given)), Rows(given["rows"], given["length"], given["vocab"])
+    meter, steps = Meter(engine.all_reduce, engine.device), iter(range(10**6))
+    return lambda: train_step(engine, objective, rows, next(steps), meter, 1e-4) and None  # type: ignore[arg-type]
+
+
+def theirs(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]:
+    """Steps of the published code, one a call."""
+    model = network(given)
+    forward, weights = plain.Network(model), list(model.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.0)
+    rows, steps, t_min = Rows(given["rows"], given["length"], given["vocab"]), iter(range(10**6)), OBJECTIVES[name].smallest_time()
+
+    def step() -> None:
+        number = next(steps)
+        clean = next(rows.batches(number)).tokens
+        noised, time = plain.noise(clean, MASK, t_min, torch.Generator().manual_seed(number))
+        plain.step(optimizer, weights, STEPS[name](forward, clean, noised, time, MASK, precision))
+
+    return step
+
+
+SIDES = {"ours": ours, "theirs": theirs}
+
+
+def build(name: str, given: dict[str, Any]) -> Pair:
+    """One of ``NAMES``."""
+    assert given["device"] == "cpu", "memory is measured by resident size"
+    what, precision = name.removeprefix("train_").removesuffix("_bf16"), "bf16" if name.endswith("_bf16") else "fp32"
+    if what == "cost":
+        mine, other = (("ours", "proseco"), ("ours", "mdlm"))
+    else:
+        mine, other = (("ours", what), ("theirs", what))
+
+    def side(which: str, objective: str) -> Callable[[], dict[str, float]]:
+        step = SIDES[which](objective, precision, given)
+
+        def timed() -> dict[str, float]:
+            step()
+            return {"peak MB": peak_mb(which, objective, precision, tuple(sorted(given.items())))}
+
+        return timed
+
+    def same() -> str:
+        for which, objective in (mine, other):
+            peak_mb(which, objective, precision, tuple(sorted(given.items())))  # outside of what is timed
+        return "no gate: two objectives" if what == "cost" else equal(what, precision, given)
+
+    return Pair(name, given, side(*mine), side(*other), same)
+
+
+def equal(name: str, precision: str, given: dict[str, Any]) -> str:
+    """Losses and gradients of both sides, given one noise."""
+    model = network(given)
+    batch = next(Rows(given["rows"], given["length"], given["vocab"]).batches(1))
+    objective = build_objective(OBJECTIVES[name], setting_of(name, given))
+    noised: Noised = objective.corrupt(batch)
+    engine, count = TorchEngine(copy.deepcopy(model), OptimizerConfig(), precision), batch.tokens.numel()
+    total, shown = 0.0, []
+
+    def watched(tokens: Tensor, **asked: Any) -> Any:
+        shown.append(tokens)
+        return engine.network(tokens, **asked)
+
+    for term in objective.terms(watched, noised):  # type: ignore[arg-type]
+        engine.backward(term.loss_sum / count)
+        total += float(term.loss_sum.detach()) / count
+    # In bf16 the best of two tokens that are nearly alike is not the same one, and another draft has another gradient.
+    drafted = {"draft": shown[1]} if name == "proseco" and precision == "bf16" else {}
+    loss = STEPS[name](plain.Network(model), batch.tokens, noised.tokens, noised.time, MASK, precision, **drafted)
+    loss.backward()
+    found = float(loss.detach())
+    mine, other = ([p.grad for p in m.parameters() if p.grad is not None] for m in (engine._model, model))
+    off, apart = abs(total / found - 1), max(distance(a, b) for a, b in zip(mine, other, strict=True))
+    bounds = (1e-5, 1e-4) if precision == "fp32" else (1e-3, 0.05)
+    assert off < bounds[0], f"the losses differ by {off:.1e}"
+    assert apart < bounds[1], f"gradients differ by {apart:.1e}"
+    return f"losses within {off:.1e}, gradients within {apart:.1e}"
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Of two gradients, as a share of the second."""
+    return float((a - b).norm() / b.norm())
+
+
+@cache
+def peak_mb(which: str, objective: str, precision: str, given: tuple[tuple[str, Any], ...]) -> float:
+    """Of a step, above what its process holds between steps."""
+    asked = [which, objective, precision, *(f"{k}={v}" for k, v in given if k in ("vocab", "length", "rows", "size"))]
+    made = subprocess.run(
+        [sys.executable, "-m", "tests.bench.training", *asked], env=os.environ | PEAK_ENV, capture_output=True, text=True, check=True
+    )
+    return float(made.stdout.split()[-1])
+
+
+def resident_mb(line: str) -> float:
+    """``VmRSS`` now, or ``VmHWM``, the highest so far."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{line}:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("asked", nargs=3)
+    parser.add_argument("given", nargs="*")
+    parsed = parser.parse_args()
+    which, objective, precision = parsed.asked
+    given: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, _, v in (pair.partition("=") for pair in parsed.given)}
+    use_threads(1)
+    step = SIDES[which](objective, precision, given)
+    step()
+    between = resident_mb("VmRSS")
+    step()
+    print(resident_mb("VmHWM") - between)
+
+
+if __name__ == "__main__":
+    main()
