@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from components.models.chunks import chunk_rows
 from components.models.config import ModelConfig
+from components.objectives import OBJECTIVES
 
 FLOAT, HALF = 4, 2
 BUCKET = 500_000_000
@@ -19,9 +21,10 @@ LIVE = 1_000_000_000
 """Weights that it keeps whole on a rank at stage 3."""
 STATES = 4
 """Numbers that a checkpoint holds of each parameter: its weight, two moments and the average."""
-WIDE, INNER, MOVING = 16, 4, 3
-"""Of a position in a block, kept for the backward: so many times the width, so many times the width inside, and, of the block
-at work, so many times the width inside and the row of attention once more."""
+WIDE, INNER = {"cpu": 10, "cuda": 16}, {"cpu": 2, "cuda": 4}
+"""Of a position in a block, kept for the backward: so many times the width, and so many times the width inside."""
+MOVING = 3
+"""Of the block at work, so many times the width inside and the row of attention once more."""
 ENDS = 4
 """Times the width, of a position outside the blocks: embeddings and what logits are read from."""
 
@@ -50,6 +53,10 @@ class Shape:
     def positions(self) -> int:
         return self.rows * self.length
 
+    @property
+    def device(self) -> str:
+        return "cuda" if self.on_gpu else "cpu"
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -66,7 +73,7 @@ class Taken:
 def taken(shape: Shape) -> Taken:
     parts = copies(shape) | {
         "activations": activation_bytes(shape),
-        "logits": head_bytes(shape.objective, shape.positions, shape.vocab_size),
+        "logits": head_bytes(shape),
     }
     stored = STATES * FLOAT * -(-shape.parameters // shape.workers)
     return Taken(parts, stored, sum(parts.values()) + (0 if shape.on_gpu else stored))
@@ -98,7 +105,7 @@ def activation_bytes(shape: Shape) -> int:
     c = shape.model.resolved()
     attention = 0 if shape.on_gpu else c.heads * shape.length
     conditioned = ENDS * c.dim if c.labelled or c.time_conditioning else 0
-    block = WIDE * c.dim + INNER * c.mlp_dim + attention + conditioned
+    block = WIDE[shape.device] * c.dim + INNER[shape.device] * c.mlp_dim + attention + conditioned
     moving = MOVING * (c.mlp_dim + attention)
     depth = c.depth + max(0, c.quality_layers)
     # Checkpointed, the block that is computed again, and what the allocator keeps of the one before.
@@ -106,15 +113,15 @@ def activation_bytes(shape: Shape) -> int:
     return shape.positions * (kept + moving + ENDS * c.dim) * (HALF if shape.bf16 and shape.zero else FLOAT)
 
 
-HEAD_COPIES = {"mdlm": 1.5}
-"""Of the logits of every position of a micro-batch, at the top of a step: MDLM's are of the masked half alone."""
-MOST_COPIES = 4.5
-"""The same, of objectives that read all positions."""
+HEAD_COPIES = 4.5
+"""Times the logits of all positions of a micro-batch, of objectives that keep them; of others there is one chunk."""
 
 
-def head_bytes(objective: str, positions: int, vocab_size: int) -> int:
-    """Of logits and what a loss makes of them."""
-    return int(HEAD_COPIES.get(objective, MOST_COPIES) * positions * vocab_size * FLOAT)
+def head_bytes(shape: Shape) -> int:
+    """Of logits and what a loss makes of them, at the top of a step."""
+    if OBJECTIVES[shape.objective].keeps_logits:
+        return int(HEAD_COPIES * shape.positions * shape.vocab_size * FLOAT)
+    return min(shape.positions, chunk_rows(shape.device, shape.vocab_size)) * shape.vocab_size * FLOAT
 
 
 def smaller(shape: Shape) -> Iterator[tuple[Shape, str]]:

@@ -17,11 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from components.diffusion.categorical import inverse_cdf
 from components.models import lean
+from components.models.chunks import chunk_rows
 
-CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits of a chunk, by kind of device."""
-FEWEST = 128
-"""Positions of a chunk, however large the vocabulary is: fewer make products of matrices slow."""
 SOME = {"cpu": 32, "cuda": 1 << 14}
 """Positions of a chunk that are looked at together: on a CPU so many as its caches hold."""
 WORDS = 1 << 14
@@ -122,7 +119,7 @@ class _Chunks:
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
         """(loss, nll [M], tokens [N] or [0])."""
         num_judged, num = len(self.judge.clean), len(self.x)
-        size = max(FEWEST, CHUNK.get(self.x.device.type, CHUNK["cuda"]) // len(self.weight))
+        size = chunk_rows(self.x.device.type, len(self.weight))
         # One buffer for all chunks: memory that is taken anew has to be faulted in anew.
         buffer = self.x.new_empty(min(size, num), len(self.weight))
         for begin, end, judged in [*spans(0, num_judged, size, True), *spans(num_judged, num, size, False)]:

@@ -29,8 +29,7 @@ def judge_of(number, judged, **given):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 4 positions, looked at 3 at a time, with 5 tokens' weights added to together."""
-    monkeypatch.setattr(judging, "CHUNK", {"cpu": 1, "cuda": 1})
-    monkeypatch.setattr(judging, "FEWEST", 4)
+    monkeypatch.setattr(judging, "chunk_rows", lambda device, vocab_size: 4)
     monkeypatch.setattr(judging, "SOME", {"cpu": 3, "cuda": 3})
     monkeypatch.setattr(judging, "WORDS", 5)
 
@@ -126,7 +125,7 @@ def layers():
     x = torch.randn(3, 5, 16, dtype=torch.float64)
     yield "norm", Norm(16, eps=1e-6).double(), x, ()
     yield "gated", Gated(8, 4, bias=False).double(), x, ()
-    yield "attention", Attention(config).double(), x, (rotary_table(5, config, x),)
+    yield "attention", Attention(config).double(), x, (rotary_table(torch.arange(5), config, x),)
 
 
 @pytest.mark.parametrize("name", ["norm", "gated", "attention"])

@@ -6,9 +6,17 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from components.diffusion import noise
+from components.diffusion.schedule import LogLinear
+from components.models.chunks import chunk_rows
 from components.models.config import ModelConfig
+from components.models.transformer import Transformer
+from components.objectives import OBJECTIVES
+from components.objectives.base import Batch, Setting
+from components.training.loop import build_objective
 from pipelines import needs
 from pipelines.cli import main
 from pipelines.training_memory import BUCKET, LIVE, Shape, activation_bytes, copies, head_bytes, smaller, taken
@@ -36,20 +44,46 @@ def test_states_by_stage_of_zero():
 
 
 def test_activations_grow_with_rows_depth_and_attention():
-    block, moving, ends = 16 * 8 + 4 * 16 + 2 * 5, 3 * (16 + 2 * 5), 4 * 8
+    block, moving, ends = 10 * 8 + 2 * 16 + 2 * 5, 3 * (16 + 2 * 5), 4 * 8
+    on_gpu = 16 * 8 + 4 * 16  # attention is not written out there, and layers keep what torch keeps
     assert activation_bytes(SHAPE) == 20 * 4 * (3 * block + moving + ends)
     assert activation_bytes(replace(SHAPE, rows=8)) == 2 * activation_bytes(SHAPE)
     assert activation_bytes(replace(SHAPE, checkpointing=True)) == 20 * 4 * (3 * 8 + 2 * block + moving + ends)
-    assert activation_bytes(replace(SHAPE, on_gpu=True)) == 20 * 4 * (3 * (block - 10) + 3 * 16 + ends), "no written-out attention"
+    assert activation_bytes(replace(SHAPE, on_gpu=True)) == 20 * 4 * (3 * on_gpu + 3 * 16 + ends)
     assert activation_bytes(replace(SHAPE, bf16=True, zero=2)) * 2 == activation_bytes(SHAPE)
     assert activation_bytes(replace(SHAPE, bf16=True)) == activation_bytes(SHAPE), "autocast keeps the wide ones"
-    assert head_bytes("mdlm", 20, 50) == 1.5 * 20 * 50 * 4
-    assert head_bytes("prism", 20, 50) == 3 * head_bytes("mdlm", 20, 50)
+
+
+def test_logits_are_those_of_a_chunk_but_for_objectives_that_keep_them():
+    assert head_bytes(SHAPE) == 20 * 50 * 4, "all fit into one"
+    wide = replace(SHAPE, vocab_size=1 << 16)
+    assert head_bytes(replace(wide, rows=1000)) == 128 * (1 << 16) * 4
+    assert head_bytes(replace(wide, rows=1000, on_gpu=True)) == 1024 * (1 << 16) * 4
+    assert head_bytes(replace(wide, rows=1000, objective="prism")) == 4.5 * 5000 * (1 << 16) * 4
+
+
+@pytest.mark.parametrize("name", ["mdlm", "proseco", "smart", "mapet", "cmlm", "prism"])
+def test_an_objective_that_says_so_keeps_no_logits(name):
+    """Of 60 positions and 2,000 tokens; what is kept of them for the backward shows in what torch saves."""
+    assert {n for n in OBJECTIVES if not OBJECTIVES[n].keeps_logits} == {"mdlm", "proseco", "smart", "mapet"}
+    assert chunk_rows("cpu", 2000) > 60
+    options, kept = OBJECTIVES[name](), []
+    torch.manual_seed(0)
+    network = Transformer(replace(ModelConfig(dim=8, depth=1, heads=2), **options.model_changes()), 2000)
+    objective = build_objective(options, Setting(0, LogLinear(), 0.5, 2000))
+    tokens, index = torch.randint(1, 2000, (4, 15)), torch.arange(4)
+    everywhere = torch.ones_like(tokens, dtype=torch.bool)
+    batch = Batch(tokens, everywhere, everywhere, index, noise.row_keys(0, index), 4, 0)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        for term in objective.terms(network, objective.corrupt(batch)):
+            assert term.loss_sum.requires_grad
+    rows = [shape[0] for shape in kept if shape[-1:] == (2000,) and len(shape) == 2]
+    assert (max(rows, default=0) > 8) == options.keeps_logits, kept
 
 
 def test_what_checkpoints_are_written_from_lies_beside_a_step_on_the_host():
     found, on_gpu = taken(SHAPE), taken(replace(SHAPE, on_gpu=True))
-    assert sum(found.parts.values()) == 20_000 + activation_bytes(SHAPE) + head_bytes("mdlm", 20, 50)
+    assert sum(found.parts.values()) == 20_000 + activation_bytes(SHAPE) + head_bytes(SHAPE)
     assert (found.stored, found.most) == (16_000, sum(found.parts.values()) + 16_000)
     assert (on_gpu.stored, on_gpu.most) == (16_000, sum(on_gpu.parts.values()))
     assert taken(replace(SHAPE, workers=4, zero=0)).stored == 4000, "of each rank its part"

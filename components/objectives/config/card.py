@@ -25,6 +25,8 @@ class ObjectiveOptions(Card):
 
     rewarded: ClassVar[bool] = False
     """It learns from rewards of its own rollouts."""
+    keeps_logits: ClassVar[bool] = True
+    """It has logits of many positions at once, whether it keeps them for the backward or not."""
 
     def passes(self, steps: int) -> float:
         """Work of one optimiser step in forward-backwards of the batch, averaged over a training of so many steps;

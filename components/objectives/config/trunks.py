@@ -22,6 +22,7 @@ class MdlmConfig(ObjectiveOptions):
     name: ClassVar[str] = "mdlm"
     code: ClassVar[str] = f"{HERE}.mdlm:build"
     paper: ClassVar[str] = papers.MDLM
+    keeps_logits: ClassVar[bool] = False
 
     weight: Literal["schedule", "flat"] = "schedule"
     """``schedule`` is the likelihood bound, 1/t for log-linear; ``flat`` weighs every time alike."""
@@ -36,6 +37,7 @@ class ProsecoConfig(ObjectiveOptions):
     name: ClassVar[str] = "proseco"
     code: ClassVar[str] = f"{HERE}.proseco:build"
     paper: ClassVar[str] = papers.PROSECO
+    keeps_logits: ClassVar[bool] = False
 
     mdm_weight: NonNegative = 1.0
     """Of the masked-diffusion term."""
@@ -109,6 +111,7 @@ class SmartConfig(ObjectiveOptions):
     name: ClassVar[str] = "smart"
     code: ClassVar[str] = f"{HERE}.smart:build"
     paper: ClassVar[str] = papers.SMART
+    keeps_logits: ClassVar[bool] = False
 
     plain_share: Share = 0.5
     """Share of rows that are plain masked diffusion, so that the likelihood stays trained."""
@@ -162,6 +165,7 @@ class MapetConfig(ObjectiveOptions):
     name: ClassVar[str] = "mapet"
     code: ClassVar[str] = f"{HERE}.mapet:build"
     paper: ClassVar[str] = papers.MAPET
+    keeps_logits: ClassVar[bool] = False
 
     context: Share = 0.25
     """Share of the row that is context."""
