@@ -241,7 +241,7 @@ def test_memory_by_stage_of_zero(made, tmp_path, monkeypatch):
         assert needs.process_memory(stage, asked, made[1]) == 4 * (needs.PROCESS_BYTES + of_one)
     for there in (10**12, 10**6):
         monkeypatch.setattr(needs, "memory_bytes", lambda there=there: there)
-        assert "for train/proseco" in said(checks(made[0], tmp_path, "model.preset=small")["memory for the run"], there == 10**12)
+        assert "for train/base" in said(checks(made[0], tmp_path, "model.preset=small")["memory for the run"], there == 10**12)
 
 
 def test_a_cluster_that_is_joined_is_not_looked_at(made, tmp_path):
