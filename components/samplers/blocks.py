@@ -22,7 +22,7 @@ class Blocks:
 
     The rule of the cache (Fast-dLLM's, arXiv 2505.22618, is the first two of four): the row is computed whole where a block
     begins; every ``refresh`` calls; where any token outside the block is another one than was seen, whoever wrote it; and
-    where a corrector reads an answer. Else the block is computed alone.
+    where anything outside is read, as correctors do. Else the block is computed alone.
     """
 
     def __init__(self, config: BlocksConfig, vocabulary: Vocabulary):
@@ -56,22 +56,20 @@ class Blocks:
         active = torch.where(masked, block, last[:, None] + 1).amin(-1)
         return masked & (block == active[:, None]), block <= active[:, None], active
 
-    def window(self, state: State, shown: Int[Tensor, "R L"], whole: Bool[Tensor, "R"]) -> Window | None:
-        """The block of each row, and whether it is enough. None without a cache.
+    def window(self, state: State, shown: Int[Tensor, "R L"], read: Bool[Tensor, "R L"]) -> Window:
+        """The block of each row, and whether it is enough.
 
         Args:
             shown: what the network will be asked about.
-            whole: rows of which more is read.
+            read: where its answer will be read.
         """
-        if not self.config.cache:
-            return None
         length = shown.shape[1]
         size = min(self.length, length)
         first = (~state.fixed).long().argmax(-1)
         start = (first + state["block"].clamp(min=0) * self.length).clamp(max=length - size)
         position = torch.arange(length, device=shown.device)
         inside = (position >= start[:, None]) & (position < start[:, None] + size)
-        narrow = ~whole & ((shown == state["cached"]) | inside).all(-1)
+        narrow = (inside | (~read & (shown == state["cached"]))).all(-1)
         if self.config.refresh:
             narrow = narrow & (state["cache_age"] < self.config.refresh)
         # What a corrector's loop looks at is no canvas: its masks are filled.

@@ -136,8 +136,10 @@ class RowSampler:
 
     def window(self, state: State, s: Standing) -> Window | None:
         """The part of each row that may be computed alone."""
-        corrected = s.looping | (s.due if self.parts.corrector.needs_answer else False)
-        return self.parts.blocks.window(state, s.shown, corrected)
+        if not self.config.blocks.cache:
+            return None
+        wants = self.parts.corrector.wants(state, s.masked, s.due, s.reach)
+        return self.parts.blocks.window(state, s.shown, s.candidates | wants.best | wants.sampled | wants.current)
 
     # --- tell -------------------------------------------------------------------------------------
 

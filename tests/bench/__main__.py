@@ -31,8 +31,8 @@ BENCHES: dict[str, paired.Build] = {
 }
 """By name."""
 DEFAULTS: dict[str, Any] = {
-    "vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "corpus": "", "device": "cpu", "dtype": "float32",
-    "deterministic": True,
+    "vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "corpus": "", "device": "cpu",
+    "dtype": "float32", "plain_dtype": "", "deterministic": True,
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)}; all where none is named")
     for name, value in DEFAULTS.items():
         kind = (lambda text: text == "true") if isinstance(value, bool) else type(value)
-        parser.add_argument(f"--{name}", type=kind, default=value, help=f"default: {value}" if value != "" else None)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, help=f"default: {value}" if value != "" else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for all numbers")

@@ -29,14 +29,19 @@ PASSES = {"sample_mdlm": 0, "sample_proseco": 1, "corrector_stops": 8}
 
 
 def build(name: str, given: dict[str, Any]) -> Pair:
-    """Ours against theirs. ``given["export"]`` names a trained network, whose loops have fixed points; a random one has few."""
+    """Ours against theirs. ``given["export"]`` names a trained network, whose loops have fixed points; a random one has few.
+
+    Both compute in ``given["dtype"]``, but where ``given["plain_dtype"]`` has the published loop in another one.
+    """
     length, rows, steps = (given[k] for k in ("length", "rows", "steps"))
     placement = Placement(given["device"], given["dtype"])
+    theirs_in = Placement(given["device"], given["plain_dtype"] or given["dtype"])
     passes, seeds = PASSES[name], iter(range(10**6))
     if given["export"]:
-        model, mask_id = of_export(Path(given["export"]), placement)
+        (model, mask_id), (plain_model, _) = (of_export(Path(given["export"]), p) for p in (placement, theirs_in))
     else:
-        model, mask_id = random_network(given["size"], given["vocab"], placement), 0
+        model, plain_model = (random_network(given["size"], given["vocab"], p) for p in (placement, theirs_in))
+        mask_id = 0
     config, loop = sampler_of(passes, steps), plain.Loop(mask_id, steps, passes, TOP_P)
 
     def ours() -> dict[str, float]:
@@ -45,7 +50,7 @@ def build(name: str, given: dict[str, Any]) -> Pair:
     @torch.inference_mode()
     def theirs() -> dict[str, float]:
         generator = torch.Generator(placement.device).manual_seed(next(seeds))
-        return {"calls": plain.ancestral(lambda t: model(t).logits, rows, length, loop, generator)[1]}
+        return {"calls": plain.ancestral(lambda t: plain_model(t).logits, rows, length, loop, generator)[1]}
 
     return Pair(name, given, ours, theirs, lambda: same_law(passes, placement.dtype))
 
