@@ -66,24 +66,24 @@ def measure(query: Query) -> Extent:
 class Cache:
     """Keys and values of rows, for forwards of a part of them."""
 
-    def __init__(self, num_rows: int):
-        self.num_rows = num_rows
+    def __init__(self) -> None:
         self.kept: Tensor | None = None
-        """[depth, R + 1, 2, H, L, D/H], from the first time that any are kept; the last is nobody's."""
+        """[depth, 1 + R, 2, H, L, D/H], from the first time that any are kept; the first is nobody's."""
 
     def keep(self, query: Query, inputs: Int[Tensor, "B"], new: Tensor) -> None:
         """Replace those of the rows of some inputs by ``new`` [depth, B, 2, H, L, D/H], where they are to be kept."""
         assert query.window is not None
-        if self.kept is None:
+        kept = new[:, :0] if self.kept is None else self.kept
+        if (more := 1 + len(query.row) - kept.shape[1]) > 0:  # a session's rows become more
             depth, _, *shape = new.shape
-            self.kept = new.new_zeros(depth, self.num_rows + 1, *shape)
-        self.kept.index_copy_(1, torch.where(query.window.kept, query.row, self.num_rows)[inputs], new)
+            kept = torch.cat([kept, new.new_zeros(depth, more, *shape)], dim=1)
+        self.kept = kept.index_copy_(1, torch.where(query.window.kept, query.row + 1, 0)[inputs], new)
 
     def past(self, query: Query, inputs: Int[Tensor, "B"]) -> Past:
         """What is known of the rows of inputs that ask about a part."""
         assert self.kept is not None, "a part of a row is enough, and nothing was kept of it"
         assert query.window is not None
-        return Past(self.kept, query.row[inputs], query.window.start[inputs])
+        return Past(self.kept, query.row[inputs] + 1, query.window.start[inputs])
 
 
 REFRESHED = 8

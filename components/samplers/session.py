@@ -75,7 +75,7 @@ class Session:
         self.fresh: list[int] = []
         """Groups whose rows are not in the state yet."""
         self.batching = Batching(forward_lanes or self.max_groups * self.width, deterministic)
-        self.cache = Cache(self.max_groups * self.width)
+        self.cache = Cache()
         self.num_classes = 0
         self.state = self._idle_lanes(0)
         self.calls, self.reward_calls = torch.zeros(2, 0, dtype=torch.int64, device=self.device)
