@@ -10,4 +10,4 @@ FEWEST = 128
 
 def chunk_rows(device: str, vocab_size: int) -> int:
     """Positions of a chunk on a kind of device."""
-    return max(FEWEST, CHUNK.get(device, CHUNK["cuda"]) // vocab_size)
+    return max(FEWEST, CHUNK.get(device, CHUNK["cuda"]) // max(1, vocab_size))

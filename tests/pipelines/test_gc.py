@@ -85,7 +85,7 @@ def test_a_run_marks_its_root(tmp_path):
     """Before its first stage: this one fails at once."""
     runtime = RuntimeConfig(root=str(tmp_path / "root"), tracking_uri="none")
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
-        execute("test", [Stage("train", "train", 1, {}, "nowhere:run")], runtime, Screen(quiet=True))
+        execute("test", [Stage("export", "export", 1, {}, "nowhere:run")], runtime, Screen(quiet=True))
     mark = json.loads((tmp_path / "root" / MARKER).read_text())
     assert mark == {"format": "proseco-root", "version": 1}
 
