@@ -119,7 +119,7 @@ def test_the_gates_of_data_hold_and_notice_an_id(corpus, monkeypatch):
 
 
 def test_the_command_names_the_benchmarks_and_ends_as_they_do(capfd):
-    for line, code, words in ((["--help"], 0, [*BENCHES, *(f"--{name}" for name in DEFAULTS), "--compare", "--plot"]), (["nonsuch"], 2, ["nonsuch", *BENCHES])):
+    for line, code, words in ((["--help"], 0, [*BENCHES, *(f"--{name.replace('_', '-')}" for name in DEFAULTS), "--compare", "--plot"]), (["nonsuch"], 2, ["nonsuch", *BENCHES])):
         assert CliRunner().invoke(main, ["bench", *line]).exit_code == code
         said = " ".join("".join(capfd.readouterr()).split())
         assert all(word in said for word in words)
