@@ -26,7 +26,7 @@ def suppress(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return logits
 
 
-@torch.library.custom_op("proseco::descending", mutates_args=())
+@torch.library.custom_op("components::descending", mutates_args=())
 def descending(values: Tensor) -> Tensor:
     """Values [..., V] from the largest to the least: on a CPU by numpy, which sorts them in a fifth of torch's time."""
     if values.device.type == "cpu":
