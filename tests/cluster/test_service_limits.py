@@ -20,8 +20,11 @@ from cluster.service.http import FULL, Server, listen
 from cluster.service.keys import Account, ApiKey, Keys, read_keys
 from cluster.service.limits import ServiceLimits
 from cluster.service.model import open_model
+from cluster.service.replica import Replica
 from cluster.service.shelf import Shelf
 from components.errors import ConfigError
+from components.models.weights import HOME
+from components.samplers import preset
 from tests.cluster.service import OPEN, events_of, made, replicas, served
 from tests.waiting import until
 
@@ -83,6 +86,20 @@ def test_a_request_that_would_cost_too_much_is_refused_before_it_starts(folder, 
         assert time.monotonic() - start < 20
         assert client.replica.engine.numbers.rows == 0
         assert client.replica.engine.engine.idle
+
+
+def test_rows_whose_keys_and_values_are_kept_count_as_larger(folder):
+    """As many lanes as there is memory for, with what a cache takes of it."""
+    lanes = {}
+    replica = Replica(str(folder), HOME, 1, dataclasses.replace(ServiceLimits(), max_lanes=64, max_lanes_bytes=1 << 16))
+    try:
+        for cache in (False, True):
+            config = preset("llada_block", blocks={"length": 3, "cache": cache})
+            lanes[cache] = replica.open_session(config, 9).max_groups
+    finally:
+        replica.close()
+    kept = replica.model.network.config.kept_bytes(9, 4)
+    assert lanes[True] <= (1 << 16) // kept < lanes[False] <= 64
 
 
 def test_texts_to_score_are_bounded(folder):
