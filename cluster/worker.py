@@ -124,6 +124,9 @@ def set_up(model: Transformer, launch: TrainLaunch) -> None:
     if launch.job.config.objective.freezes_trunk():
         model.freeze_trunk()
     model.activation_checkpointing = launch.runtime.activation_checkpointing
+    # Stage 3 gathers the weights of each layer as it is called, which a kernel for a whole block would not see.
+    if launch.runtime.on_gpu and (launch.runtime.engine == "torch" or launch.runtime.zero_stage < 3):
+        model.compile_blocks()
 
 
 Parts = Mapping[str, Callable[[Share], Tensor]]

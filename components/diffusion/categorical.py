@@ -8,19 +8,35 @@ drawn one time in a million.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from components.diffusion.config import DrawConfig
+from components.diffusion.gpu import makes_kernels
 
 BLOCK = 64
-"""Neighbours that are looked at as one, before it is known in which of them the best lies."""
+"""Neighbours that are looked at as one, before it is known in which of them the best lies, or a draw."""
+SOME = 32
+"""Positions that are looked at together."""
+
+
+def room(like: Tensor, rows: int, vocab_size: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory for logits [N, V]. On a GPU rows begin where its fast products of matrices can write them."""
+    stride = -(-vocab_size // 8) * 8 if like.is_cuda else vocab_size
+    return like.new_empty(rows, stride, dtype=dtype)[:, :vocab_size]
 
 
 def suppress(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     """Logits in float32 (float64 stays) with the given ids made impossible. The input is not changed."""
-    logits = logits.clone() if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    return suppress_(logits.clone() if logits.dtype in (torch.float32, torch.float64) else logits.float(), ids)
+
+
+def suppress_(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """The same logits, in which the given ids are made impossible."""
     for token_id in ids:
         logits[..., token_id] = float("-inf")
     return logits
@@ -85,17 +101,55 @@ def draw(logits: Tensor, u: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]
     Returns:
         (tokens [...] int64, probability [...] float32).
     """
-    probabilities = torch.softmax(logits, dim=-1)
-    if config.temperature == 0:
-        tokens = best(logits)
-    else:
-        tempered = probabilities
+    return Urn.of(logits, config).draw(u)
+
+
+@dataclass(frozen=True)
+class Urn:
+    """What tokens are drawn from, as often as is wanted."""
+
+    probability: Tensor
+    """[..., V], untempered."""
+    weight: Tensor
+    """[..., V], by which they are drawn; 0 for all that is left out. [..., 0] where the best is taken."""
+    best: Tensor
+    """[...]: the most probable token where that is taken, else empty."""
+
+    @classmethod
+    def of(cls, logits: Tensor, config: DrawConfig) -> Urn:
+        """Of logits [..., V], forbidden ids at -inf."""
+        probability = torch.softmax(logits, dim=-1)
+        if config.temperature == 0:
+            return cls(probability, probability[..., :0], best(logits))
+        tempered = probability
         if config.temperature != 1:
             # The largest is 0 and what is forbidden -inf at any temperature, so nothing is divided into NaN.
             temperature = min(max(config.temperature, 1e-30), 1e30)
             tempered = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
-        tokens = inverse_cdf(truncate(tempered, config.top_p, config.top_k), u)
-    return tokens, probabilities.gather(-1, tokens[..., None])[..., 0]
+        return cls(probability, truncate(tempered, config.top_p, config.top_k), probability.new_zeros(0, dtype=torch.int64))
+
+    def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``categorical.draw``."""
+        tokens = inverse_cdf(self.weight, u) if self.weight.shape[-1] else self.best
+        return tokens, self.probability.gather(-1, tokens[..., None])[..., 0]
+
+
+def opinion(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(the best token [N], its log-probability [N], that of the token ``own`` [N]) under logits [N, V].
+
+    On a CPU a few positions after the others, so that their log-probabilities are read while they lie in its caches.
+    """
+    if logits.is_cuda and logits.dtype == torch.float32 and makes_kernels():
+        from components.diffusion import kernels
+
+        return kernels.opinion(logits, own)
+    some = len(logits) if logits.is_cuda else SOME
+    parts = []
+    for part, token in zip(logits.split(max(1, some)), own.split(max(1, some)), strict=True):
+        log_p, first = torch.log_softmax(part, -1), best(part)
+        parts.append((first, *(log_p.gather(-1, x[:, None])[:, 0] for x in (first, token))))
+    first, log_first, log_own = (torch.cat(x) for x in zip(*parts, strict=True))
+    return first, log_first, log_own
 
 
 def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -108,8 +162,19 @@ def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """The first index whose cumulative weight exceeds u times the total. [..., V], [...] -> [...].
 
-    A class of weight zero is never returned: the total is the last cumulative value itself.
+    Sums are in float64: of blocks first, and inside the block that is hit. A class of weight zero is never returned.
     """
-    cumulative = weights.to(torch.float64).cumsum(-1)
-    target = u[..., None] * cumulative[..., -1:]
-    return (cumulative <= target).sum(-1).clamp(max=weights.shape[-1] - 1)
+    *rest, size = weights.shape
+    blocks = F.pad(weights, (0, -size % BLOCK)).view(*rest, -(-size // BLOCK), BLOCK)
+    before = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    target = u[..., None] * before[..., -1:]
+    block = first_above(before, target)[..., None]
+    target = target - torch.where(block > 0, before.gather(-1, (block - 1).clamp(min=0)), 0)
+    inside = blocks.gather(-2, block[..., None].expand(*rest, 1, BLOCK))[..., 0, :].to(torch.float64).cumsum(-1)
+    return block[..., 0] * BLOCK + first_above(inside, target)
+
+
+def first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """The first index [...] whose cumulative weight [..., N] exceeds a target [..., 1], or that reaches the total where rounding
+    made the target as large."""
+    return torch.minimum((cumulative <= target).sum(-1), (cumulative < cumulative[..., -1:]).sum(-1))

@@ -14,6 +14,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from components.diffusion.gpu import makes_kernels
+
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
@@ -116,12 +118,16 @@ def uniform(keys: Tensor, tick: Tensor | int, inner: Tensor | int, num_positions
         inner: step inside the tick, [B] or a number.
         stream: what the draw is for: one of ``Stream``, or a ``named_stream``.
     """
-    position = torch.arange(num_positions, device=keys.device)[None, :]
     zero = torch.zeros_like(keys[:, :1])
 
     def column(value: Tensor | int) -> Tensor:
         return value[:, None] + zero if isinstance(value, Tensor) else zero + value
 
+    if keys.is_cuda and makes_kernels():
+        from components.diffusion import kernels
+
+        return kernels.uniforms(keys, column(tick), column(inner), int(stream), num_positions)
+    position = torch.arange(num_positions, device=keys.device)[None, :]
     words = philox(
         (position + zero, column(tick) + 0 * position, column(inner), zero + int(stream)),
         (keys[:, :1], keys[:, 1:]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
+CHUNK = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Logits of a chunk, by kind of device."""
 FEWEST = 128
 """Positions of a chunk, however large the vocabulary is: fewer make products of matrices slow."""

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from components.diffusion.categorical import inverse_cdf
+from components.diffusion.categorical import inverse_cdf, room, suppress_
+from components.diffusion.gpu import makes_kernels
 from components.models import lean
 from components.models.chunks import chunk_rows
 
-SOME = {"cpu": 32, "cuda": 1 << 14}
+SOME = {"cpu": 32, "cuda": 1 << 11}
 """Positions of a chunk that are looked at together: on a CPU so many as its caches hold."""
 WORDS = 1 << 14
 """Tokens whose weights are added to together."""
@@ -121,7 +122,7 @@ class _Chunks:
         num_judged, num = len(self.judge.clean), len(self.x)
         size = chunk_rows(self.x.device.type, len(self.weight))
         # One buffer for all chunks: memory that is taken anew has to be faulted in anew.
-        buffer = self.x.new_empty(min(size, num), len(self.weight))
+        buffer = room(self.x, min(size, num), len(self.weight))
         for begin, end, judged in [*spans(0, num_judged, size, True), *spans(num_judged, num, size, False)]:
             chunk = torch.mm(self.x[begin:end], self.weight.T, out=buffer[: end - begin])
             slopes = [self.look(begin + at, part, judged) for at, part in parts(chunk)]
@@ -132,17 +133,11 @@ class _Chunks:
     def look(self, begin: int, part: Tensor, judged: bool) -> Tensor:
         """Read logits [P, V] of positions from ``begin`` on, which are overwritten by what each token is off where they are
         judged. Returns the slope of each position's loss [P]; [0] where none is judged."""
-        logits = part.to(self.exact)
-        logits[:, self.judge.never] = float("-inf")
         if not judged:
-            self.choose(logits, begin, None)
-            return logits.new_zeros(0)
+            self.choose(self.possible(part), begin, None)
+            return part.new_zeros(0, dtype=self.exact)
         rows = slice(begin, begin + len(part))
-        top, best = logits.max(-1)
-        self.choose(logits, begin, best)
-        clean, p = self.judge.clean[rows][:, None], torch.softmax(logits, -1)
-        # The largest probability is at least 1/V, so its logarithm is always right.
-        nll = top - p.gather(-1, best[:, None])[:, 0].log() - logits.gather(-1, clean)[:, 0]
+        nll = self.compare(part, begin, self.judge.clean[rows])
         slope = self.judge.weight[rows].to(self.exact)
         loss = nll * slope
         if self.judge.plainly is not None:
@@ -150,9 +145,30 @@ class _Chunks:
             loss, slope = torch.where(plainly, -likely * slope, loss), torch.where(plainly, likely * slope, slope)
         self.losses.append(loss)
         self.nlls.append(nll)
+        return slope
+
+    def compare(self, part: Tensor, begin: int, clean: Tensor) -> Tensor:
+        """-log p of the right tokens [P]; ``part`` is overwritten where there is something to learn."""
+        if part.is_cuda and self.exact == torch.float32 and self.judge.u is None and makes_kernels():
+            from components.diffusion import kernels
+
+            best, nll = kernels.look(part, clean, self.judge.never, self.learns)
+            if self.judge.tokens:
+                self.tokens.append(best)
+            return nll
+        logits, clean = self.possible(part), clean[:, None]
+        top, best = logits.max(-1)
+        self.choose(logits, begin, best)
+        p = torch.softmax(logits, -1)
+        # The largest probability is at least 1/V, so its logarithm is always right.
+        nll = top - p.gather(-1, best[:, None])[:, 0].log() - logits.gather(-1, clean)[:, 0]
         if self.learns:
             part.copy_(p.scatter_add_(-1, clean, p.new_full(clean.shape, -1.0)))
-        return slope
+        return nll
+
+    def possible(self, part: Tensor) -> Tensor:
+        """Logits as sums are taken of them, the mask's suppressed."""
+        return suppress_(part.to(self.exact), (self.judge.never,))
 
     def choose(self, logits: Tensor, begin: int, best: Tensor | None) -> None:
         """Take the tokens of some positions, if they are wanted."""

@@ -168,8 +168,10 @@ def exact(x: Tensor) -> torch.dtype:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``total += a @ b``, in one operation where the dtypes are one."""
+    """``total += a @ b``, in one operation where the dtypes are one, or sums are taken in that of the total."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total += a @ b

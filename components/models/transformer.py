@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from components.diffusion.categorical import room
+from components.diffusion.gpu import makes_kernels
 from components.models.config import ModelConfig
 from components.models.denoiser import Past, Prediction
 from components.models.heads import Head, PolicyNet, QualityHead
@@ -66,6 +68,13 @@ class Transformer(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, Linear | Norm | Embedding) and not name.startswith(("quality.", "policy.")):
                 module.frozen = ".adapter." not in name
+
+    def compile_blocks(self) -> None:
+        """Have each block computed by kernels that are made for it in its first call of a shape: all have the same ones. Nothing
+        changes where none can be made."""
+        if makes_kernels():
+            for block in self.blocks:
+                block.compile()
 
     def init_weights(self) -> None:
         """Normal; matrices by their fan-in, residual outputs scaled down by depth, conditioning at zero."""
@@ -162,8 +171,10 @@ class Transformer(nn.Module):
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, condition, visible, use_reentrant=False)
-            else:
-                x = block(x, rope, condition, visible, memory)
+            elif memory is None:
+                x = block(x, rope, condition, visible)
+            else:  # which is told of keys and values on the way
+                x = block.forward(x, rope, condition, visible, memory)
         hidden = self.norm(x)
         if permuted is not None:
             hidden = hidden[:, -length:]
@@ -177,10 +188,11 @@ class Transformer(nn.Module):
             logits: Tensor = self.head(wanted)
             return logits
         padded = F.pad(wanted, (0, 0, 0, -len(wanted) % self.tile))
-        with torch.no_grad():  # each tile's logits are written where they belong, and not copied there
-            logits = padded.new_empty(len(padded), self.vocab_size)
+        with torch.no_grad():  # each tile's logits are written where they belong, and no tile is copied but in a cache
+            exact = torch.promote_types(wanted.dtype, torch.float32)
+            logits = room(padded, len(padded), self.vocab_size, exact)
             for features, place in zip(padded.split(self.tile), logits.split(self.tile), strict=True):
-                torch.mm(features, self.head.weight.T, out=place)
+                multiply(features, self.head.weight.T, place)
         return logits[: len(wanted)]
 
     def read_head(self, name: str, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -232,3 +244,13 @@ class Transformer(nn.Module):
                 raise ValueError("this network is conditioned on time, and no time was given")
             parts.append(self.time_embed(time))
         return F.silu(sum(parts[1:], parts[0])) if parts else None
+
+
+def multiply(features: Tensor, matrix: Tensor, place: Tensor) -> None:
+    """Write a product [N, V] into ``place``, which is in float32 where the factors are in bfloat16."""
+    if features.dtype == place.dtype:
+        torch.mm(features, matrix, out=place)
+    elif features.is_cuda:  # sums are in float32 there, and are not rounded
+        torch.mm(features, matrix, out_dtype=place.dtype, out=place)
+    else:
+        place.copy_(features @ matrix)

@@ -174,14 +174,17 @@ def load_model(folder: Path, placement: Placement = HOME) -> Transformer:
     return place(model.eval(), placement)
 
 
-TILES = {"cpu": 32, "cuda": 256}
+TILES = {"cpu": 32, "cuda": 1024}
 """Positions in a product with the vocabulary: enough that the matrix is not read for little, and little is thrown away."""
 
 
 def place(model: Transformer, placement: Placement) -> Transformer:
     """The same network for sampling and scoring, moved to a device and, but for what decides in float32, to a dtype."""
     model.to(placement.device)
-    model.tile = TILES[placement.device.partition(":")[0]]
+    kind = placement.device.partition(":")[0]
+    model.tile = TILES[kind]
+    if kind == "cuda":
+        model.compile_blocks()
     if placement.dtype == "float32":
         return model
     model.to(torch.bfloat16)
@@ -196,7 +199,7 @@ def in_float32(model: torch.nn.Module, given: tuple[object, ...], said: Predicti
     """What a network said, in float32; called after its forward."""
     if isinstance(said, Tensor):
         return said.float()
-    return Prediction(said.logits.float(), {name: value.float() for name, value in said.heads.items()})
+    return Prediction(said.logits.float(), {name: value.float() for name, value in said.heads.items()}, said.kept)
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Answer:
     select: Int[Tensor, "N"]
     """Flat positions, input * L + position, ascending."""
     logits: Float[Tensor, "N V"]
-    """Raw; float64 where the network's are, else float32."""
+    """Raw; float64 where the network's are, else float32. Whoever is told may make tokens impossible in them."""
     draw: Int[Tensor, "M"]
     """Indices into ``select`` of the positions to draw at."""
     heads: dict[str, Float[Tensor, "Q L"]] = field(default_factory=dict)

@@ -177,19 +177,20 @@ class RowSampler:
 
     def read(self, state: State, s: Standing, answer: Answer) -> View:
         """The flat answer as parts read it."""
-        logits = categorical.suppress(answer.logits, self.suppressed)
+        logits = categorical.suppress_(answer.logits, self.suppressed)
         at = Spread.of(answer, s.shown)
         draw_logits = logits[answer.draw]
+        urn = categorical.Urn.of(draw_logits, self.config.draw)
         nothing = torch.zeros(s.shown.shape, device=s.shown.device)
 
         def drawn(inner: Tensor | int, stream: Stream) -> tuple[Tensor, Tensor]:
             u = noise.uniform(state.keys, state.tick, inner, at.length, stream).flatten()[at.drawn]
-            words, probability = categorical.draw(draw_logits, u, self.config.draw)
+            words, probability = urn.draw(u)
             return at.draws(words, s.shown), at.draws(probability, nothing)
 
         token, confidence = drawn(0, Stream.TOKEN)
         sampled, sampled_probability = s.shown, nothing
-        if self.parts.corrector.num_passes:
+        if "sampled" in self.parts.reads:
             sampled, sampled_probability = drawn(state.inner, Stream.DRAFT)
         unread = ("log_best", "best_odds", "current", "current_odds", "left_out")
         opinions = dict.fromkeys(unread, nothing) | {"best": s.shown}

@@ -58,6 +58,6 @@ class Survey:
                 u = noise.uniform(state.keys, state.tick, number, view.at.length, Stream.GUESS)
                 words = categorical.inverse_cdf(torch.softmax(view.logits, -1), u.flatten()[view.at.position])
             else:
-                words = view.logits.argmax(-1)
+                words = categorical.best(view.logits)
             completions.append(torch.where(view.masked, view.at.wanted(words, state.tokens), state.tokens))
         return torch.stack(completions, dim=1)

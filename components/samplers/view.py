@@ -124,9 +124,8 @@ def read_opinions(
 ) -> dict[str, Shaped[Tensor, "R L"]]:
     """``best``, ``log_best``, ``current`` of a view, and of ``best_odds``, ``current_odds`` and ``left_out`` those that some
     part ``reads``; ``shown`` is the network's input."""
-    log_p, best = torch.log_softmax(logits, -1), categorical.best(logits)
     own = shown.flatten()[at.position]
-    log_best, probability = log_p.gather(-1, best[:, None])[:, 0], log_p.gather(-1, own[:, None])[:, 0].exp()
+    best, log_best, log_own = categorical.opinion(logits, own)
     nothing = torch.zeros(shown.shape, device=shown.device)
     best_odds = log_odds(logits, best) if "best_odds" in reads else None
     own_odds = log_odds(logits, own) if {"current_odds", "left_out"} & set(reads) else None
@@ -134,7 +133,7 @@ def read_opinions(
         "best": at.wanted(best, shown),
         "log_best": at.wanted(log_best, nothing),
         "best_odds": nothing if best_odds is None else at.wanted(best_odds, nothing),
-        "current": at.wanted(probability, nothing),
+        "current": at.wanted(log_own.exp(), nothing),
         "current_odds": nothing if own_odds is None else at.wanted(own_odds, nothing),
         "left_out": nothing if own_odds is None else at.others(own_odds),
     }

@@ -171,10 +171,8 @@ def adamw(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     else:
         groups = [{"params": list(model.parameters())}]
-    # On a CPU the plain form reads and writes every weight ten times; on a GPU the default is as good.
-    fused = None if torch.cuda.is_available() else True
     return torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
 
 
@@ -188,7 +186,7 @@ def moments_of(optimizer: torch.optim.Optimizer, owned: list[Tensor]) -> dict[st
     for tensor in owned:
         if not optimizer.state[tensor]:
             zeros = {m: torch.zeros_like(tensor) for m in MOMENTS}
-            optimizer.state[tensor] |= {"step": torch.tensor(0.0), **zeros}
+            optimizer.state[tensor] |= {"step": torch.zeros((), device=tensor.device), **zeros}
     return {m: [optimizer.state[tensor][m] for tensor in owned] for m in MOMENTS}
 
 

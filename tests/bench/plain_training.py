@@ -87,10 +87,10 @@ def proseco(
 
 def noise(clean: Tensor, mask_id: int, t_min: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(noised rows, times): stratified, as they are drawn there."""
-    rows = len(clean)
-    drawn = (torch.rand(rows, generator=generator) / rows + torch.arange(rows) / rows) % 1
+    rows, where = len(clean), clean.device
+    drawn = (torch.rand(rows, generator=generator, device=where) / rows + torch.arange(rows, device=where) / rows) % 1
     time = (1 - t_min) * drawn + t_min
-    return torch.where(torch.rand(clean.shape, generator=generator) < 0.999 * time[:, None], mask_id, clean), time
+    return torch.where(torch.rand(clean.shape, generator=generator, device=where) < 0.999 * time[:, None], mask_id, clean), time
 
 
 def step(optimizer: torch.optim.Optimizer, weights: list[Tensor], loss: Tensor) -> float:

@@ -1,7 +1,8 @@
 """A training step against the published one, with one set of weights; and what it costs against plain masked diffusion.
 
-Peak memory is that of two steps in a process of its own, above what it holds between them (weights, moments, Python).
-Its allocator gives large blocks back at once, so that the highest resident size is that of what is alive.
+Peak memory is that of a step above what is held between two (weights, moments, Python): on a GPU what torch tells, on a CPU
+that of a process of its own, whose allocator gives large blocks back at once, so that the highest resident size is that of
+what is alive.
 """
 
 from __future__ import annotations
@@ -47,20 +48,24 @@ class Rows:
 
     seed = 0
 
-    def __init__(self, rows: int, length: int, vocab: int):
-        self.shape, self.vocab = (rows, length), vocab
+    def __init__(self, rows: int, length: int, vocab: int, device: str = "cpu"):
+        self.shape, self.vocab, self.device = (rows, length), vocab, torch.device(device)
 
     def batches(self, step: int) -> Iterator[Batch]:
         index = torch.arange(self.shape[0])
         tokens = torch.randint(1, self.vocab, self.shape, generator=torch.Generator().manual_seed(step))
         everywhere = torch.ones(self.shape, dtype=torch.bool)
         keys = noise.row_keys(self.seed, step * len(index) + index)
-        yield Batch(tokens, everywhere, everywhere, index, keys, len(index), step)
+        yield Batch(*(x.to(self.device) for x in (tokens, everywhere, everywhere, index, keys)), len(index), step)
+
+
+def rows_of(given: dict[str, Any]) -> Rows:
+    return Rows(given["rows"], given["length"], given["vocab"], given.get("device", "cpu"))
 
 
 def network(given: dict[str, Any]) -> Transformer:
     torch.manual_seed(0)
-    return Transformer(ModelConfig(preset=given["size"]), given["vocab"])
+    return Transformer(ModelConfig(preset=given["size"]), given["vocab"]).to(given.get("device", "cpu"))
 
 
 def setting_of(name: str, given: dict[str, Any]) -> Setting:
@@ -69,8 +74,11 @@ def setting_of(name: str, given: dict[str, Any]) -> Setting:
 
 def ours(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]:
     """Steps of this project, one a call."""
-    engine = TorchEngine(network(given), OptimizerConfig(), precision)
-    objective, rows = build_objective(OBJECTIVES[name], setting_of(name, given)), Rows(given["rows"], given["length"], given["vocab"])
+    model = network(given)
+    if given.get("device", "cpu") != "cpu":
+        model.compile_blocks()
+    engine = TorchEngine(model, OptimizerConfig(), precision, given.get("device", "cpu"))
+    objective, rows = build_objective(OBJECTIVES[name], setting_of(name, given)), rows_of(given)
     meter, steps = Meter(engine.all_reduce, engine.device), iter(range(10**6))
     return lambda: train_step(engine, objective, rows, next(steps), meter, 1e-4) and None  # type: ignore[arg-type]
 
@@ -78,14 +86,14 @@ def ours(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]
 def theirs(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]:
     """Steps of the published code, one a call."""
     model = network(given)
-    forward, weights = plain.Network(model), list(model.parameters())
+    forward, weights = plain.Network(model, fused_attention=given.get("device", "cpu") != "cpu"), list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.0)
-    rows, steps, t_min = Rows(given["rows"], given["length"], given["vocab"]), iter(range(10**6)), OBJECTIVES[name].smallest_time()
+    rows, steps, t_min = rows_of(given), iter(range(10**6)), OBJECTIVES[name].smallest_time()
 
     def step() -> None:
         number = next(steps)
         clean = next(rows.batches(number)).tokens
-        noised, time = plain.noise(clean, MASK, t_min, torch.Generator().manual_seed(number))
+        noised, time = plain.noise(clean, MASK, t_min, torch.Generator(clean.device).manual_seed(number))
         plain.step(optimizer, weights, STEPS[name](forward, clean, noised, time, MASK, precision))
 
     return step
@@ -96,7 +104,7 @@ SIDES = {"ours": ours, "theirs": theirs}
 
 def build(name: str, given: dict[str, Any]) -> Pair:
     """One of ``NAMES``."""
-    assert given["device"] == "cpu", "memory is measured by resident size"
+    on_gpu = given["device"] != "cpu"
     what, precision = name.removeprefix("train_").removesuffix("_bf16"), "bf16" if name.endswith("_bf16") else "fp32"
     if what == "cost":
         mine, other = (("ours", "proseco"), ("ours", "mdlm"))
@@ -108,12 +116,14 @@ def build(name: str, given: dict[str, Any]) -> Pair:
 
         def timed() -> dict[str, float]:
             step()
+            if on_gpu:
+                return {}
             return {"peak MB": peak_mb(which, objective, precision, tuple(sorted(given.items())))}
 
         return timed
 
     def same() -> str:
-        for which, objective in (mine, other):
+        for which, objective in () if on_gpu else (mine, other):
             peak_mb(which, objective, precision, tuple(sorted(given.items())))  # outside of what is timed
         return "no gate: two objectives" if what == "cost" else equal(what, precision, given)
 
@@ -123,10 +133,11 @@ def build(name: str, given: dict[str, Any]) -> Pair:
 def equal(name: str, precision: str, given: dict[str, Any]) -> str:
     """Losses and gradients of both sides, given one noise."""
     model = network(given)
-    batch = next(Rows(given["rows"], given["length"], given["vocab"]).batches(1))
+    batch = next(rows_of(given).batches(1))
     objective = build_objective(OBJECTIVES[name], setting_of(name, given))
     noised: Noised = objective.corrupt(batch)
-    engine, count = TorchEngine(copy.deepcopy(model), OptimizerConfig(), precision), batch.tokens.numel()
+    engine = TorchEngine(copy.deepcopy(model), OptimizerConfig(), precision, given.get("device", "cpu"))
+    count = batch.tokens.numel()
     total, shown = 0.0, []
 
     def watched(tokens: Tensor, **asked: Any) -> Any:

@@ -23,11 +23,11 @@ import torch
 
 from components.evaluation.page import Section, page, table
 from components.models.device import device_problems
-from tests.gpu import objectives, samplers, speed, training, waiting
+from tests.gpu import kernels, objectives, samplers, speed, training, waiting
 from tests.gpu.outcome import Outcome
 
 PARTS: dict[str, Callable[[str], Iterator[Outcome]]] = {
-    module.PART: module.outcomes for module in (samplers, objectives, waiting, training, speed)
+    module.PART: module.outcomes for module in (kernels, samplers, objectives, waiting, training, speed)
 }
 
 

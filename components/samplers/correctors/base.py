@@ -70,8 +70,8 @@ class Corrector(Owner, Protocol):
     heads: tuple[str, ...]
     """Heads that it reads."""
     reads: frozenset[str]
-    """Log-odds of the view that it compares: ``log_odds``, ``best_odds``, ``current_odds``. A limit on edits a call has
-    ``best_odds`` in any case."""
+    """Of the view, what is worked out where it is asked for: ``sampled`` with its probability, and the log-odds that it compares,
+    ``log_odds``, ``best_odds``, ``current_odds``. A limit on edits a call has ``best_odds`` in any case."""
     reads_left_out: bool
     """It reads ``View.left_out``, which takes one more input for each position."""
 

@@ -40,7 +40,8 @@ class ProsecoCorrector(Correcting):
     def __init__(self, config: ProsecoCorrectorConfig):
         self.config = config
         self.num_passes = config.passes
-        self.reads = frozenset({"best_odds"} if config.inner == "top_k" else ())
+        odds = {"best_odds"} if config.inner == "top_k" else set()
+        self.reads = frozenset(odds | ({"sampled"} if "sample" in (config.draft, config.inner) else set()))
 
     def begin(self, start: Start) -> dict[str, Field]:
         rows, device = len(start.keys), start.keys.device
