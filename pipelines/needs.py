@@ -56,7 +56,7 @@ def needs(findings: list[Finding], runtime: RuntimeConfig, root: Path) -> list[C
         found.append(disk(todo, runtime, root))
     if not runtime.address:
         found += [cpus(todo, runtime), memory(todo, runtime, root)]
-        found += [Check(p.path, str(p.value), False, p.rule, p.remedy) for p in gpu_problems(runtime)]
+        found += [*(Check(p.path, str(p.value), False, p.rule, p.remedy) for p in gpu_problems(runtime)), *idle_gpus(runtime)]
     return found
 
 
@@ -85,6 +85,13 @@ def gpu_problems(runtime: RuntimeConfig) -> list[Problem]:
         rule = f"at most the {num_gpus()} GPUs of this machine"
         lost = [Problem("runtime.gpus", runtime.gpus, rule, "lower it, or leave it out to take all of them with device=cuda")]
     return lost
+
+
+def idle_gpus(runtime: RuntimeConfig) -> Iterator[Check]:
+    """GPUs of this machine of which nothing was said, so that they are not used."""
+    if not runtime.address and (runtime.device, runtime.gpus) == ("auto", 0) and (there := num_gpus()):
+        rule = f"at least 1 where there are GPUs, of which torch sees {there} here, or all is computed on CPUs"
+        yield Check("runtime.gpus", "0", False, rule, f"set runtime.gpus={there}, or say runtime.device=cpu")
 
 
 def tracking(runtime: RuntimeConfig, root: Path) -> Check:

@@ -38,7 +38,7 @@ from pipelines.graph.progress import Screen
 from pipelines.graph.resources import Resources
 from pipelines.graph.schedule import Outcome, Schedule
 from pipelines.graph.stage import Context, Given, Stage
-from pipelines.needs import refusals
+from pipelines.needs import idle_gpus, refusals
 from pipelines.provenance import commit
 from pipelines.summary import summary_of
 
@@ -85,6 +85,8 @@ def execute(workflow: str, targets: list[Stage], runtime: RuntimeConfig, screen:
         return findings
     if wrong := refusals(runtime, root, [f.stage for f in todo]):
         raise ConfigError(wrong)
+    for idle in idle_gpus(runtime):
+        screen.say(f"{idle.name} = {idle.value}; rule: {idle.rule}. Remedy: {idle.remedy}.")
     os.environ["PROSECO_DRIVER_PID"] = str(os.getpid())
     mark_root(root)
     held = Held(runtime)

@@ -17,6 +17,9 @@ DEMO = Path(__file__).parents[2] / "configs/runs/demo.yaml"
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_loads_and_plans(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PROSECO_DATA", str(tmp_path))
+    corpus = tmp_path / "wiki_good_featured/train-0.jsonl.gz"  # of the one run whose corpus lies there
+    corpus.parent.mkdir()
+    corpus.touch()
     run = load_run(path, [f"runtime.root={tmp_path}"])
     findings = plan(list(build(run).values()), tmp_path)
     assert {f.state for f in findings} == {"missing"}

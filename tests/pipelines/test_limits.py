@@ -162,6 +162,18 @@ def test_more_gpus_than_there_are_are_refused_here_and_not_on_a_cluster(run, mon
         assert not needs.refusals(load_run(run, ["runtime.gpus=8", elsewhere]).runtime, run.parent)
 
 
+def test_gpus_of_which_nothing_is_said_are_told(run, monkeypatch):
+    """Where they are used, not wanted, or a cluster's, there is nothing to tell."""
+    monkeypatch.setattr(needs, "num_gpus", lambda: 2)
+    (told,) = needs.idle_gpus(load_run(run, []).runtime)
+    assert (told.name, told.ok, told.remedy) == ("runtime.gpus", False, "set runtime.gpus=2, or say runtime.device=cpu")
+    assert "torch sees 2" in told.rule
+    for said in ("runtime.gpus=1", "runtime.device=cpu", "runtime.device=cuda", "runtime.address=auto"):
+        assert not list(needs.idle_gpus(load_run(run, [said]).runtime)), said
+    monkeypatch.setattr(needs, "num_gpus", lambda: 0)
+    assert not list(needs.idle_gpus(load_run(run, []).runtime))
+
+
 @pytest.mark.parametrize(
     ("rows", "seeds", "shard_rows", "path"),
     [(10**9, (0,), 10_000, ""), (5 * 10**8, (0, 1), 10_000, ""), (5 * 10**8 + 1, (0, 1), 10_000, "num_samples"),
