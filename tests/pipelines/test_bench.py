@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from pipelines import bench
 from pipelines.cli import main
-from tests.bench import data, paired, picture
+from tests.bench import data, paired, picture, resume
 from tests.bench.__main__ import BENCHES, DEFAULTS
 
 CPU = torch.device("cpu")
@@ -50,6 +50,12 @@ def test_sides_take_turns_and_the_middle_ratio_is_told(monkeypatch):
     assert found["share_of_limit"]["ours"] == pytest.approx(1e6 / 2 / found["limit_flops_s"])
     assert "4 against 2 MB a CPU s" in paired.line(found)
     assert "3.00x fewer calls" in paired.line(found)
+
+
+def test_of_a_side_with_processes_of_its_own_counts_what_they_tell():
+    told = {"ours": {"wall_s": 2.0, "peak_mb": 10.0, "MB read": 1.0}, "theirs": {"wall_s": 6.0, "peak_mb": 40.0, "MB read": 4.0}}
+    found = paired.measure(pair(lambda: dict(told["ours"]), lambda: dict(told["theirs"]), clock="wall_s"), 2, CPU)
+    assert (found["ratio"], found["counts"], found["peak_mb"]) == (3.0, {"MB read": 4.0}, {"ours": 10.0, "theirs": 40.0})
 
 
 def test_nothing_is_timed_where_sides_differ():
@@ -116,6 +122,26 @@ def test_the_gates_of_data_hold_and_notice_an_id(corpus, monkeypatch):
         file.write(json.dumps({"text": "a [MASK] that theirs reads as one"}) + "\n")
     with pytest.raises(AssertionError, match="the ids differ"):
         data.tokenize("tokenize", given).same()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_gate_of_resume_holds_and_each_rank_reads_its_part(monkeypatch):
+    told, in_ranks = [], resume.in_ranks
+    monkeypatch.setattr(resume, "in_ranks", lambda *asked: told.append(in_ranks(*asked)))
+    assert "both have what was saved" in resume.build("resume", DEFAULTS).same()
+    _, ours, _, theirs = told
+    assert 0 < ours["MB read by a rank"] < 0.6 * theirs["MB read by a rank"]
+    assert ours["wall_s"] > 0
+
+
+def test_the_gate_of_start_holds_and_notices_another_draw(monkeypatch):
+    made = resume.start("start", DEFAULTS)
+    assert "equal parts" in made.same()
+    draw = resume.drawn_in_parts
+    monkeypatch.setattr(resume, "drawn_in_parts", lambda model, vocab, part: draw(model, vocab, lambda flat: part(flat) + 1e-3))
+    with pytest.raises(AssertionError, match="the weights differ"):
+        made.same()
 
 
 def test_the_command_names_the_benchmarks_and_ends_as_they_do(capfd):
