@@ -18,11 +18,13 @@ from typing import Any
 import torch
 
 from components.models.cpu import use_threads
-from tests.bench import blocks, data, paired, picture, plans, resume, sampling, serving, training
+from tests.bench import blocks, data, paired, picture, plans, resume, sampling, search, serving, threshold, training
 
 BENCHES: dict[str, paired.Build] = {
     **dict.fromkeys(sampling.PASSES, sampling.build),
     "sample_block": blocks.build,
+    "threshold": threshold.build,
+    "search": search.build,
     **dict.fromkeys(training.NAMES, training.build),
     "tokenize": data.tokenize,
     "read_rows": data.read_rows,
