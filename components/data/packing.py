@@ -18,8 +18,8 @@ from components.data.tokenizer import Ids, Tokenizer
 T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 ENCODE_BATCH = 512
-ENCODE_CHARACTERS = 1 << 22
-"""Of the documents that are encoded at once."""
+ENCODE_CHARACTERS = 1 << 19
+"""Of the documents that are encoded at once: few enough that texts and ids stay in the caches of a core."""
 
 
 @dataclass

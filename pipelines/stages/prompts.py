@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.data.documents import EXCERPT, BadDocument
-from components.data.packing import ENCODE_CHARACTERS, batched
+from components.data.packing import batched
 from components.data.prompts import Found, PromptsConfig, read_entries
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import DataError
@@ -35,6 +35,8 @@ from pipelines.stages.unchanged import require_unchanged
 
 PART_ROWS = {"prompts": 8192, "texts": 1024}
 """Rows of one file. Those of texts are what a replica scores at a time."""
+PART_CHARACTERS = 1 << 22
+"""Of the texts of one file, but where one alone has more."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def read_piece(piece: Piece) -> dict[str, Any]:
         files[path.relative_to(piece.folder).as_posix()] = digest(path)
 
     entries = read_entries(piece.prompts, piece.name, piece.spec.wanted)
-    for batch in batched(entries, PART_ROWS[piece.spec.wanted], characters, ENCODE_CHARACTERS):
+    for batch in batched(entries, PART_ROWS[piece.spec.wanted], characters, PART_CHARACTERS):
         bad += [e for e in batch if isinstance(e, BadDocument)]
         table, unfit = TABLES[piece.spec.wanted]([e for e in batch if isinstance(e, Found)], tokenizer, piece.spec)
         bad += unfit

@@ -18,21 +18,26 @@ from typing import Any
 import torch
 
 from components.models.cpu import use_threads
-from tests.bench import blocks, data, paired, picture, plans, sampling, serving, training
+from tests.bench import blocks, data, paired, picture, plans, resume, sampling, search, serving, threshold, training
 
 BENCHES: dict[str, paired.Build] = {
     **dict.fromkeys(sampling.PASSES, sampling.build),
     "sample_block": blocks.build,
+    "threshold": threshold.build,
+    "search": search.build,
     **dict.fromkeys(training.NAMES, training.build),
     "tokenize": data.tokenize,
     "read_rows": data.read_rows,
     "plan": plans.plan,
     "serve_overhead": serving.overhead,
+    "resume": resume.build,
+    "checkpoint_stall": resume.build,
+    "start": resume.start,
 }
 """By name."""
 DEFAULTS: dict[str, Any] = {
     "vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "corpus": "", "device": "cpu",
-    "dtype": "float32", "plain_dtype": "", "deterministic": True,
+    "dtype": "float32", "plain_dtype": "", "deterministic": True, "million": 13.0, "stage": 3,
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class Took:
 
 
 Side = Callable[[], dict[str, float]]
+"""One turn; what it counts. A side that works in processes of its own tells among it what these took, as ``wall_s`` and ``peak_mb``."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def timed(side: Side, device: torch.device) -> Took:
         torch.cuda.synchronize(device)
     wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
     peak = torch.cuda.max_memory_allocated(device) / MB if on_gpu else resident("VmHWM")
-    return Took(wall, cpu, max(0.0, peak - before), told)
+    return Took(told.pop("wall_s", wall), cpu, told.pop("peak_mb", max(0.0, peak - before)), told)
 
 
 def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:

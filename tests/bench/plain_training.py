@@ -4,15 +4,21 @@
 in a float32 copy, a loss read from it; the best token everywhere is the draft; the same once more; one backward over both.
 ``mdlm`` is its first half. The network is that of a ``Transformer``, read from its weights and written in torch's own
 operations, so that what ours makes faster in a network is not given to both sides.
+
+``save`` and ``load`` are checkpoints of data-parallel training as PyTorch's tutorials have them, without the wait for the disk.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.models.ema import Ema
 from components.models.transformer import Transformer
+from components.training.engine import TorchEngine
 
 
 class Network:
@@ -100,3 +106,20 @@ def step(optimizer: torch.optim.Optimizer, weights: list[Tensor], loss: Tensor) 
     optimizer.step()
     optimizer.zero_grad()
     return float(norm) + loss.item()
+
+
+def save(path: Path, engine: TorchEngine, ema: Ema) -> None:
+    """By the first rank into one file, while the others wait."""
+    if engine.rank == 0:
+        weights, optimizer = engine._model.state_dict(), engine.optimizer.state_dict()
+        torch.save({"weights": weights, "averages": ema.averages, "optimizer": optimizer}, path)
+    engine.barrier()
+
+
+def load(path: Path, engine: TorchEngine, ema: Ema) -> None:
+    """All of it, by each rank."""
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    engine._model.load_state_dict(found["weights"])
+    engine.optimizer.load_state_dict(found["optimizer"])
+    for average, stored in zip(ema.averages, found["averages"], strict=True):
+        average.copy_(stored)

@@ -1,24 +1,28 @@
-"""What a resume reads and holds, and how long a checkpoint keeps a training waiting.
+"""What a resume reads and holds, how long a checkpoint keeps a training waiting, and what drawing initial weights takes.
 
-``python -m tests.bench.resume NAME [--stages 1 2 3] [--million 63]``, two processes on this machine. Sizes
-are of all kinds together: float32 weights, averages and both moments, 16 bytes a parameter.
+Two processes on this machine, against what plain torch does with data-parallel training: one rank writes everything into one
+file while all wait, and each reads all of it. Sizes are of all kinds together: float32 weights, averages and both moments, 16
+bytes a parameter. What counts is what the processes tell of themselves; that they start takes longer than what they do.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+import itertools
+import json
 import logging
 import os
 import statistics
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from torch import Tensor
 
 from cluster.cluster import TrainLaunch
 from cluster.config import RuntimeConfig
@@ -29,15 +33,38 @@ from components.models.drawn import drawn_in_parts
 from components.models.ema import Ema
 from components.models.transformer import Transformer
 from components.training import checkpoint
-from components.training.engine import TrainEngine
+from components.training.engine import Share, TrainEngine
 from components.training.saving import Saver
+from tests.bench import plain_training as plain
+from tests.bench.paired import MB, Pair, forget_peak, resident
 from tests.doubles import LENGTH, VOCAB, job
 
 RANKS = 2
-MB = 1e6
 STEPS = 5
 """Whose median is a step's time."""
 ROWS = 32
+FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+"""Gone with the process."""
+TURNS = itertools.count()
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the processes of one side are: ours at a ZeRO stage, or theirs in plain torch."""
+
+    ours: bool
+    folder: Path
+    million: float
+    stage: int
+
+    def engine(self) -> TrainEngine:
+        runtime = RuntimeConfig(engine="deepspeed", zero_stage=self.stage) if self.ours else RuntimeConfig(engine="torch")
+        base = self.folder
+        return build_engine(TrainLaunch(job=job(base, base), model=model_of(self.million), init=None, runtime=runtime))
+
+    @property
+    def saved(self) -> Path:
+        return self.folder / "step-00000001" if self.ours else self.folder / "last.ckpt"
 
 
 def model_of(million: float) -> ModelConfig:
@@ -45,66 +72,61 @@ def model_of(million: float) -> ModelConfig:
     return ModelConfig(dim=1024, depth=max(1, round(million / 12.6)), heads=8, num_positions=LENGTH)
 
 
-def launch(base: Path, model: ModelConfig, stage: int) -> TrainLaunch:
-    return TrainLaunch(
-        job=job(base, base), model=model, init=None, runtime=RuntimeConfig(engine="deepspeed", zero_stage=stage)
-    )
-
-
 def bytes_read() -> int:
     """By this process so far, from files or caches; nothing is mapped into memory."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return int(lines[0].partition(":")[2])
+    return int(Path("/proc/self/io").read_text().splitlines()[0].partition(":")[2])
 
 
-def memory(name: str) -> int:
-    """``VmRSS`` or ``VmHWM`` of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+def state(engine: TrainEngine, ema: Ema) -> list[list[Tensor]]:
+    """Weights, averages and moments, as this rank has them."""
+    return [engine.masters(), ema.averages, *engine.moments().values()]
 
 
-def forget_peak() -> None:
-    """Have ``VmHWM`` begin anew."""
-    Path("/proc/self/clear_refs").write_text("5")
+def made_up(share: Share, kind: int) -> Tensor:
+    """Values [numel] by which a part of a state is known again, whoever has it."""
+    return ((torch.arange(share.start, share.start + share.numel) + len(share.name)) % 8191).float() + kind
 
 
-def share_of(engine: TrainEngine) -> int:
-    """Bytes of weights, average and moments that are this rank's own."""
-    return 16 * sum(share.numel for share in engine.shares())
-
-
-def resume(rank: int, base: Path, model: ModelConfig, stage: int) -> dict[str, float]:
-    """Restore what was saved, into an engine that made no step yet."""
-    folder = base / f"stage-{stage}"
-    if not folder.exists():
-        engine = build_engine(launch(base, model, stage))
-        saver = Saver(folder, engine, Ema(engine.masters(), 0.9), keep=1)
+def save(side: Side, rank: int) -> dict[str, float]:
+    """A checkpoint of a state that is made up."""
+    engine = side.engine()
+    ema = Ema(engine.masters(), 0.9)
+    for kind, tensors in enumerate(state(engine, ema)):
+        for share in engine.shares():
+            share.of(tensors).copy_(made_up(share, kind))
+    if side.ours:
+        saver = Saver(side.folder, engine, ema, keep=1)
         saver.save(1)
         saver.settle()
-        return {}
-    engine = build_engine(launch(base, model, stage))
+    else:
+        plain.save(side.saved, engine, ema)
+    return {}
+
+
+def resume(side: Side, rank: int) -> dict[str, float]:
+    """Restore what was saved, into an engine that made no step yet."""
+    engine = side.engine()
     dist.barrier()
-    before, read = memory("VmRSS"), bytes_read()
-    forget_peak()
+    before, read = forget_peak(), bytes_read()
     begin = time.perf_counter()
     ema = Ema(engine.masters(), 0.9)
-    checkpoint.restore(folder / "step-00000001", engine, ema)
+    if side.ours:
+        checkpoint.restore(side.saved, engine, ema)
+    else:
+        plain.load(side.saved, engine, ema)
     seconds = time.perf_counter() - begin
-    total = sum(f.stat().st_size for f in folder.rglob("*.safetensors"))
-    return {
-        "checkpoint MB": total / MB,
-        "read MB": (bytes_read() - read) / MB,
-        "share MB": share_of(engine) / MB,
-        "peak above MB": (memory("VmHWM") - before) / MB,
-        "peak / share": (memory("VmHWM") - before) / share_of(engine),
-        "seconds": seconds,
-    }
+    found = {"wall_s": seconds, "peak_mb": resident("VmHWM") - before, "MB read by a rank": (bytes_read() - read) / MB}
+    for kind, tensors in enumerate(state(engine, ema)):
+        for share in engine.shares():
+            assert torch.equal(share.of(tensors), made_up(share, kind)), f"{share.name} is not what was saved"
+    return found
 
 
-def checkpoint_stall(rank: int, base: Path, model: ModelConfig, stage: int) -> dict[str, float]:
-    """Steps, and a checkpoint that is written beside them: how long they wait for it, and how much slower they are meanwhile."""
-    engine = build_engine(launch(base, model, stage))
-    saver = Saver(base / f"stall-{stage}", engine, Ema(engine.masters(), 0.9), keep=1)
+def checkpoint_stall(side: Side, rank: int) -> dict[str, float]:
+    """How long steps wait for a checkpoint; and in all, with how much slower they are while one is written beside them."""
+    engine = side.engine()
+    ema = Ema(engine.masters(), 0.9)
+    saver = Saver(side.folder / "stall", engine, ema, keep=1)
     tokens = torch.full((ROWS, LENGTH), 5) + torch.arange(ROWS)[:, None] % 4
 
     def step() -> float:
@@ -113,24 +135,23 @@ def checkpoint_stall(rank: int, base: Path, model: ModelConfig, stage: int) -> d
         engine.step(1e-4)
         return time.perf_counter() - begin
 
+    def write(number: int) -> None:
+        if side.ours:
+            saver.save(number)
+        else:
+            plain.save(side.folder / "stall.ckpt", engine, ema)
+
     step()
-    saver.save(0)  # touches the memory that copies go to
+    write(0)  # touches the memory that copies go to
     saver.settle()
     alone = statistics.median(step() for _ in range(STEPS))
     begin = time.perf_counter()
-    saver.save(1)
+    write(1)
     stall, beside = time.perf_counter() - begin, 0.0
     while busy(saver):
         beside += step() - alone
     saver.settle()
-    return {
-        "share MB": share_of(engine) / MB,
-        "step s": alone,
-        "stall s": stall,
-        "slower s": beside,
-        "stall, % of 100 steps": stall / alone,
-        "with slower, %": (stall + beside) / alone,
-    }
+    return {"wall_s": stall, "peak_mb": 0.0, "seconds in all": max(stall, stall + beside)}  # memory is that of steps, on one side alone
 
 
 def busy(saver: Saver) -> bool:
@@ -139,50 +160,73 @@ def busy(saver: Saver) -> bool:
     return bool(saver.engine.all_reduce(working))
 
 
-def start(rank: int, base: Path, model: ModelConfig, stage: int) -> dict[str, float]:
-    """Draw initial weights: at stage 3 as one of eight ranks does, else all at once."""
-
-    def part(flat: torch.Tensor) -> torch.Tensor:
-        return flat[: -(-len(flat) // 8)]
-
-    drawn_in_parts(dataclasses.replace(model, dim=8, depth=1), VOCAB, part)  # loads what it needs of torch
-    before = memory("VmRSS")
-    forget_peak()
-    begin = time.perf_counter()
-    kept = drawn_in_parts(model, VOCAB, part) if stage == 3 else Transformer(model, VOCAB)
-    seconds, peak = time.perf_counter() - begin, memory("VmHWM") - before
-    del kept
-    return {"weights MB": 4 * model.num_parameters(VOCAB) / MB, "peak above MB": peak / MB, "seconds": seconds}
+WORK = {"save": save, "resume": resume, "checkpoint_stall": checkpoint_stall}
 
 
-BENCHES = {"resume": resume, "checkpoint_stall": checkpoint_stall, "start": start}
-
-
-def rank_main(rank: int, base: str, name: str, stage: int, million: float, turn: int) -> None:
+def rank_main(rank: int, name: str, side: Side, meeting: str) -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     use_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
-    meeting = Path(base) / f"meeting-{turn}"
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
-    found = BENCHES[name](rank, Path(base), model_of(million), stage)
-    if found:
-        print(f"{name}, stage {stage}, rank {rank}: " + ", ".join(f"{k} {v:.3g}" for k, v in found.items()), flush=True)
+    found = WORK[name](side, rank)
+    Path(f"{meeting}-{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=BENCHES)
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--million", type=float, default=63.0, help="parameters; 63 are a checkpoint of 1 GB")
-    asked = parser.parse_args()
-    for stage in asked.stages:
-        with tempfile.TemporaryDirectory() as base:
-            for turn in range(2 if asked.name == "resume" else 1):  # processes that saved have held more
-                multiprocessing.spawn(rank_main, (base, asked.name, stage, asked.million, turn), nprocs=RANKS)
+def in_ranks(name: str, side: Side) -> dict[str, float]:
+    """The largest of what the ranks tell, each in a process that has done nothing before."""
+    meeting = str(side.folder / f"{name}-{next(TURNS)}")
+    multiprocessing.spawn(rank_main, (name, side, meeting), nprocs=RANKS)
+    told = [json.loads(Path(f"{meeting}-{rank}.json").read_text()) for rank in range(RANKS)]
+    return {key: max(one[key] for one in told) for key in told[0]}
 
 
-if __name__ == "__main__":
-    main()
+def build(name: str, given: dict[str, Any]) -> Pair:
+    """``given["million"]`` parameters, ours at ZeRO stage ``given["stage"]``."""
+    FOLDERS.append(tempfile.TemporaryDirectory(prefix="proseco-bench-"))
+    sides = {}
+    for which in ("ours", "theirs"):
+        folder = Path(FOLDERS[-1].name, which)
+        folder.mkdir()
+        sides[which] = Side(which == "ours", folder, given["million"], given["stage"])
+
+    def same() -> str:
+        for side in sides.values():
+            in_ranks("save", side)
+            in_ranks("resume", side)  # which sees that it has what was saved
+        whole = 16 * model_of(given["million"]).num_parameters(VOCAB) / MB
+        return f"both have what was saved, {whole:,.0f} MB"
+
+    setting = {k: given[k] for k in ("million", "stage")}
+    return Pair(name, setting, lambda: in_ranks(name, sides["ours"]), lambda: in_ranks(name, sides["theirs"]), same, clock="wall_s")
+
+
+def start(name: str, given: dict[str, Any]) -> Pair:
+    """Draw initial weights: of each an eighth, as one of eight ranks keeps it at stage 3, or all of them."""
+    model = model_of(given["million"])
+
+    def drawn() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return drawn_in_parts(model, VOCAB, lambda flat: flat[: -(-len(flat) // 8)])[1]
+
+    def whole() -> Transformer:
+        torch.manual_seed(0)
+        return Transformer(model, VOCAB)
+
+    def ours() -> dict[str, float]:
+        drawn()
+        return {}
+
+    def theirs() -> dict[str, float]:
+        whole()
+        return {}
+
+    def same() -> str:
+        expected, found = whole().state_dict(), drawn()
+        assert found.keys() == expected.keys(), "the names differ"
+        assert all(torch.equal(part, expected[k].flatten()[: len(part)]) for k, part in found.items()), "the weights differ"
+        return f"equal parts of {len(found)} weights"
+
+    return Pair(name, {"million": given["million"]}, ours, theirs, same)

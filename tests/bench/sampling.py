@@ -94,8 +94,14 @@ def same_law(passes: int, dtype: DTypeName, length: int = 3, vocab: int = 4, ste
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(2)
         batches = [plain.ancestral(lambda t: model(t).logits, 500, length, loop, generator)[0] for _ in range(DRAWS // 500)]
+    return alike(mine, torch.cat(batches), vocab)
+
+
+def alike(mine: torch.Tensor, theirs: torch.Tensor, vocab: int) -> str:
+    """As many rows [n, L] of one as of the other, of a few tokens each. Raises AssertionError where they are of two laws."""
+    length = mine.shape[1]
     powers = vocab ** torch.arange(length)
-    a, b = (torch.bincount((t * powers).sum(-1), minlength=vocab**length).double() for t in (mine, torch.cat(batches)))
+    a, b = (torch.bincount((t * powers).sum(-1), minlength=vocab**length).double() for t in (mine, theirs))
     seen = a + b > 0
     distance, freedom = float(((a - b) ** 2 / (a + b))[seen].sum()), int(seen.sum()) - 1
     bound = freedom + 5 * (2 * freedom) ** 0.5

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
+from components.data.corpora.records import parsed
 from components.data.tokenizer import load_tokenizer
 from components.errors import DataError
 from components.outside import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, as_json, from_json, from_request
@@ -58,3 +60,33 @@ def test_a_tokenizer_is_read_within_the_limits_of_all_json(tmp_path):
         file.write_bytes(raw)
         with pytest.raises(DataError, match=part):
             load_tokenizer(file)
+
+
+LINES = [
+    b'{"text": "a", "n": [1, 2.5, null, true]}', '{"é": "Ω😀", "b": 1, "b": 2}'.encode(), b' {"a": "\\ud83d\\ude00 \\u00e9 \\/"}\r', b"[]",
+    b"NaN", b"-NaN", b"-Infinity", b"nan", b"01", b"-0", b"-0.0", b".5", b"1.", b"1e999", b"5e-324", b"0." + b"1" * 900, b"9" * 40,
+    b"9" * 4300, b"9" * 4301, b"18446744073709551616", b'"\\ud800"', b'{"a": "\\uD83D\\u0041"}', b'"\\u0000"', b'"\x01"', b'"\\x"', b'"\\u00G0"',
+    b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b"\xef\xbb\xbf1", b"1\x0c", b"\xc2\xa01", b"[1,]", b"{a:1}", b"{}x", b"tru", b"[1 2]", b'"a',
+    b"[" * 64 + b"]" * 64, b"[" * 65 + b"]" * 65, b"[" * 150 + b"]" * 150, b"[" * 300 + b"]" * 300, b"[" * 100_000,
+]  # fmt: skip
+
+
+def said(read, line: bytes) -> str:
+    try:
+        return repr(read(line))
+    except ValueError as error:
+        return f"refused: {error}"
+
+
+def test_lines_are_read_as_python_reads_json_and_refused_in_the_same_words():
+    """By whatever parser: those above, and what becomes of them where bytes are lost, doubled and put elsewhere."""
+    rng = random.Random(0)
+    bent = []
+    for _ in range(5000):
+        line = bytearray(rng.choice([x for x in LINES if len(x) < 100]))
+        for _ in range(rng.randint(1, 3)):
+            at, other = rng.randrange(len(line) + 1), rng.choice(LINES)
+            line[at : at + rng.randint(0, 2)] = other[rng.randrange(len(other)) :][: rng.randint(0, 3)]
+        bent.append(bytes(line))
+    for line in LINES + bent:
+        assert said(parsed, line) == said(from_json, line), line[:80]

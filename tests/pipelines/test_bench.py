@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from components.samplers import preset
+from components.samplers.options.schedules import ThresholdConfig
 from pipelines import bench
 from pipelines.cli import main
-from tests.bench import data, paired, picture
+from tests.bench import blocks, data, paired, picture, plain, resume, search, threshold
 from tests.bench.__main__ import BENCHES, DEFAULTS
 
 CPU = torch.device("cpu")
@@ -50,6 +53,12 @@ def test_sides_take_turns_and_the_middle_ratio_is_told(monkeypatch):
     assert found["share_of_limit"]["ours"] == pytest.approx(1e6 / 2 / found["limit_flops_s"])
     assert "4 against 2 MB a CPU s" in paired.line(found)
     assert "3.00x fewer calls" in paired.line(found)
+
+
+def test_of_a_side_with_processes_of_its_own_counts_what_they_tell():
+    told = {"ours": {"wall_s": 2.0, "peak_mb": 10.0, "MB read": 1.0}, "theirs": {"wall_s": 6.0, "peak_mb": 40.0, "MB read": 4.0}}
+    found = paired.measure(pair(lambda: dict(told["ours"]), lambda: dict(told["theirs"]), clock="wall_s"), 2, CPU)
+    assert (found["ratio"], found["counts"], found["peak_mb"]) == (3.0, {"MB read": 4.0}, {"ours": 10.0, "theirs": 40.0})
 
 
 def test_nothing_is_timed_where_sides_differ():
@@ -116,6 +125,69 @@ def test_the_gates_of_data_hold_and_notice_an_id(corpus, monkeypatch):
         file.write(json.dumps({"text": "a [MASK] that theirs reads as one"}) + "\n")
     with pytest.raises(AssertionError, match="the ids differ"):
         data.tokenize("tokenize", given).same()
+
+
+def test_the_gate_of_threshold_holds_and_notices_another_threshold(monkeypatch):
+    assert "equal tokens each" in threshold.same(rows=2, length=40)
+    for changed in (preset("threshold", draw={"temperature": 0.0}, blocks={"length": 16, "early_end": False}), replace(threshold.sampler(), schedule=ThresholdConfig(0.6))):
+        monkeypatch.setattr(threshold, "sampler", lambda changed=changed: changed)
+        with pytest.raises(AssertionError, match="differ"):
+            threshold.same(rows=2, length=40)
+
+
+def test_the_plain_threshold_writes_all_that_is_sure_and_at_least_one_of_each_block():
+    """Of position p by 1 - p / 10. The token is 1, or 2 behind a 2."""
+
+    def network(tokens: torch.Tensor) -> torch.Tensor:
+        sure = 1 - torch.arange(tokens.shape[1]).double() / 10
+        logits = torch.full((*tokens.shape, 8), -50.0, dtype=torch.float64)
+        best = 1 + (tokens[:, :1] == 2).long()
+        logits.scatter_(-1, best[..., None].expand(-1, tokens.shape[1], 1), sure.log()[None, :, None])
+        logits[..., 7] = (1 - sure).clamp(min=1e-30).log()
+        logits[..., 0] = 9.0  # the mask, which is never written
+        return logits
+
+    tokens, calls = plain.threshold(network, torch.tensor([[2]]), 6, 0, 0.75, 3)
+    assert tokens.tolist() == [[2] * 6]
+    assert calls == 4  # positions 1 and 2, then 3; in the next block, of which none is sure, 4, then 5
+
+
+@pytest.mark.slow
+def test_the_gate_of_search_holds_and_notices_other_weights(monkeypatch):
+    assert "one law" in search.same_law()
+    published = search.sampler
+    monkeypatch.setattr(search, "sampler", lambda *given: replace(published(*given), search=replace(published(*given).search, exponent=0.0)))
+    with pytest.raises(AssertionError, match="the laws differ"):
+        search.same_law()
+
+
+def test_turns_of_decoding_count_the_calls_of_a_row():
+    given = DEFAULTS | {"vocab": 16, "length": 8, "rows": 2, "size": "nano"}
+    made = search.build("search", given)
+    assert made.ours() == made.theirs() == {"calls": 4 * 8.0}
+    made = threshold.build("threshold", given)
+    assert made.ours() == made.theirs()
+    assert blocks.LENGTH == 32
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_gate_of_resume_holds_and_each_rank_reads_its_part(monkeypatch):
+    told, in_ranks = [], resume.in_ranks
+    monkeypatch.setattr(resume, "in_ranks", lambda *asked: told.append(in_ranks(*asked)))
+    assert "both have what was saved" in resume.build("resume", DEFAULTS).same()
+    _, ours, _, theirs = told
+    assert 0 < ours["MB read by a rank"] < 0.6 * theirs["MB read by a rank"]
+    assert ours["wall_s"] > 0
+
+
+def test_the_gate_of_start_holds_and_notices_another_draw(monkeypatch):
+    made = resume.start("start", DEFAULTS)
+    assert "equal parts" in made.same()
+    draw = resume.drawn_in_parts
+    monkeypatch.setattr(resume, "drawn_in_parts", lambda model, vocab, part: draw(model, vocab, lambda flat: part(flat) + 1e-3))
+    with pytest.raises(AssertionError, match="the weights differ"):
+        made.same()
 
 
 def test_the_command_names_the_benchmarks_and_ends_as_they_do(capfd):

@@ -15,9 +15,10 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic_core
 
 from components.data.documents import EXCERPT, BadDocument
-from components.outside import MAX_DOCUMENT_BYTES, from_json, require_text
+from components.outside import MAX_DEPTH, MAX_DOCUMENT_BYTES, from_json, require_flat, require_text
 
 CHUNK = 1 << 20
 BATCH_ROWS = 256
@@ -100,10 +101,20 @@ def json_lines(path: Path, name: str) -> Iterator[tuple[str, Record]]:
 def json_record(line: bytes, place: str) -> Record:
     """The object that a line holds."""
     try:
-        found, wrong = from_json(line), "not an object"
+        found, wrong = parsed(line), "not an object"
     except ValueError as error:
         found, wrong = None, str(error)
     return found if isinstance(found, dict) else BadDocument(place, wrong, line[: 4 * EXCERPT].decode("utf-8", "replace"))
+
+
+def parsed(line: bytes) -> Any:
+    """What a line of JSON says, as ``from_json`` reads it, in half the time. Raises ValueError."""
+    try:
+        found = pydantic_core.from_json(line)
+        require_flat(found, MAX_DEPTH)
+    except ValueError:  # is told in the usual words; and Python reads half characters, which whoever reads the text refuses
+        return from_json(line)
+    return found
 
 
 def parquet_rows(path: Path, name: str, fields: Sequence[str]) -> Iterator[tuple[str, Record]]:
