@@ -18,6 +18,7 @@ ELSEWHERE = {
     "components/models/exchange/foreign.py": "reads weights of other projects",
     "components/models/exchange/export.py": "reads its own source files, which are copied into an export",
     "components/models/device.py": "reads /proc",
+    "components/diffusion/gpu.py": "looks whether a C compiler is there",
     "cluster/processes.py": "reads /proc",
     "cluster/environment.py": "makes the token's file",
     "cluster/nodes.py": "reads the token of a cluster",
