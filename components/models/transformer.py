@@ -33,6 +33,10 @@ from components.models.noisy import NoisyEncoder
 from components.models.permuted import Permuted
 
 
+CACHED = 1 << 20
+"""Weights of a part of the vocabulary."""
+
+
 class Transformer(nn.Module):
     """Tokens in, logits out, or a loss of them. See ``components.models.denoiser.Denoiser``."""
 
@@ -191,8 +195,11 @@ class Transformer(nn.Module):
         with torch.no_grad():  # each tile's logits are written where they belong, and no tile is copied but in a cache
             exact = torch.promote_types(wanted.dtype, torch.float32)
             logits = room(padded, len(padded), self.vocab_size, exact)
-            for features, place in zip(padded.split(self.tile), logits.split(self.tile), strict=True):
-                multiply(features, self.head.weight.T, place)
+            # On a CPU a part of the vocabulary stays in the caches while all tiles are multiplied by it.
+            words = self.vocab_size if padded.is_cuda else max(1, CACHED // padded.shape[1])
+            for weight, some in zip(self.head.weight.split(words), logits.split(words, dim=1), strict=True):
+                for features, place in zip(padded.split(self.tile), some.split(self.tile), strict=True):
+                    multiply(features, weight.T, place)
         return logits[: len(wanted)]
 
     def read_head(self, name: str, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
