@@ -32,7 +32,6 @@ from components.models.layers import (
 from components.models.noisy import NoisyEncoder
 from components.models.permuted import Permuted
 
-
 CACHED = 1 << 20
 """Weights of a part of the vocabulary."""
 
