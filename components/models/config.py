@@ -66,6 +66,14 @@ class ModelConfig:
     """Added under the root of norms."""
     shift_logits: bool = False
     """Read the logits of a position from the row before it, as networks that began as causal ones do."""
+    attention_block: Natural = 0
+    """Positions of an attention block, counted from the row's first: a position sees its own block and those before it, in
+    training, scoring and sampling alike (block-causal, as in arXiv 2503.09573). 0 sees the whole row."""
+
+    @property
+    def keeps_exactly(self) -> bool:
+        """Keys and values of an attention block depend on nothing but the row's label and tokens up to the block's end."""
+        return self.attention_block > 0 and not self.time_conditioning
 
     @property
     def labelled(self) -> bool:
