@@ -71,11 +71,6 @@ class ModelConfig:
     training, scoring and sampling alike (block-causal, as in arXiv 2503.09573). 0 sees the whole row."""
 
     @property
-    def keeps_exactly(self) -> bool:
-        """Keys and values of an attention block depend on nothing but the row's label and tokens up to the block's end."""
-        return self.attention_block > 0 and not self.time_conditioning
-
-    @property
     def labelled(self) -> bool:
         """Rows have a class or the value of a property."""
         return self.num_classes > 0 or bool(self.value_range)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from components.objectives import config as c
 from components.samplers import preset
 from components.samplers.contract import Extras, Row, Vocabulary
 from components.samplers.forward import answer, measure
+from components.samplers.needs import exact_cache
 from components.samplers.sampler import build_sampler
 from components.samplers.session import Session
 from components.shards.model import extras_of
@@ -245,6 +248,12 @@ def test_a_row_of_a_few_calls_a_block_is_computed_in_a_small_part():
 
 
 def test_only_what_depends_on_tokens_before_alone_is_kept_exactly():
-    assert ModelConfig(attention_block=4).keeps_exactly
-    assert not ModelConfig().keeps_exactly
-    assert not ModelConfig(attention_block=4, time_conditioning=True).keeps_exactly, "keys and values change with the time"
+    cached = preset("llada_block", blocks={"cache": True})
+
+    def exact(config=cached, **model):
+        return exact_cache(config, asdict(ModelConfig(**model)))
+
+    assert exact(attention_block=4) is True
+    assert exact() is False
+    assert exact(attention_block=4, time_conditioning=True) is False, "keys and values change with the time"
+    assert exact(preset("llada_block"), attention_block=4) is None
