@@ -19,7 +19,7 @@ Size = Annotated[int, Field(ge=0, le=1 << 20)]
 
 @options
 class ModelConfig:
-    """A bidirectional transformer. ``preset`` fills what is left at 0."""
+    """A transformer that is not causal. ``preset`` fills what is left at 0."""
 
     preset: str = "nano"
     """Sizes of a name; see MODEL_PRESETS."""

@@ -245,6 +245,9 @@ def test_a_row_of_a_few_calls_a_block_is_computed_in_a_small_part():
     assert (made.calls, made.call_positions) == (16, 4 + 12 / 4)
     inside = decode(model, sampler_of(model, "llada_block", 2, steps=16), [row])[0]
     assert (inside.calls, inside.call_positions) == (16, 4 + 12 / 4), "two blocks in an attention block: no call between is whole"
+    row = Row(0, (MASK,) * 14, (False,) * 14, seed=1)
+    cut = decode(model, sampler_of(model, "llada_block", SIZE, steps=14), [row])[0]
+    assert (cut.calls, cut.call_positions) == (11, pytest.approx(3 + 8 * 6 / 14)), "the last two are in one window, which ends with the row"
 
 
 def test_only_what_depends_on_tokens_before_alone_is_kept_exactly():
