@@ -58,6 +58,9 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
             f"{found['calls']:.2f} calls and {found['edits']:.2f} corrections a row, "
             f"{found['calls_per_useful_token']:.3f} calls a useful token, padding waste {found['padding_waste']:.1%}"
         )
+    if (exact := found.get("cache_exact")) is not None:
+        computed = found["call_positions"] / max(1, found["samples"])
+        yield f"{computed:.2f} rows computed a row, by a cache that is {'exact' if exact else 'not exact'} for this network"
     yield (
         f"corrections a second {found.get('corrections_per_s', 0.0):.1f}, oldest shard waits {found.get('queue_age_s', 0.0):.1f} s, "
         f"retries {found['retries']}, reissued {found['reissued']}"

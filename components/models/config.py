@@ -19,7 +19,7 @@ Size = Annotated[int, Field(ge=0, le=1 << 20)]
 
 @options
 class ModelConfig:
-    """A bidirectional transformer. ``preset`` fills what is left at 0."""
+    """A transformer that is not causal. ``preset`` fills what is left at 0."""
 
     preset: str = "nano"
     """Sizes of a name; see MODEL_PRESETS."""
@@ -66,6 +66,9 @@ class ModelConfig:
     """Added under the root of norms."""
     shift_logits: bool = False
     """Read the logits of a position from the row before it, as networks that began as causal ones do."""
+    attention_block: Natural = 0
+    """Positions of an attention block, counted from the row's first: a position sees its own block and those before it, in
+    training, scoring and sampling alike (block-causal, as in arXiv 2503.09573). 0 sees the whole row."""
 
     @property
     def labelled(self) -> bool:

@@ -33,10 +33,10 @@ class QualityHead(nn.Module):
         self.norm = Norm(config.dim, eps=config.norm_eps)
         self.modulation = Linear(config.dim, 1)  # named so that it starts at zero
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """Logits [B, L], of the trunk's last features [B, L, D]."""
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
+        """Logits [B, L], of the trunk's last features [B, L, D], whose positions see what ``visible`` [1, L, L] says."""
         for block in self.blocks:
-            x = block(x, rope, None)
+            x = block(x, rope, None, visible)
         logits: Tensor = self.modulation(self.norm(x))[..., 0]
         return logits
 

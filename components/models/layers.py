@@ -137,7 +137,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Full attention: every position sees every other, padding included, unless ``visible`` [B, L, L] says otherwise.
+    """Full attention: every position sees every other, padding included, unless ``visible`` [B or 1, L, all] says otherwise.
 
     On a CPU the product is written out: torch's blocked kernel makes many small matrix products,
     which are several times slower on the matrix route that the rest of the network gains from.
@@ -157,8 +157,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         rows, length, dim = x.shape
         projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
-        if self.may_differ and visible is None and memory is None and lean.learns(x):
-            return self.out(lean.attend(projected, rope, self.heads))
+        if self.may_differ and memory is None and lean.learns(x):
+            return self.out(lean.attend(projected, rope, self.heads, visible))
         qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
         if memory is not None:
@@ -226,6 +226,12 @@ class TimeEmbedding(nn.Module):
         dtype = next(self.layers.parameters()).dtype
         projected: Tensor = self.layers(waves.to(dtype))
         return projected
+
+
+def in_blocks(at: Tensor, length: int, size: int) -> Tensor:
+    """[B or 1, W, L] bool: which of a row's positions do those at [B, W] or [W] see, in attention blocks of this size?"""
+    seen = torch.arange(length, device=at.device) // size
+    return seen <= (at // size).view(-1, at.shape[-1], 1)
 
 
 def rotary_table(positions: Tensor, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:

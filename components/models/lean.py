@@ -43,10 +43,10 @@ def gated_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def attend(qkv: Tensor, rope: tuple[Tensor, Tensor], heads: int) -> Tensor:
+def attend(qkv: Tensor, rope: tuple[Tensor, Tensor], heads: int, visible: Tensor | None = None) -> Tensor:
     """See ``Attend``."""
     cos, sin = rope
-    out: Tensor = Attend.apply(qkv, cos.to(qkv.dtype), sin.to(qkv.dtype), heads)
+    out: Tensor = Attend.apply(qkv, cos.to(qkv.dtype), sin.to(qkv.dtype), heads, visible)
     return out
 
 
@@ -118,11 +118,12 @@ class GatedLinear(torch.autograd.Function):
 
 
 class Attend(torch.autograd.Function):
-    """Full attention of queries, keys and values [B, L, 3 D] side by side, turned by the tables [L, K/2]: [B, L, D]."""
+    """Attention of queries, keys and values [B, L, 3 D] side by side, turned by the tables [L, K/2]: [B, L, D]. Everything is
+    seen, or what ``visible`` [B or 1, L, L] says."""
 
     @staticmethod
     @no_autocast
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, visible: Tensor | None) -> Tensor:
         rows, length, width = qkv.shape
         parts = qkv.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         turned = torch.empty(parts.shape, dtype=qkv.dtype)
@@ -130,7 +131,10 @@ class Attend(torch.autograd.Function):
         turned[2] = parts[2]
         turned[0] *= turned.shape[-1] ** -0.5
         q, k, v = turned.flatten(1, 2)
-        share = torch.softmax(q @ k.mT, dim=-1)
+        scores = q @ k.mT
+        if visible is not None:
+            scores.view(rows, heads, length, length).masked_fill_(~visible[:, None], float("-inf"))
+        share = torch.softmax(scores, dim=-1)
         ctx.save_for_backward(turned, share, cos, sin)
         return (share @ v).view(rows, heads, length, -1).transpose(1, 2).reshape(rows, length, width // 3)
 
@@ -147,7 +151,7 @@ class Attend(torch.autograd.Function):
         grads = torch.stack([(back @ k).mul_(width**-0.5), back.mT @ q]).view(2, rows, heads, length, width)
         turn(grads, cos, -sin, parts[:2])
         parts[2] = (share.mT @ given).view(rows, heads, length, width)
-        return grad_qkv.view(rows, length, -1), None, None, None
+        return grad_qkv.view(rows, length, -1), None, None, None, None
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The bidirectional transformer: RoPE, RMSNorm, SwiGLU, optional conditioning on time and on a class or a value.
+"""The transformer: RoPE, RMSNorm, SwiGLU, optional conditioning on time and on a class or a value.
 
 Conditioning follows DiT (arXiv 2212.09748): a shift, scale and gate per sub-block from one
 conditioning vector, started at zero; the layers exist only where something conditions them.
@@ -27,6 +27,7 @@ from components.models.layers import (
     Norm,
     TimeEmbedding,
     ValueEmbedding,
+    in_blocks,
     rotary_table,
 )
 from components.models.noisy import NoisyEncoder
@@ -159,12 +160,12 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """(last features, rotary table, normed features that logits are read from)."""
         length, copies = tokens.shape[1], 1 if permuted is None else permuted.copies
-        visible = None if permuted is None else permuted.visible()
         if permuted is not None:
             tokens = permuted.rows(tokens)
         x = self.see(tokens, soft, dense, evidence)
         past = None if memory is None else memory.past
         at = torch.arange(length, device=tokens.device) if past is None else past.at(length)
+        visible = self.visible(at, past, permuted)
         if self.position_embed is not None:
             places = self.position_embed(at)
             x = x + (places.repeat(copies, 1) if past is None else places)
@@ -184,6 +185,16 @@ class Transformer(nn.Module):
         if self.config.shift_logits:  # such networks are shown whole rows alone
             hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
         return x, rope, hidden
+
+    def visible(self, at: Tensor, past: Past | None = None, permuted: Permuted | None = None) -> Tensor | None:
+        """What the positions at [B, W] or [W] see, [B or 1, W, all] bool; None where that is everything."""
+        ordered = None if permuted is None else permuted.visible()
+        if not self.config.attention_block:
+            return ordered
+        blocks = in_blocks(at, at.shape[-1] if past is None else past.kept.shape[-2], self.config.attention_block)
+        if permuted is None or ordered is None:
+            return blocks
+        return ordered & blocks.repeat(1, permuted.copies, permuted.copies)
 
     def read_out(self, wanted: Tensor) -> Tensor:
         """Logits [N, V] of selected features [N, D]."""
@@ -205,7 +216,7 @@ class Transformer(nn.Module):
         """The output [B, L] of a head by name."""
         if self.quality is None or name not in ("quality", "quality_logits"):
             raise ValueError(f"this network has no head {name!r}")
-        logits = self.quality(x, rope)
+        logits = self.quality(x, rope, self.visible(torch.arange(x.shape[1], device=x.device)))
         return logits if name == "quality_logits" else torch.sigmoid(logits.double())
 
     def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -23,10 +24,16 @@ class Blocks:
     The rule of the cache (Fast-dLLM's, arXiv 2505.22618, is the first two of four): the row is computed whole where a block
     begins; every ``refresh`` calls; where any token outside the block is another one than was seen, whoever wrote it; and
     where anything outside is read, as correctors do. Else the block is computed alone.
+
+    Of a network that sees in attention blocks, what is computed are whole ones of these, so that what was kept of those before is
+    what it would be now: none of it saw what was written since. Blocks are counted from the attention block in which the
+    first position that is not fixed lies, and so begin and end with attention blocks where one length divides the other.
     """
 
-    def __init__(self, config: BlocksConfig, vocabulary: Vocabulary):
+    def __init__(self, config: BlocksConfig, vocabulary: Vocabulary, attention_block: int = 0):
         self.config, self.length = config, config.length
+        self.grain = attention_block or 1
+        """What a window is made of, in positions; blocks are counted from a multiple of it."""
         self.mask_id = vocabulary.mask_id
         self.end_id = vocabulary.end_id if config.length and config.early_end else None
 
@@ -40,12 +47,22 @@ class Blocks:
         return {}
 
     def number(self, fixed: Bool[Tensor, "R L"]) -> Int[Tensor, "R L"]:
-        """Block of each position, counted from the first that is not fixed; all 0 without blocks."""
+        """Block of each position; all 0 without blocks."""
         if not self.length:
             return torch.zeros_like(fixed, dtype=torch.int64)
         position = torch.arange(fixed.shape[1], device=fixed.device)
-        first = (~fixed).long().argmax(-1, keepdim=True)
-        return (position - first).clamp(min=0) // self.length
+        return (position - self.first(fixed)[:, None]).clamp(min=0) // self.length
+
+    def first(self, fixed: Bool[Tensor, "R L"]) -> Int[Tensor, "R"]:
+        """Where blocks begin: at the first position that is not fixed, or with the attention block that it lies in."""
+        free = (~fixed).long().argmax(-1)
+        return free - free % self.grain
+
+    def size(self, length: int) -> int:
+        """Positions of the window in rows of this length: so many that whole attention blocks hold any block, and that a window
+        which ends with the row begins with an attention block, too."""
+        spanned = self.length + self.grain - math.gcd(self.length, self.grain)
+        return min(length, -(-spanned // self.grain) * self.grain + length % self.grain)
 
     def scope(
         self, fixed: Bool[Tensor, "R L"], masked: Bool[Tensor, "R L"]
@@ -57,23 +74,24 @@ class Blocks:
         return masked & (block == active[:, None]), block <= active[:, None], active
 
     def window(self, state: State, shown: Int[Tensor, "R L"], read: Bool[Tensor, "R L"]) -> Window:
-        """The block of each row, and whether it is enough.
+        """The block of each row, with what its attention blocks have besides, and whether it is enough.
 
         Args:
             shown: what the network will be asked about.
             read: where its answer will be read.
         """
         length = shown.shape[1]
-        size = min(self.length, length)
-        first = (~state.fixed).long().argmax(-1)
-        start = (first + state["block"].clamp(min=0) * self.length).clamp(max=length - size)
+        size = self.size(length)
+        begin = self.first(state.fixed) + state["block"].clamp(min=0) * self.length
+        start = (begin - begin % self.grain).clamp(max=length - size)[:, None]
         position = torch.arange(length, device=shown.device)
-        inside = (position >= start[:, None]) & (position < start[:, None] + size)
+        end = torch.where(start + size < length, start + size // self.grain * self.grain, length)
+        inside = (position >= start) & (position < end)
         narrow = (inside | (~read & (shown == state["cached"]))).all(-1)
         if self.config.refresh:
             narrow = narrow & (state["cache_age"] < self.config.refresh)
         # What a corrector's loop looks at is no canvas: its masks are filled.
-        return Window(start, size, narrow, ~narrow & (state.inner == 0))
+        return Window(start[:, 0], size, narrow, ~narrow & (state.inner == 0))
 
     def cached(self, state: State, shown: Int[Tensor, "R L"], window: Window | None, called: Bool[Tensor, "R"]) -> dict[str, Tensor]:
         """What is in the cache after a call of some rows."""

@@ -45,15 +45,17 @@ class BlocksConfig:
     """Write the row in blocks from left to right."""
 
     length: Natural = 0
-    """Positions in a block; 0 is one block."""
+    """Positions in a block; 0 is one block. They are counted from the first position that is not fixed; with
+    model.attention_block from the attention block that it lies in, of which this is best a multiple."""
     early_end: bool = True
     """After an end token with nothing masked before it, fill the rest without calls."""
     cache: bool = False
     """Compute the block alone, and see the rest of the row by keys and values that were kept of it. They are kept anew when
-    a token outside the block has changed, as where a block begins, or a corrector reads the whole row. Not exact: what is
-    outside does not see what was written in the block meanwhile."""
+    a token outside the block has changed, as where a block begins, or a corrector reads the whole row. Exact, but for
+    rounding, of networks with model.attention_block and without model.time_conditioning. Of others not: what is outside
+    does not see what was written in the block meanwhile."""
     refresh: Natural = 0
-    """Calls after which they are kept anew in any case; 0 is never."""
+    """Calls after which they are kept anew in any case; 0 is never. A cache that is exact needs none."""
 
     def fits(self, sampler: SamplerConfig) -> Iterator[Problem]:
         """Broken rules with the parts; paths begin below the sampler."""

@@ -172,7 +172,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Extras:
-    """Weights that parts need besides the network's own outputs."""
+    """What parts need of a network besides its outputs."""
 
     policy: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """(confidence [R, L], masked [R, L] bool, time [R]) -> reveal logits [R, L]."""
@@ -180,6 +180,8 @@ class Extras:
     """Unit-norm token embeddings of a network with a noisy-embedding encoder."""
     gamma_max: float = math.inf
     """The largest signal-to-noise ratio that this encoder was trained on."""
+    attention_block: int = 0
+    """Positions of the blocks in which the network sees what is before; 0 where it sees the whole row."""
 
 
 NO_EXTRAS = Extras()

@@ -102,6 +102,14 @@ def needs(config: SamplerConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def exact_cache(config: SamplerConfig, info: Mapping[str, Any]) -> bool | None:
+    """Is what blocks.cache keeps what would be computed anew, with a model with this config.json? None where nothing is kept.
+
+    It is where keys and values depend on the row's label and on tokens up to the end of their attention block alone.
+    """
+    return bool(info.get("attention_block")) and not info.get("time_conditioning") if config.blocks.cache else None
+
+
 def missing(config: SamplerConfig, info: Mapping[str, Any], allow_untrained: bool) -> list[Need]:
     """What the model with this config.json lacks and nothing allows away."""
     lacking = [NEEDS[n] for n in needs(config) if not NEEDS[n].brought(info)]

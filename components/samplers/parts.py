@@ -72,5 +72,5 @@ def load_parts(config: SamplerConfig, vocabulary: Vocabulary, extras: Extras, su
         inputs=config.inputs.load()(config.inputs, extras),
         guard=Guard(config.guard),
         survey=survey,
-        blocks=Blocks(config.blocks, vocabulary),
+        blocks=Blocks(config.blocks, vocabulary, extras.attention_block),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,10 @@ def load(folder: Path, placement: Placement) -> Loaded:
 
 def extras_of(network: Transformer) -> Extras:
     """What parts of samplers need of a network besides its outputs."""
+    extras = Extras(network.policy, attention_block=network.config.attention_block)
     if network.encoder is None:
-        return Extras(network.policy)
-    return Extras(network.policy, network.encoder.table().detach(), network.encoder.gamma_max)
+        return extras
+    return replace(extras, embedding=network.encoder.table().detach(), gamma_max=network.encoder.gamma_max)
 
 
 loaded = lru_cache(maxsize=4)(load)

@@ -12,6 +12,8 @@ from components.data.tokenizer import load_tokenizer
 from components.errors import ConfigError, DataError
 from components.evaluation.batch_page import Example, batch_page, example_of
 from components.models.device import Placement
+from components.models.weights import read_info
+from components.samplers.needs import exact_cache
 from components.shards.model import Sampling
 from components.shards.prompt import CorpusPrompts, FilePrompts, NoPrompts, PromptSource
 from components.shards.sample import SampleShard
@@ -57,6 +59,7 @@ def run(config: GenerateSpec, context: Context) -> Mapping[str, Any]:
     sums = account.plain() | {"samples": account.rows} | account.rates()
     del sums["rows"]
     info = sums | {"rows_per_s": made.rows_per_s, "retries": made.retries, "reissued": made.reissues}
+    info |= {"cache_exact": exact_cache(config.sampler, read_info(context.inputs["model"]))}
     page = batch_page(info | {"seconds": time.monotonic() - begun}, examples(context, names[0]), context.folder.name)
     publish_text(context.folder / PAGE, page)
     publish_text(context.folder / CARD, CARD_TEXT)

@@ -41,12 +41,17 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
+OWN: dict[str, dict[str, Any]] = {"sample_block": blocks.OWN}
+"""What a benchmark takes in place of that."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("proseco bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)}; all where none is named")
     for name, value in DEFAULTS.items():
         kind = (lambda text: text == "true") if isinstance(value, bool) else type(value)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, help=f"default: {value}" if value != "" else None)
+        own = "".join(f", of {bench} {o[name]}" for bench, o in OWN.items() if name in o)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"default: {value}{own}" if value != "" else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for all numbers")
@@ -59,9 +64,10 @@ def main() -> None:
         parser.error(f"there is no file {asked.compare} to compare with")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a benchmark started ends with it
     use_threads(asked.threads)
-    given, results = {name: getattr(asked, name) for name in DEFAULTS}, []
+    said, results = {name: value for name, value in vars(asked).items() if name in DEFAULTS and value is not None}, []
     for name in asked.names or BENCHES:
-        found = paired.measure(BENCHES[name](name, given), asked.rounds, torch.device(asked.device))
+        given = DEFAULTS | OWN.get(name, {}) | said
+        found = paired.measure(BENCHES[name](name, given), asked.rounds, torch.device(given["device"]))
         print(paired.line(found), flush=True)
         results.append(found)
     if asked.json:

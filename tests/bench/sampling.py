@@ -55,9 +55,9 @@ def build(name: str, given: dict[str, Any]) -> Pair:
     return Pair(name, given, ours, theirs, lambda: same_law(passes, placement.dtype))
 
 
-def random_network(shape: str, vocab: int, placement: Placement) -> Transformer:
+def random_network(shape: str | ModelConfig, vocab: int, placement: Placement) -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(preset=shape), vocab).eval()
+    model = Transformer(ModelConfig(preset=shape) if isinstance(shape, str) else shape, vocab).eval()
     with torch.no_grad():
         model.head.weight.mul_(5)  # so that something is likelier than something else
     return place(model, placement)

@@ -23,6 +23,7 @@ MODELS = {
     "grid": ModelConfig(dim=16, depth=2, heads=2, num_positions=9),
     "conditioned": ModelConfig(dim=16, depth=1, heads=2, num_classes=3, time_conditioning=True),
     "valued": ModelConfig(dim=16, depth=1, heads=2, value_range=(-1.0, 3.0)),
+    "in blocks": ModelConfig(dim=16, depth=2, heads=2, attention_block=4),
 }
 
 

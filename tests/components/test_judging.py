@@ -10,7 +10,7 @@ from components.diffusion.categorical import suppress
 from components.models import judging, lean
 from components.models.config import ModelConfig
 from components.models.judging import Judge, judge_features, judge_logits
-from components.models.layers import Attention, Gated, Norm, rotary_table
+from components.models.layers import Attention, Gated, Norm, in_blocks, rotary_table
 from components.models.transformer import Transformer
 
 V, D, MASK = 11, 6, 3
@@ -125,10 +125,13 @@ def layers():
     x = torch.randn(3, 5, 16, dtype=torch.float64)
     yield "norm", Norm(16, eps=1e-6).double(), x, ()
     yield "gated", Gated(8, 4, bias=False).double(), x, ()
-    yield "attention", Attention(config).double(), x, (rotary_table(torch.arange(5), config, x),)
+    rope, seen = rotary_table(torch.arange(5), config, x), torch.rand(3, 5, 5) < 0.5
+    yield "attention", Attention(config).double(), x, (rope,)
+    yield "attention that sees less", Attention(config).double(), x, (rope, seen | torch.eye(5, dtype=torch.bool))
+    yield "attention in blocks", Attention(config).double(), x, (rope, in_blocks(torch.arange(5), 5, 2))
 
 
-@pytest.mark.parametrize("name", ["norm", "gated", "attention"])
+@pytest.mark.parametrize("name", ["norm", "gated", "attention", "attention that sees less", "attention in blocks"])
 def test_a_layer_that_learns_is_the_plain_one(name, monkeypatch):
     torch.manual_seed(0)
     layer, x, given = next(rest for found, *rest in layers() if found == name)

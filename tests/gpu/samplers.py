@@ -13,7 +13,7 @@ from components.models.device import Placement
 from components.models.transformer import Transformer
 from components.models.weights import place
 from components.samplers import PRESETS, SamplerConfig, preset
-from components.samplers.contract import Sample, Vocabulary
+from components.samplers.contract import Row, Sample, Vocabulary
 from components.samplers.sampler import build_sampler
 from components.shards.model import extras_of
 from tests.decoding import decode, likes_last, policy, rows_of, run
@@ -31,6 +31,7 @@ def outcomes(device: str) -> Iterator[Outcome]:
         yield tried(PART, f"{name}, as on the CPU", partial(equals_the_cpu, name, device))
         yield tried(PART, f"{name}, bfloat16", partial(is_whole_in_bfloat16, name, device))
     yield tried(PART, "logits, bfloat16", partial(logits_are_near, device))
+    yield tried(PART, "attention in blocks, with a cache", partial(cache_is_exact, device))
 
 
 def equals_the_cpu(name: str, device: str) -> str:
@@ -67,6 +68,26 @@ def is_whole_in_bfloat16(name: str, device: str) -> str:
     assert len(found) == ROWS
     assert all(s.tokens[0] == 2 and 4 not in s.tokens for s in found.values()), "a prompt was lost or a mask left"
     return f"{sum(s.calls for s in found.values()) / ROWS:.1f} calls a row"
+
+
+def cache_is_exact(device: str) -> str:
+    """Of a network that sees in attention blocks, rows with a cache are those without, and those of the CPU."""
+
+    rows = [Row(i, (i % 4, *[4] * 23), (True, *[False] * 23)) for i in range(ROWS)]
+
+    def made(cache: bool, device: str) -> list[tuple[int, ...]]:
+        torch.manual_seed(0)
+        model = Transformer(ModelConfig(dim=32, depth=2, heads=2, num_positions=24, attention_block=4), 8).eval()
+        torch.nn.init.normal_(model.head.weight, std=0.3)
+        config = preset("llada_block", steps=24, blocks={"length": 4, "cache": cache})
+        sampler = build_sampler(config, Vocabulary(4), extras_of(place(model, Placement(device))))
+        found = decode(model, sampler, rows, device=device)
+        return [found[row.id].tokens for row in rows]
+
+    plain = made(False, device)
+    assert made(True, device) == plain, "a row with a cache is another one"
+    assert made(False, "cpu") == plain, "a row is not that of the CPU"
+    return f"{len(plain)} rows equal"
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ import pytest
 from components.api import load, sample
 from components.api import score as score_rows
 from components.errors import ConfigError, DataError, SamplingError
+from components.models.config import ModelConfig
 from components.outside import MAX_FIELDS_BYTES
 from components.samplers import preset
 from components.scorers import nelbo
@@ -436,6 +437,26 @@ def test_lanes_that_no_row_was_in_are_told_as_waste(model, tmp_path):
     info = read_manifest(folder).info
     assert info["padding_waste"] == pytest.approx(1 - info["calls"] * 6 / info["forwards"])
     assert info["padding_waste"] >= 0.25 - 1e-9, "two of eight lanes are never taken"
+
+
+def test_a_cache_says_whether_it_is_exact_and_then_changes_no_row(model, tmp_path):
+    shape = ModelConfig(dim=16, depth=2, heads=2, num_positions=9, attention_block=4)
+    exported(tmp_path / "m", shape)
+    asked = {"sampler": "llada_block", "num_samples": 6}
+
+    def both(model):
+        folders = [made(model, tmp_path / "r", "blocks.length=4", f"blocks.cache={cache}", "steps=9", **asked) for cache in ("true", "false")]
+        with_one, without = (read_manifest(folder).info for folder in folders)
+        assert without["cache_exact"] is None
+        assert with_one["call_positions"] < without["call_positions"]
+        said = "\n".join(job.in_words(job.describe(folders[0])))
+        assert f"{with_one['call_positions'] / 6:.2f} rows computed a row" in said
+        assert "rows computed" not in "\n".join(job.in_words(job.describe(folders[1])))
+        tokens = [table(folder)["tokens"].to_pylist() for folder in folders]
+        return with_one["cache_exact"], "that is not exact" in said, tokens[0] == tokens[1]
+
+    assert both(tmp_path / "m") == (True, False, True)
+    assert both(model)[:2] == (False, True)
 
 
 def test_a_job_that_was_killed_is_told_as_silent(model, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ class ProsecoConfig(PretrainedConfig):
         length=25,
         norm_eps=1e-6,
         shift_logits=False,
+        attention_block=0,
         **kwargs,
     ):
         self.vocab_size = vocab_size
@@ -38,6 +39,7 @@ class ProsecoConfig(PretrainedConfig):
         self.length = length
         self.norm_eps = norm_eps
         self.shift_logits = shift_logits
+        self.attention_block = attention_block
         self.hidden_size = dim
         self.num_hidden_layers = depth
         self.num_attention_heads = heads

@@ -50,8 +50,12 @@ class ProsecoForMaskedLM(PreTrainedModel):
             x = x + self.position_embed(torch.arange(input_ids.shape[1], device=x.device))
         condition = self.condition(input_ids, class_labels, time)
         rope = self.rotary_table(input_ids.shape[1], x)
+        visible = None
+        if self.config.attention_block:
+            number = torch.arange(input_ids.shape[1], device=x.device) // self.config.attention_block
+            visible = number <= number[:, None]
         for block in self.blocks:
-            x = block(x, rope, condition)
+            x = block(x, rope, condition, visible)
         hidden = self.norm(x)
         if self.config.shift_logits:
             hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
@@ -92,12 +96,12 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
         self.modulation = nn.Linear(config.dim, 6 * config.dim) if conditioned else None
 
-    def forward(self, x, rope, condition):
+    def forward(self, x, rope, condition, visible=None):
         if self.modulation is None:
-            x = x + self.attention(self.norm_attention(x), rope)
+            x = x + self.attention(self.norm_attention(x), rope, visible)
             return x + self.mlp(self.norm_mlp(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        x = x + (1 + gate1) * self.attention(self.norm_attention(x) * (1 + scale1) + shift1, rope)
+        x = x + (1 + gate1) * self.attention(self.norm_attention(x) * (1 + scale1) + shift1, rope, visible)
         return x + (1 + gate2) * self.mlp(self.norm_mlp(x) * (1 + scale2) + shift2)
 
 
@@ -108,10 +112,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x, rope):
+    def forward(self, x, rope, visible=None):
         rows, length, dim = x.shape
         q, k, v = self.qkv(x).view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v)
+        y = F.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v, attn_mask=visible)
         return self.out(y.transpose(1, 2).reshape(rows, length, dim))
 
 
