@@ -17,6 +17,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from components.diffusion.gpu import makes_kernels
 from components.store.files import is_local
 
 MIN_FREE_BYTES = 5 << 30
@@ -222,6 +223,12 @@ def private(name: str, path: Path) -> Check:
 
 
 def accelerator() -> Check:
-    """Only tells; a GPU is not needed."""
-    found = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    return Check("GPUs", str(len(found)), True, "any number", "")
+    """A GPU is not needed; where there is one, it should run kernels that are made for it."""
+    count = num_devices()
+    remedy = "apt-get install gcc libc6-dev, and use torch's CUDA build, which brings Triton"
+    return Check("GPUs", str(count), not count or makes_kernels(), "any number; with Triton and a C compiler, which make kernels", remedy)
+
+
+def num_devices() -> int:
+    """GPUs of NVIDIA whose driver is there."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))

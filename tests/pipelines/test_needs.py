@@ -91,6 +91,13 @@ def test_versions_are_held_to_their_ranges_and_to_each_other(distributions):
     assert "proseco: not installed" in said(alone, False)
 
 
+@pytest.mark.parametrize(("count", "makes", "ok"), [(0, False, True), (2, True, True), (2, False, False)])
+def test_a_gpu_wants_what_makes_kernels_for_it(count, makes, ok, monkeypatch):
+    monkeypatch.setattr(doctor, "num_devices", lambda: count)
+    monkeypatch.setattr(doctor, "makes_kernels", lambda: makes)
+    assert str(count) in said(doctor.accelerator(), ok)
+
+
 def test_what_is_installed_here_goes_together():
     assert said(doctor.contradictions(), True)
     assert "torch" in {c.name for c in doctor.versions()}
