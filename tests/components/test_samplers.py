@@ -361,7 +361,8 @@ def test_a_sampled_draft_keeps_diversity_that_an_argmax_draft_loses(device):
     unique = {}
     for draft in ("argmax", "sample"):
         config = SamplerConfig(steps=1, corrector=ProsecoCorrectorConfig(passes=2, draft=draft), **COUNTED)
-        samples = decode(Copies(), build_sampler(config, Vocabulary(oracle.mask_id)), rows_of(oracle, 256), 64)
+        sampler = build_sampler(config, Vocabulary(oracle.mask_id))
+        samples = decode(Copies(), sampler, rows_of(oracle, 256), 64, device=device)
         unique[draft] = len({s.tokens for s in samples.values()})
     assert unique["argmax"] == 1
     assert unique["sample"] > 50
