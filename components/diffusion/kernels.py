@@ -20,7 +20,8 @@ def uniforms(keys: Tensor, tick: Tensor, inner: Tensor, stream: int, num_positio
     drawn = torch.empty(len(keys), num_positions, dtype=torch.float64, device=keys.device)
     grid = (len(keys), triton.cdiv(num_positions, LANES))
     if drawn.numel():
-        _uniforms[grid](keys.contiguous(), tick.contiguous(), inner.contiguous(), drawn, stream, num_positions, LANES)
+        with torch.cuda.device(keys.device):  # which need not be the one that this thread is at
+            _uniforms[grid](keys.contiguous(), tick.contiguous(), inner.contiguous(), drawn, stream, num_positions, LANES)
     return drawn
 
 
@@ -47,7 +48,8 @@ def opinion(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``categorical.opinion`` of float32 logits [N, V], read once."""
     best, log_best, log_own = torch.empty_like(own), *(logits.new_empty(len(own)) for _ in range(2))
     if len(own):
-        _opinion[(len(own),)](logits, own, best, log_best, log_own, logits.shape[1], logits.stride(0), LANES)
+        with torch.cuda.device(logits.device):
+            _opinion[(len(own),)](logits, own, best, log_best, log_own, logits.shape[1], logits.stride(0), LANES)
     return best, log_best, log_own
 
 
@@ -81,7 +83,8 @@ def look(part: Tensor, clean: Tensor, never: int, writes: bool) -> tuple[Tensor,
     """
     best, nll = torch.empty_like(clean), torch.empty(len(clean), dtype=torch.float32, device=part.device)
     if len(clean):
-        _look[(len(clean),)](part, clean.contiguous(), best, nll, never, part.shape[1], part.stride(0), writes, LANES)
+        with torch.cuda.device(part.device):
+            _look[(len(clean),)](part, clean.contiguous(), best, nll, never, part.shape[1], part.stride(0), writes, LANES)
     return best, nll
 
 
