@@ -10,8 +10,9 @@ from components.errors import ConfigError, SamplingError
 from components.models.config import ModelConfig
 from components.models.cpu import use_threads
 from components.models.denoiser import Past, Prediction
+from components.models.device import Placement
 from components.models.transformer import Transformer
-from components.models.weights import HOME, place
+from components.models.weights import place
 from components.samplers import preset
 from components.samplers.contract import Extras, Row, Vocabulary
 from components.samplers.forward import Batching, Cache, answer, measure
@@ -29,13 +30,13 @@ SHAPES = {
 }
 
 
-def network(**options) -> Transformer:
+def network(dtype="float32", **options) -> Transformer:
     torch.manual_seed(0)
     model = Transformer(ModelConfig(dim=16, depth=3, heads=2, **options), WORDS).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return place(model, HOME)
+    return place(model, Placement("cpu", dtype))
 
 
 def sampler_of(name="llada_block", **options):
@@ -141,12 +142,13 @@ def test_the_first_call_of_a_block_is_whole_and_the_others_are_the_block():
     assert (refreshed.calls, refreshed.call_positions) == (12, pytest.approx(6 + 6 / 3))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "options"), [("llada_block", {}), ("proseco_llada", {"corrector": {"every": 6}})])
-def test_with_keys_and_values_made_anew_in_every_call_rows_are_those_without_a_cache(name, options):
+def test_with_keys_and_values_made_anew_in_every_call_rows_are_those_without_a_cache(name, options, dtype):
     rows = rows_of(4, prompt=2)
 
     def made(**blocks):
-        return decode(network(), sampler_of(name, steps=12, blocks=blocks, **options), rows)
+        return decode(network(dtype), sampler_of(name, steps=12, blocks=blocks, **options), rows)
 
     exact, anew, cached = made(cache=False), made(refresh=1), made()
     assert anew == exact
