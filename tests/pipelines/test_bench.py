@@ -152,7 +152,7 @@ def test_the_plain_threshold_writes_all_that_is_sure_and_at_least_one_of_each_bl
     assert calls == 4  # positions 1 and 2, then 3; in the next block, of which none is sure, 4, then 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gate_of_search_holds_and_notices_other_weights(monkeypatch):
     assert "one law" in search.same_law()
     published = search.sampler
@@ -170,7 +170,7 @@ def test_turns_of_decoding_count_the_calls_of_a_row():
     assert blocks.LENGTH == 32
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.distributed
 def test_the_gate_of_resume_holds_and_each_rank_reads_its_part(monkeypatch):
     told, in_ranks = [], resume.in_ranks
