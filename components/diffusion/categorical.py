@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from components.diffusion.config import DrawConfig
 from components.diffusion.gpu import makes_kernels
@@ -42,7 +42,7 @@ def suppress_(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return logits
 
 
-@torch.library.custom_op("components::descending", mutates_args=())
+@library.custom_op("proseco::descending", mutates_args=())
 def descending(values: Tensor) -> Tensor:
     """Values [..., V] from the largest to the least: on a CPU by numpy, which sorts them in a fifth of torch's time."""
     if values.device.type == "cpu":
