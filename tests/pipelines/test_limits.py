@@ -21,7 +21,9 @@ from pipelines import needs
 from pipelines.config.load import load_run
 from pipelines.config.schema import GenerateConfig
 from pipelines.diagnose import diagnose_model, require_tokenizer
-from pipelines.workflows import one_stage
+from pipelines.graph import runner
+from pipelines.graph.progress import Screen
+from pipelines.workflows import build, one_stage
 from tests.chaos.harness import RUN
 from tests.components.test_export import MODELS, exported
 from tests.fuzz import commands
@@ -172,6 +174,21 @@ def test_gpus_of_which_nothing_is_said_are_told(run, monkeypatch):
         assert not list(needs.idle_gpus(load_run(run, [said]).runtime)), said
     monkeypatch.setattr(needs, "num_gpus", lambda: 0)
     assert not list(needs.idle_gpus(load_run(run, []).runtime))
+
+
+def test_a_run_tells_of_gpus_that_it_leaves_idle_before_it_makes_anything(run, tmp_path, monkeypatch):
+    said, config = [], load_run(run, [f"runtime.root={tmp_path / 'root'}"])
+    monkeypatch.setattr(needs, "num_gpus", lambda: 2)
+    monkeypatch.setattr(Screen, "say", lambda screen, message: said.append(message))
+    monkeypatch.setenv("PROSECO_DRIVER_PID", "")
+
+    def stopped(root):
+        raise InterruptedError
+
+    monkeypatch.setattr(runner, "mark_root", stopped)
+    with pytest.raises(InterruptedError):
+        runner.execute("x", list(build(config).values()), config.runtime, Screen(quiet=True))
+    assert [m for m in said if m.startswith("runtime.gpus = 0") and "set runtime.gpus=2" in m]
 
 
 @pytest.mark.parametrize(
