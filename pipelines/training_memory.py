@@ -2,7 +2,7 @@
 
 Numbers of copies are those of ``components.training`` and ``cluster.zero`` as they are, and were held against the most memory
 that processes had (``python -m tests.bench.memory``): they are within a quarter of it. On GPUs they were held against two
-trainings in bfloat16 by plain torch, and are within a tenth of these; the rest is a count.
+trainings in bfloat16 by plain torch, by hand, and are within a tenth of these; the rest is a count.
 """
 
 from __future__ import annotations
