@@ -28,6 +28,7 @@ from components.samplers.contract import Answer, Query, Row, Sample
 from components.samplers.forward import answer, measure
 from components.samplers.joint import Manner, joined, manner, parted
 from components.samplers.session import Session
+from components.samplers.sizes import Sizes
 from components.samplers.trace import Held, Watch
 
 __all__ = ["BATCH", "PEOPLE", "Engine", "Session"]
@@ -75,6 +76,7 @@ class Engine:
         self.open_session, self.max_sessions = open_session, max_sessions
         self.sessions: dict[Key, Session] = {}
         self.waiting: dict[Key, deque[Held]] = {}
+        self.sizes = Sizes()
         self.tickets = itertools.count()
         self._last = Key(SamplerConfig(), 0, PEOPLE)
         """Of the row that came last: the next is often of its kind, and a key's hash is worked out once."""
@@ -189,7 +191,7 @@ class Engine:
         self.num_live += sum(extent.active)
         labels = torch.cat([s.labels for s in sessions]) if any(s.labelled for s in sessions) else None
         num_classes = max(s.num_classes for s in sessions)
-        said = answer(first.denoiser, query, extent, first.batching, labels, num_classes, first.cache)
+        said = answer(first.denoiser, query, extent, first.batching, labels, num_classes, first.cache, self.sizes)
         return list(parted(said, extent, queries))
 
     @contextlib.contextmanager

@@ -3,8 +3,8 @@
 Inputs beyond one a row (guidance, leave-one-out) are split over several forwards, and a row's answers are put
 together again. With ``Batching.deterministic`` every forward is of as many inputs as there are lanes, so that the shape
 of each matrix product is the same in every step: the last bits of a row's logits then do not depend on its company.
-(The head is computed at wanted positions alone, by the network, in products of one shape as well.) Without it only
-live inputs are computed.
+(The head is computed at wanted positions alone, by the network, in products of one shape as well.) Fewer inputs are
+computed where that was seen to change no bit (see ``components.samplers.sizes``). Without it only live inputs are computed.
 
 A query with a window has two kinds of forwards: of whole rows, whose keys and values are kept, and of parts of rows. Each
 is of one shape.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from components.models.denoiser import Denoiser, Past, Prediction
 from components.samplers.contract import Answer, Query
+from components.samplers.sizes import Sizes, places_of, same
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def answer(
     labels: Float32[Tensor, "R"] | None = None,
     num_classes: int = 0,
     cache: Cache | None = None,
+    sizes: Sizes | None = None,
 ) -> Answer:
     """The answer to a query, without rewards.
 
@@ -123,17 +126,24 @@ def answer(
         labels: class or value of each row of the state, NaN for none.
         num_classes: V, for a query that needs no forward; 0 finds it out by one that is counted for no row.
         cache: of the rows of the state, for a query with a window.
+        sizes: of smaller forwards that may be made; without it, and on a GPU, all are full ones.
     """
     num_wanted, device = sum(extent.wanted), query.tokens.device
     select = torch.nonzero_static(query.wanted.flatten(), size=num_wanted)[:, 0]
     draw = torch.nonzero_static(query.drawn.flatten()[select], size=sum(extent.drawn))[:, 0]
-    kinds = [everything(query, extent, select, batching)] if query.window is None else by_part(query, extent, select, batching)
+    if query.tokens.is_cuda or not batching.deterministic:
+        sizes = None  # a GPU's kernels are chosen by the number of rows
+    whole = sizes is None or 2 * sum(extent.active) > batching.num_lanes
+    kinds = (
+        [everything(query, extent, select, batching, whole)] if query.window is None else by_part(query, extent, select, batching)
+    )
     parts: list[tuple[Tensor, Tensor]] = []
     spread = {n: torch.zeros(query.tokens.shape, dtype=torch.float64, device=device) for n in query.heads}
     for kind in kinds:
         logits = []
-        for inputs, inside, size in forwards(kind):
-            prediction = run(denoiser, query, inputs, inside, labels, None if kind.span == query.tokens.shape[1] else cache)
+        asker = Asker(denoiser, query, labels, None if kind.span == query.tokens.shape[1] else cache)
+        for inputs, inside, size in forwards(kind, asker, sizes):
+            prediction = asker.run(inputs, inside)
             logits.append(prediction.logits)
             spread = {n: v.index_copy(0, inputs[:size], prediction.heads[n][:size].double()) for n, v in spread.items()}
             if cache is not None and prediction.kept is not None:
@@ -141,7 +151,7 @@ def answer(
         if logits:
             parts.append((kind.chosen, logits[0] if len(logits) == 1 else torch.cat(logits)))
     if not parts:
-        num_classes = num_classes or run(denoiser, query, select.new_zeros(1), None, labels).logits.shape[-1]
+        num_classes = num_classes or Asker(denoiser, query, labels).run(select.new_zeros(1), None).logits.shape[-1]
         parts.append((select, torch.zeros(0, num_classes, device=device)))
     joined = parts[0][1]
     if len(parts) > 1:
@@ -151,10 +161,10 @@ def answer(
     return Answer(select, joined if joined.dtype == torch.float64 else joined.float(), draw, spread)
 
 
-def everything(query: Query, extent: Extent, select: Int[Tensor, "N"], batching: Batching) -> Kind:
-    """Whole inputs: all lanes where that keeps the shape and saves a copy, else those that are live."""
+def everything(query: Query, extent: Extent, select: Int[Tensor, "N"], batching: Batching, whole: bool) -> Kind:
+    """Whole inputs: all lanes where ``whole`` ones are wanted and that keeps the shape and saves a copy, else those that are live."""
     num_inputs, length = query.tokens.shape
-    whole = batching.deterministic and num_inputs == batching.num_lanes and (len(select) > 0 or batching.always)
+    whole = whole and batching.deterministic and num_inputs == batching.num_lanes and (len(select) > 0 or batching.always)
     live, wanted = torch.arange(num_inputs, device=select.device), extent.wanted
     if not whole:
         live = torch.nonzero_static(query.active, size=sum(extent.active))[:, 0]
@@ -188,46 +198,77 @@ def numbered(query: Query, live: Int[Tensor, "M"]) -> Int[Tensor, "Q"]:
     return torch.zeros_like(query.row).index_copy(0, live, torch.arange(len(live), device=live.device))
 
 
-def forwards(kind: Kind) -> Iterator[tuple[Int[Tensor, "B"], Int[Tensor, "W"], int]]:
+def forwards(
+    kind: Kind, asker: Asker, sizes: Sizes | None
+) -> Iterator[tuple[Int[Tensor, "B"], Int[Tensor, "W"], int]]:
     """(inputs, wanted positions flat in what is computed of them, number of live inputs), forward by forward."""
     before = [0, *accumulate(kind.wanted)]
     for start in range(0, len(kind.live), kind.lanes):
         chunk = kind.live[start : start + kind.lanes]
         inside = kind.at[before[start] : before[start + len(chunk)]] - start * kind.span
-        yield torch.cat([chunk, chunk[-1:].expand(kind.lanes - len(chunk))]), inside, len(chunk)
+        size = kind.lanes
+        if sizes is not None and 2 * len(chunk) <= size:
+            size = sizes.of((kind.span, asker.asked), len(chunk), size, partial(asker.alike, chunk, kind))
+        yield filled(chunk, size), inside, len(chunk)
 
 
-def run(
-    denoiser: Denoiser,
-    query: Query,
-    inputs: Int[Tensor, "B"],
-    select: Tensor | None,
-    labels: Float32[Tensor, "R"] | None,
-    cache: Cache | None = None,
-) -> Prediction:
-    """One forward of the given inputs: of a part of each where there is a cache of the rest."""
-    given: dict[str, object] = {}
-    tokens = query.tokens[inputs]
-    if cache is not None and query.window is not None:
-        given["past"] = past = cache.past(query, inputs)
-        tokens = tokens.gather(1, past.at(query.window.size))
-    elif query.window is not None:
-        given["keep"] = True
-    if query.soft is not None:
-        given["soft"] = (query.soft[0][inputs], query.soft[1][inputs])
-    if query.dense is not None:
-        given["dense"] = query.dense[inputs]
-    if query.heads:
-        given["heads"] = query.heads
-    label = None
-    if labels is not None:
-        label = labels[query.row[inputs]]
-        if query.unlabelled is not None:
-            label = label.masked_fill(query.unlabelled[inputs], torch.nan)
-    return denoiser(
-        tokens,
-        select=select,
-        label=label,
-        time=query.time[inputs],
-        **given,  # type: ignore[arg-type]
-    )
+def filled(inputs: Int[Tensor, "B"], size: int) -> Int[Tensor, "N"]:
+    """So many inputs: the last is there again and again."""
+    return torch.cat([inputs, inputs[-1:].expand(size - len(inputs))])
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks the network about inputs of a query: about a part of each where there is a cache of the rest."""
+
+    denoiser: Denoiser
+    query: Query
+    labels: Float32[Tensor, "R"] | None
+    cache: Cache | None = None
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What forwards compute besides the logits of tokens."""
+        query = self.query
+        return query.soft is not None, query.dense is not None, query.heads, self.labels is not None, self.cache is not None
+
+    def run(self, inputs: Int[Tensor, "B"], select: Tensor | None) -> Prediction:
+        """One forward of the given inputs."""
+        query, given = self.query, dict[str, object]()
+        tokens = query.tokens[inputs]
+        if self.cache is not None and query.window is not None:
+            given["past"] = past = self.cache.past(query, inputs)
+            tokens = tokens.gather(1, past.at(query.window.size))
+        elif query.window is not None:
+            given["keep"] = True
+        if query.soft is not None:
+            given["soft"] = (query.soft[0][inputs], query.soft[1][inputs])
+        if query.dense is not None:
+            given["dense"] = query.dense[inputs]
+        if query.heads:
+            given["heads"] = query.heads
+        label = None
+        if self.labels is not None:
+            label = self.labels[query.row[inputs]]
+            if query.unlabelled is not None:
+                label = label.masked_fill(query.unlabelled[inputs], torch.nan)
+        return self.denoiser(
+            tokens,
+            select=select,
+            label=label,
+            time=query.time[inputs],
+            **given,  # type: ignore[arg-type]
+        )
+
+    def alike(self, live: Int[Tensor, "M"], kind: Kind, size: int) -> bool:
+        """Has the first of some inputs the bits of a full forward in one of ``size``, in another place and company?"""
+        places = places_of(kind.span, live.device)
+        full = self.run(filled(live[:size], kind.lanes), places)
+        few = self.run(filled(live[:size], size).flip(0), (size - 1) * kind.span + places)
+        return same(said_of(full, 0), said_of(few, size - 1))
+
+
+def said_of(prediction: Prediction, place: int) -> dict[str, Tensor]:
+    """All that was said of one input, whose logits alone were asked for."""
+    kept = {} if prediction.kept is None else {"kept": prediction.kept[:, place]}
+    return {"logits": prediction.logits} | kept | {name: value[place] for name, value in prediction.heads.items()}

@@ -26,6 +26,7 @@ from components.errors import SamplingError
 from components.models.denoiser import Denoiser
 from components.samplers.contract import Answer, Query, Reward, Row, Sample, Sampler
 from components.samplers.forward import Batching, Cache, answer, measure
+from components.samplers.sizes import Sizes
 from components.samplers.state import State
 from components.samplers.trace import Held, Watch, last_edits, read_edits
 from components.samplers.unusable import Unusable, find_unusable
@@ -76,6 +77,7 @@ class Session:
         """Groups whose rows are not in the state yet."""
         self.batching = Batching(forward_lanes or self.max_groups * self.width, deterministic)
         self.cache = Cache()
+        self.sizes: Sizes | None = Sizes()
         self.num_classes = 0
         self.state = self._idle_lanes(0)
         self.calls, self.reward_calls = torch.zeros(2, 0, dtype=torch.int64, device=self.device)
@@ -161,7 +163,7 @@ class Session:
         query = self.ask()
         extent = measure(query)
         labels = self.labels if self.labelled else None
-        return self.tell(query, answer(self.denoiser, query, extent, self.batching, labels, self.num_classes, self.cache))
+        return self.tell(query, answer(self.denoiser, query, extent, self.batching, labels, self.num_classes, self.cache, self.sizes))
 
     @torch.inference_mode()
     def ask(self) -> Query:

@@ -357,8 +357,11 @@ def test_metrics_count_what_was_asked_and_what_was_computed(folder):
     assert of["proseco_calls_total"] == answer["usage"]["calls"]
     assert of["proseco_useful_tokens_total"] == answer["usage"]["completion_tokens"]
     assert of["proseco_corrections_total"] == sum(c["proseco"]["edits"] for c in choices)
-    assert of["proseco_forwards_total"] == max(c["proseco"]["calls"] for c in choices)
-    assert of["proseco_forward_lanes_total"] == 8 * of["proseco_forwards_total"]
+    tried = of["proseco_forwards_total"] - max(c["proseco"]["calls"] for c in choices)
+    assert tried in (0, 2, 4, 6)  # smaller forwards, beside full ones
+    assert of["proseco_forward_lanes_total"] <= 8 * of["proseco_forwards_total"]
+    if tried == 0:
+        assert of["proseco_forward_lanes_total"] == 8 * of["proseco_forwards_total"]
     assert of["proseco_forward_lanes_idle_total"] == of["proseco_forward_lanes_total"] - of["proseco_calls_total"]
     assert of["proseco_padding_waste"] == pytest.approx(
         of["proseco_forward_lanes_idle_total"] / of["proseco_forward_lanes_total"]

@@ -1,0 +1,142 @@
+"""Forwards that are smaller than full ones: made where they were seen to change no bit, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from components.models.config import ModelConfig
+from components.models.cpu import use_threads
+from components.models.denoiser import Prediction
+from components.models.device import Placement
+from components.models.transformer import Transformer
+from components.models.weights import place
+from components.samplers import SamplerConfig, preset
+from components.samplers.contract import Extras, Row, Vocabulary
+from components.samplers.sampler import build_sampler
+from components.samplers.session import Session
+from components.samplers.sizes import Sizes, same
+
+LENGTH, WORDS, LANES, MASK = 10, 7, 8, 0
+
+
+class Counted:
+    """A network whose forwards are counted by their inputs, and whose last bits depend on it where ``shaky`` says so: they are
+    those of a full forward, or others."""
+
+    def __init__(self, network, shaky=()):
+        self.network, self.shaky, self.sizes = network, shaky, []
+
+    def __call__(self, tokens, **given):
+        self.sizes.append(len(tokens))
+        said = self.network(tokens, **given)
+        return replace(said, logits=said.logits * (1 + 1e-6 * (len(tokens) in self.shaky)))
+
+
+def table(tokens, *, select=None, **given):
+    """Logits of a position by its token and those beside it, one input like the other."""
+    around = tokens + 3 * tokens.roll(1, 1) + 5 * tokens.roll(-1, 1) + torch.arange(LENGTH)
+    logits = torch.randn(97, WORDS, generator=torch.Generator().manual_seed(0))[around % 97]
+    return Prediction(logits if select is None else logits.flatten(0, 1)[select])
+
+
+def network(dtype="float32", **config):
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(dim=32, depth=2, heads=2, **config), WORDS).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(20)
+    return place(model, Placement("cpu", dtype))
+
+
+def rows_of(number):
+    return [Row(id=i, canvas=(MASK,) * LENGTH, fixed=(False,) * LENGTH, seed=5) for i in range(number)]
+
+
+def samples(model, rows, sampler=None, **options):
+    """Of a session that has them all from the start."""
+    session = Session(model, sampler or build_sampler(SamplerConfig(steps=6), Vocabulary(MASK), Extras()), LENGTH, LANES, **options)
+    for row in rows:
+        assert session.admit(row.id, row)
+    found = {}
+    while not session.idle:
+        found |= session.step()
+    return found, session
+
+
+def test_few_rows_are_computed_in_forwards_that_just_hold_them():
+    seen = Counted(table)
+    whole, session = samples(Counted(table), rows_of(8))
+    for number, size in ((1, 1), (2, 2), (3, 4), (4, 4), (5, 8)):
+        seen.sizes.clear()
+        few, session = samples(seen, rows_of(number))
+        assert few == {i: whole[i] for i in range(number)}
+        if size < 8:  # both were tried once, where first wanted
+            assert seen.sizes[:3] == [8, size, size]
+            assert session.sizes.equal[(LENGTH, (False, False, (), False, False)), 8, size]
+            assert seen.sizes.count(8) == len(session.sizes.equal)
+        else:
+            assert seen.sizes[0] == 8
+
+
+def test_a_size_that_changes_a_bit_is_never_used():
+    """Then the next one is tried."""
+    seen = Counted(table, shaky={1, 2})
+    whole, _ = samples(Counted(table), rows_of(8))
+    few, session = samples(seen, rows_of(1))
+    assert few == {0: whole[0]}
+    assert [ok for _, ok in sorted((size, ok) for (_, _, size), ok in session.sizes.equal.items())] == [False, False, True]
+    assert seen.sizes[:7] == [8, 1, 8, 2, 8, 4, 4]
+    assert set(seen.sizes[7:]) == {4}
+
+
+def test_where_no_size_will_do_forwards_are_full():
+    seen = Counted(table, shaky={1, 2, 4})
+    _, session = samples(seen, rows_of(2))
+    assert not any(session.sizes.equal.values())
+    assert seen.sizes[:5] == [8, 2, 8, 4, 8]
+    assert set(seen.sizes[5:]) == {8}
+
+
+def test_a_session_that_need_not_be_deterministic_tries_nothing():
+    seen = Counted(table)
+    samples(seen, rows_of(3), deterministic=False)
+    assert max(seen.sizes) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["proseco", "prism", "cfg", "llada_block", "moi", "sr_smc"])
+def test_rows_are_those_of_a_crowd_by_any_sampler(name, dtype):
+    use_threads(1)
+    model = network(dtype, quality_layers=1, num_classes=3, time_conditioning=name == "prism")
+    config = replace(preset(name), steps=preset(name).steps and 6)
+    sampler = build_sampler(config, Vocabulary(MASK), Extras())
+    rows = [replace(row, label=float(row.id % 3)) for row in rows_of(8 // sampler.width)]
+    crowd, _ = samples(model, rows, sampler)
+    for row in rows[:2]:
+        alone, _ = samples(model, [row], sampler)
+        assert alone == {row.id: crowd[row.id]}
+
+
+def test_all_that_was_said_is_compared():
+    said = {"logits": torch.tensor([1.0, torch.nan]), "quality": torch.tensor([0.5])}
+    assert same(said, {name: value.clone() for name, value in said.items()})
+    for name in said:
+        assert not same(said, said | {name: said[name] * (1 + 1e-7)})
+
+
+def test_sizes_hold_what_is_needed_and_are_tried_once():
+    sizes, tried = Sizes(), []
+
+    def try_it(size):
+        tried.append(size)
+        return size != 4
+
+    assert [sizes.of("x", needed, 32, try_it) for needed in (1, 2, 3, 4, 5, 9, 16, 3)] == [1, 2, 8, 8, 8, 16, 16, 8]
+    assert tried == [1, 2, 4, 8, 16]
+    assert sizes.of("x", 2, 2, try_it) == 2
+    assert tried == [1, 2, 4, 8, 16]
+    for asked, lanes in (("x", 16), ("y", 32)):  # of other forwards nothing is known
+        assert sizes.of(asked, 1, lanes, try_it) == 1
+    assert tried == [1, 2, 4, 8, 16, 1, 1]
