@@ -320,7 +320,8 @@ def test_samplers_of_one_length_share_forwards_and_are_what_they_are_alone():
         ended |= engine.step()
         steps += 1
     tried = engine.sizes.equal
-    assert all(tried.values()) and network.count <= steps + 2 * len(tried)
+    assert all(tried.values())
+    assert network.count <= steps + 2 * len(tried)
     assert {key: ended[ticket] for key, ticket in tickets.items()} == {
         (i, row.id): solo(config, row) for i, config in enumerate(configs) for row in rows
     }
