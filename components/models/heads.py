@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.diffusion.categorical import room
 from components.models.config import ModelConfig
 from components.models.judging import Judge, judge_features
 from components.models.layers import Block, Linear, Norm, TimeEmbedding, keep_bits, rotary_table
+
+CACHED = 1 << 20
+"""Weights of a part of the vocabulary."""
 
 
 class Head(Linear):
@@ -21,6 +27,29 @@ class Head(Linear):
         if judge is None:
             return super().forward(x)
         return judge_features(x, self.weight.detach() if self.frozen else self.weight, judge)
+
+    @torch.no_grad()
+    def in_tiles(self, rows: Sequence[Tensor], sizes: list[int]) -> Tensor:
+        """Logits [N, V] of features [N, D], see ``components.models.tiles``: each tile's are written where they belong, and none is
+        copied but in a cache."""
+        (wanted,) = rows
+        logits = room(wanted, len(wanted), len(self.weight), torch.promote_types(wanted.dtype, torch.float32))
+        # On a CPU a part of the vocabulary stays in the caches while all tiles are multiplied by it.
+        words = len(self.weight) if wanted.is_cuda else max(1, CACHED // wanted.shape[1])
+        for weight, some in zip(self.weight.split(words), logits.split(words, dim=1), strict=True):
+            for features, place in zip(wanted.split(sizes), some.split(sizes), strict=True):
+                multiply(features, weight.T, place)
+        return logits
+
+
+def multiply(features: Tensor, matrix: Tensor, place: Tensor) -> None:
+    """Write a product [N, V] into ``place``, which is in float32 where the factors are in bfloat16."""
+    if features.dtype == place.dtype:
+        torch.mm(features, matrix, out=place)
+    elif features.is_cuda:  # sums are in float32 there, and are not rounded
+        torch.mm(features, matrix, out_dtype=place.dtype, out=place)
+    else:
+        place.copy_(features @ matrix)
 
 
 class QualityHead(nn.Module):

@@ -126,18 +126,47 @@ class Block(nn.Module):
         visible: Tensor | None = None,
         memory: Memory | None = None,
     ) -> Tensor:
+        changes = self.changes(condition)
+        return self.write(x, self.attend(x, rope, changes, visible, memory), changes)
+
+    def changes(self, condition: Tensor | None) -> Tensor | None:
+        """Shift, scale and gate of both halves [B, 1, 6, D], by what the rows are conditioned on [B, D]."""
         if self.modulation is None or condition is None:
-            x = x + F.dropout(self.attention(self.norm_attention(x), rope, visible, memory), self.dropout, self.training)
+            return None
+        changes: Tensor = self.modulation(condition)
+        return changes.unflatten(-1, (6, -1))[:, None]
+
+    def attend(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        changes: Tensor | None,
+        visible: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """What each position finds in the others: [B, L, D] to the same."""
+        normed = self.norm_attention(x)
+        if changes is not None:
+            shift, scale, *_ = changes.unbind(-2)
+            normed = normed * (1 + scale) + shift
+        found: Tensor = self.attention(normed, rope, visible, memory)
+        return found
+
+    def write(self, x: Tensor, found: Tensor, changes: Tensor | None = None) -> Tensor:
+        """What becomes of positions [..., D] by what they found, each by itself."""
+        written = F.dropout(self.attention.out(found), self.dropout, self.training)
+        if changes is None:
+            x = x + written
             return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        attended = self.attention(self.norm_attention(x) * (1 + scale1) + shift1, rope, visible, memory)
-        x = x + (1 + gate1) * F.dropout(attended, self.dropout, self.training)
-        widened = self.mlp(self.norm_mlp(x) * (1 + scale2) + shift2)
+        _, _, gate1, shift, scale, gate2 = changes.unbind(-2)
+        x = x + (1 + gate1) * written
+        widened = self.mlp(self.norm_mlp(x) * (1 + scale) + shift)
         return x + (1 + gate2) * F.dropout(widened, self.dropout, self.training)
 
 
 class Attention(nn.Module):
     """Full attention: every position sees every other, padding included, unless ``visible`` [B or 1, L, all] says otherwise.
+    ``out`` is left to the block, which may want it at a few positions only.
 
     On a CPU the product is written out: torch's blocked kernel makes many small matrix products,
     which are several times slower on the matrix route that the rest of the network gains from.
@@ -158,7 +187,7 @@ class Attention(nn.Module):
         rows, length, dim = x.shape
         projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
         if self.may_differ and memory is None and lean.learns(x):
-            return self.out(lean.attend(projected, rope, self.heads, visible))
+            return lean.attend(projected, rope, self.heads, visible)
         qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
         if memory is not None:
@@ -171,7 +200,7 @@ class Attention(nn.Module):
             if mask is not None:
                 scores = scores.masked_fill(~mask, float("-inf"))
             attended = torch.softmax(scores, dim=-1) @ v
-        return self.out(attended.transpose(1, 2).reshape(rows, length, dim))
+        return attended.transpose(1, 2).reshape(rows, length, dim)
 
 
 class LowRank(nn.Module):

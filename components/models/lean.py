@@ -97,7 +97,7 @@ class GatedLinear(torch.autograd.Function):
         for rows in chunks(len(flat)):
             gate, up = flat[rows].chunk(2, -1)
             torch.mm(F.silu(gate).mul_(up), own.T, out=out[rows])
-        return out.view(*gate_up.shape[:-1], -1)
+        return out.view(*gate_up.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
@@ -114,7 +114,7 @@ class GatedLinear(torch.autograd.Function):
             torch.ops.aten.silu_backward.grad_input(back.mul_(up), gate, grad_input=to_gate)
             if grad_weight is not None:
                 add_product(grad_weight, given[rows].T, opened.mul_(up))
-        return grad_in.view(*grad.shape[:-1], -1), None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_in.view(*grad.shape[:-1], flat.shape[1]), None if grad_weight is None else grad_weight.to(weight.dtype)
 
 
 class Attend(torch.autograd.Function):

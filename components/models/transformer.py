@@ -7,12 +7,14 @@ B rows, L positions, D width, H heads, N selected positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from components.diffusion.categorical import room
 from components.diffusion.gpu import makes_kernels
 from components.models.config import ModelConfig
 from components.models.denoiser import Past, Prediction
@@ -32,9 +34,16 @@ from components.models.layers import (
 )
 from components.models.noisy import NoisyEncoder
 from components.models.permuted import Permuted
+from components.models.tiles import Tiles
 
-CACHED = 1 << 20
-"""Weights of a part of the vocabulary."""
+
+class Seen(NamedTuple):
+    """What every block is given besides features."""
+
+    rope: tuple[Tensor, Tensor]
+    condition: Tensor | None
+    visible: Tensor | None
+    memory: Memory | None
 
 
 class Transformer(nn.Module):
@@ -45,9 +54,9 @@ class Transformer(nn.Module):
         self.config = config = config.resolved()
         self.vocab_size = vocab_size
         self.activation_checkpointing = False
-        self.tile = 0
-        """Positions in each product with the vocabulary, so that all have one shape and the last bits of a position's logits
-        do not depend on how many there are; 0 takes all that are wanted at once, as learning does."""
+        self.tiles: Tiles | None = None
+        """What is computed of wanted positions alone is taken in these, so that the last bits of a position's logits do not depend
+        on how many there are; None takes all that are wanted at once, as learning does."""
         self.embed = Embedding(vocab_size, config.dim)
         self.encoder = NoisyEncoder(config, vocab_size) if config.encoder == "dsl" else None
         self.position_embed = Embedding(config.num_positions, config.dim) if config.num_positions else None
@@ -138,13 +147,18 @@ class Transformer(nn.Module):
         assert tokens is not None, "a prediction is asked for without tokens"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             memory = Memory(past) if past is not None or keep else None
-            x, rope, hidden = self.trunk(tokens, label, time, soft, dense, evidence, permuted, memory)
-            wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
+            x, seen = self.trunk(tokens, label, time, soft, dense, evidence, permuted, memory)
+            if select is None or heads or permuted is not None or not self.narrows(x):
+                x = self.through(self.blocks[-1], x, seen)
+                hidden = self.hidden(x, permuted)
+                wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
+            else:
+                wanted = self.norm(self.narrowed(x, seen, select))
             if judge is not None:
                 loss, nll, tokens = self.head(wanted, judge)
                 return Judged(loss, nll, tokens)
             logits = self.head(wanted) if select is None else self.read_out(wanted)
-        outputs = {name: self.read_head(name, x, rope) for name in heads}
+        outputs = {name: self.read_head(name, x, seen.rope) for name in heads}
         return Prediction(logits, outputs, None if memory is None or not keep else torch.stack(memory.kept))
 
     def trunk(
@@ -157,8 +171,8 @@ class Transformer(nn.Module):
         evidence: tuple[Tensor, Tensor] | None,
         permuted: Permuted | None,
         memory: Memory | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """(last features, rotary table, normed features that logits are read from)."""
+    ) -> tuple[Tensor, Seen]:
+        """(features [B, L, D] that the last block is given, what all blocks are given besides)."""
         length, copies = tokens.shape[1], 1 if permuted is None else permuted.copies
         if permuted is not None:
             tokens = permuted.rows(tokens)
@@ -172,19 +186,49 @@ class Transformer(nn.Module):
         condition = self.condition(tokens, label, time)
         cos, sin = rotary_table(at, self.config, x)
         rope = (cos.repeat(copies, 1), sin.repeat(copies, 1)) if past is None else (cos[:, None], sin[:, None])
-        for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, condition, visible, use_reentrant=False)
-            elif memory is None:
-                x = block(x, rope, condition, visible)
-            else:  # which is told of keys and values on the way
-                x = block.forward(x, rope, condition, visible, memory)
-        hidden = self.norm(x)
+        seen = Seen(rope, condition, visible, memory)
+        for block in self.blocks[:-1]:
+            x = self.through(block, x, seen)
+        return x, seen
+
+    def through(self, block: nn.Module, x: Tensor, seen: Seen) -> Tensor:
+        """Features [B, L, D] after a block."""
+        given = seen.rope, seen.condition, seen.visible
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            after: Tensor = checkpoint(block, x, *given, use_reentrant=False)
+        elif seen.memory is None:
+            after = block(x, *given)
+        else:  # which is told of keys and values on the way
+            after = block.forward(x, *given, seen.memory)
+        return after
+
+    def hidden(self, x: Tensor, permuted: Permuted | None) -> Tensor:
+        """Features [B, L, D] that logits are read from."""
+        hidden: Tensor = self.norm(x)
         if permuted is not None:
-            hidden = hidden[:, -length:]
+            hidden = hidden[:, -(hidden.shape[1] // permuted.copies) :]
         if self.config.shift_logits:  # such networks are shown whole rows alone
             hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
-        return x, rope, hidden
+        return hidden
+
+    def narrows(self, x: Tensor) -> bool:
+        """Is the last block's second half computed at wanted positions alone? On a GPU it is compiled for whole rows."""
+        return not (x.is_cuda or self.config.shift_logits or (self.activation_checkpointing and torch.is_grad_enabled()))
+
+    def narrowed(self, x: Tensor, seen: Seen, select: Tensor) -> Tensor:
+        """Features [N, D] of selected positions after the last block, given those of all [B, L, D] before it."""
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        changes = last.changes(seen.condition)
+        found = last.attend(x, seen.rope, changes, seen.visible, seen.memory)
+        rows = [some.flatten(0, 1).index_select(0, select) for some in (x, found)]
+        if changes is not None:
+            rows.append(changes[:, 0].index_select(0, select // x.shape[1]))
+
+        def write(rows: Sequence[Tensor], sizes: list[int]) -> Tensor:
+            return torch.cat([last.write(*tile) for tile in zip(*(some.split(sizes) for some in rows), strict=True)])
+
+        return last.write(*rows) if self.tiles is None else self.tiles.computed("last block", write, rows)
 
     def visible(self, at: Tensor, past: Past | None = None, permuted: Permuted | None = None) -> Tensor | None:
         """What the positions at [B, W] or [W] see, [B or 1, W, all] bool; None where that is everything."""
@@ -198,19 +242,10 @@ class Transformer(nn.Module):
 
     def read_out(self, wanted: Tensor) -> Tensor:
         """Logits [N, V] of selected features [N, D]."""
-        if not self.tile:
+        if self.tiles is None:
             logits: Tensor = self.head(wanted)
             return logits
-        padded = F.pad(wanted, (0, 0, 0, -len(wanted) % self.tile))
-        with torch.no_grad():  # each tile's logits are written where they belong, and no tile is copied but in a cache
-            exact = torch.promote_types(wanted.dtype, torch.float32)
-            logits = room(padded, len(padded), self.vocab_size, exact)
-            # On a CPU a part of the vocabulary stays in the caches while all tiles are multiplied by it.
-            words = self.vocab_size if padded.is_cuda else max(1, CACHED // padded.shape[1])
-            for weight, some in zip(self.head.weight.split(words), logits.split(words, dim=1), strict=True):
-                for features, place in zip(padded.split(self.tile), some.split(self.tile), strict=True):
-                    multiply(features, weight.T, place)
-        return logits[: len(wanted)]
+        return self.tiles.computed("head", self.head.in_tiles, [wanted])
 
     def read_head(self, name: str, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """The output [B, L] of a head by name."""
@@ -261,13 +296,3 @@ class Transformer(nn.Module):
                 raise ValueError("this network is conditioned on time, and no time was given")
             parts.append(self.time_embed(time))
         return F.silu(sum(parts[1:], parts[0])) if parts else None
-
-
-def multiply(features: Tensor, matrix: Tensor, place: Tensor) -> None:
-    """Write a product [N, V] into ``place``, which is in float32 where the factors are in bfloat16."""
-    if features.dtype == place.dtype:
-        torch.mm(features, matrix, out=place)
-    elif features.is_cuda:  # sums are in float32 there, and are not rounded
-        torch.mm(features, matrix, out_dtype=place.dtype, out=place)
-    else:
-        place.copy_(features @ matrix)

@@ -17,6 +17,7 @@ from components.errors import ConfigError, ModelError, Problem
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.device import Placement
+from components.models.tiles import SIZES, Tiles
 from components.models.transformer import Transformer
 from components.options import parse
 from components.outside import MAX_LENGTH
@@ -174,15 +175,11 @@ def load_model(folder: Path, placement: Placement = HOME) -> Transformer:
     return place(model.eval(), placement)
 
 
-TILES = {"cpu": 32, "cuda": 1024}
-"""Positions in a product with the vocabulary: enough that the matrix is not read for little, and little is thrown away."""
-
-
 def place(model: Transformer, placement: Placement) -> Transformer:
     """The same network for sampling and scoring, moved to a device and, but for what decides in float32, to a dtype."""
     model.to(placement.device)
     kind = placement.device.partition(":")[0]
-    model.tile = TILES[kind]
+    model.tiles = Tiles(SIZES[kind])
     if kind == "cuda":
         model.compile_blocks()
     if placement.dtype == "float32":

@@ -97,7 +97,7 @@ def written_out(self, x, rope, visible=None, memory=None):
         end = min(begin + 3, length)
         scores = q[:, :, begin:end] @ k[:, :, :end].mT / q.shape[-1] ** 0.5
         parts.append(scores.softmax(-1) @ v[:, :, :end])
-    return self.out(torch.cat(parts, 2).transpose(1, 2).reshape(rows, length, dim))
+    return torch.cat(parts, 2).transpose(1, 2).reshape(rows, length, dim)
 
 
 @pytest.mark.parametrize("config", [c.MdlmConfig(), c.ProsecoConfig(), c.PrismConfig(head_layers=1), c.DslConfig(noise_dim=8)], ids=lambda o: o.name)

@@ -387,16 +387,17 @@ def test_a_position_has_the_same_logits_bit_for_bit_in_any_company(vocab, dtype,
     """Forwards of one shape, and products with the vocabulary of one shape: neither the lane of a row nor how many
     positions are wanted, before it or behind it, reach its last bits. At the edges of tiles, too. The largest vocabulary is
     multiplied in six parts, of which the last has three words."""
-    from components.models import transformer
+    from components.models import heads
     from components.models.config import ModelConfig
     from components.models.cpu import use_threads
     from components.models.device import Placement
+    from components.models.tiles import SIZES
     from components.models.transformer import Transformer
-    from components.models.weights import TILES, place
+    from components.models.weights import place
 
     use_threads(1)
-    monkeypatch.setattr(transformer, "CACHED", 64 * 1000)
-    lanes, length, tile = 24, 25, TILES["cpu"]
+    monkeypatch.setattr(heads, "CACHED", 64 * 1000)
+    lanes, length, (large, *_, tile) = 24, 25, SIZES["cpu"]
     model = place(Transformer(ModelConfig(), vocab).eval(), Placement("cpu", dtype))
     row = torch.randint(0, vocab, (length,))
     found = []
@@ -404,7 +405,7 @@ def test_a_position_has_the_same_logits_bit_for_bit_in_any_company(vocab, dtype,
         for lane in range(lanes):
             batch = torch.randint(0, vocab, (lanes, length))
             batch[lane] = row
-            for before, behind in ((0, 0), (0, 5), (tile - 1, 0), (tile - 1, 1), (tile, 0), (2 * tile - 3, 40)):
+            for before, behind in ((0, 0), (0, 5), (tile - 1, 0), (tile - 1, 1), (tile, 0), (2 * tile - 3, 40), (large - 2, 0), (large, 90)):
                 others = torch.arange(lanes * length)[torch.arange(lanes * length) // length != lane]
                 chosen = others[torch.randperm(len(others))[: before + behind]]
                 select = torch.cat([chosen[:before], torch.tensor([lane * length + 7]), chosen[before:]])

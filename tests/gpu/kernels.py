@@ -88,8 +88,10 @@ def rows_do_not_see_their_company(dtype: str, device: str, vocab: int = 5003, ro
     model = place(Transformer(ModelConfig("micro"), vocab).eval(), Placement(device, dtype))  # type: ignore[arg-type]
     tokens = torch.randint(0, vocab, (2, rows, length), device=device)
     tokens[1, 0] = tokens[0, 0]
+    assert model.tiles is not None
+    tile = model.tiles.small
     everything = model(tokens[0], select=torch.arange(rows * length, device=device)).logits
-    for count in (1, model.tile - 1, model.tile, min(model.tile + 1, rows * length)):
+    for count in (1, tile - 1, tile, min(tile + 1, rows * length)):
         some = torch.arange(count, device=device)
         assert torch.equal(model(tokens[0], select=some).logits, everything[:count]), f"other bits where {count} are wanted"
     own = torch.arange(length, device=device)
