@@ -20,8 +20,8 @@ from components.diffusion.gpu import makes_kernels
 
 BLOCK = 64
 """Neighbours that are looked at as one, before it is known in which of them the best lies, or a draw."""
-SOME = 32
-"""Positions that are looked at together."""
+SOME, NUMBERS = 32, 1 << 17
+"""Positions that are looked at together at least, and as many more as have no more numbers."""
 
 
 def room(like: Tensor, rows: int, vocab_size: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -143,7 +143,7 @@ def opinion(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         from components.diffusion import kernels
 
         return kernels.opinion(logits, own)
-    some = len(logits) if logits.is_cuda else SOME
+    some = len(logits) if logits.is_cuda else max(SOME, NUMBERS // logits.shape[-1])
     parts = []
     for part, token in zip(logits.split(max(1, some)), own.split(max(1, some)), strict=True):
         log_p, first = torch.log_softmax(part, -1), best(part)

@@ -1,3 +1,4 @@
+import numpy
 import torch
 
 from components.diffusion import noise
@@ -22,6 +23,18 @@ def test_philox_gives_the_published_answers():
     for counter, key, answer in cases:
         found = noise.philox(words(*counter), words(*key))
         assert tuple(int(w) for w in found) == answer
+
+
+def test_words_are_the_same_in_numpy_and_in_torch():
+    given = [torch.randint(0, 1 << 32, (5, 1 + 6 * (i == 0))) for i in range(6)]
+    found = noise.philox(tuple(given[:4]), tuple(given[4:]))
+    by_numpy = noise.philox(tuple(x.numpy() for x in given[:4]), tuple(x.numpy() for x in given[4:]))
+    assert all(torch.equal(a, torch.from_numpy(b)) for a, b in zip(found, by_numpy, strict=True))
+    keys = torch.cat(given[4:], 1)
+    as_named = noise.philox((torch.arange(7)[None], given[1], given[2], torch.full((5, 1), 3)), tuple(given[4:]))
+    high, low = as_named[0] >> 6, as_named[1] >> 6
+    u = noise.uniform(keys, given[1][:, 0], given[2][:, 0], 7, 3)
+    assert torch.equal(u, (high.double() * 2**26 + low + 0.5) / 2**52)
 
 
 def test_a_draw_depends_on_nothing_but_its_name():
@@ -64,7 +77,7 @@ def test_uniforms_have_52_bits_and_never_reach_an_end(monkeypatch):
     assert u.dtype == torch.float64
     assert len(u.unique()) == u.numel()
     for word in (0, 0xFFFFFFFF):
-        monkeypatch.setattr(noise, "philox", lambda counter, key, w=word: (torch.full((1, 1), w),) * 4)
+        monkeypatch.setattr(noise, "philox", lambda counter, key, w=word: (numpy.full((1, 1), w),) * 4)
         end = float(noise.uniform(torch.zeros(1, 2, dtype=torch.long), 0, 0, 1, noise.Stream.TOKEN))
         assert 0 < end < 1
         assert abs(end - (word > 0)) < 1e-15
