@@ -179,7 +179,7 @@ def place(model: Transformer, placement: Placement) -> Transformer:
     """The same network for sampling and scoring, moved to a device and, but for what decides in float32, to a dtype."""
     model.to(placement.device)
     kind = placement.device.partition(":")[0]
-    model.tiles = Tiles(SIZES[kind])
+    model.tiles = Tiles(*SIZES[kind])
     if kind == "cuda":
         model.compile_blocks()
     if placement.dtype == "float32":

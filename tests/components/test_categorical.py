@@ -34,20 +34,39 @@ def test_the_best_is_the_first_of_the_largest_wherever_it_stands(vocabulary):
     assert torch.equal(categorical.best(values), values.argmax(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("binned", [0, 1 << 30])
 @pytest.mark.parametrize(("top_p", "top_k"), [(0.9, 0), (0.5, 4), (1.0, 3), (0.999, 0), (1e-9, 0)])
-def test_what_truncation_keeps_is_a_prefix_of_all_in_order(top_p, top_k):
-    """As the definition says, with all of them put in order one by one; ties by their ids."""
+def test_what_truncation_keeps_is_a_prefix_of_all_in_order(top_p, top_k, binned, dtype, monkeypatch):
+    """As the definition says, with all of them put in order one by one; ties by their ids. In bins there are many of one, too:
+    the last rows are nearly alike, and one token has all."""
+    monkeypatch.setattr(categorical, "BINNED", binned)
     torch.manual_seed(0)
-    p = torch.softmax(torch.randn(20, 70) * 3, -1)
+    p = torch.softmax(torch.randn(20, 70, dtype=dtype) * 3, -1)
     p[:10] = (p[:10] * 20).round() / 20 + 1e-3
+    p[18] = torch.softmax(torch.randn(70, dtype=dtype) / 1000, -1)
+    p[19] = torch.nn.functional.one_hot(torch.tensor(3), 70)
     for row, kept in zip(p, categorical.truncate(p, top_p, top_k), strict=True):
         order = sorted(range(70), key=lambda i: (-row[i], i))[: top_k or None]
-        total, before, expected = sum(float(row[i]) for i in order), 0.0, torch.zeros(70)
+        total, before, expected = sum(float(row[i]) for i in order), 0.0, torch.zeros(70, dtype=dtype)
         for i in order:
             if before < top_p * total:
                 expected[i] = row[i]
             before += float(row[i])
         assert torch.equal(kept, expected)
+
+
+def test_a_nucleus_among_many_tokens_is_that_of_a_sort(monkeypatch):
+    """Where nothing is told otherwise, and of rows of any shape; what is no number does no harm to others."""
+    torch.manual_seed(0)
+    p = torch.softmax(torch.randn(3, 5, categorical.BINNED) * 2, -1)
+    assert torch.equal(categorical.truncate(p[:, ::2], 0.9, 0), categorical.truncate(p, 0.9, 0)[:, ::2])
+    found = categorical.truncate(p, 0.9, 0)
+    broken = p.index_fill(0, torch.tensor([1]), torch.nan)
+    assert torch.equal(categorical.truncate(broken, 0.9, 0)[[0, 2]], found[[0, 2]])
+    assert categorical.truncate(p[:0], 0.9, 0).shape == (0, 5, categorical.BINNED)
+    monkeypatch.setattr(categorical, "BINNED", 1 << 30)
+    assert torch.equal(categorical.truncate(p, 0.9, 0), found)
 
 
 def test_temperature_zero_is_argmax_and_reports_the_plain_probability():

@@ -397,7 +397,7 @@ def test_a_position_has_the_same_logits_bit_for_bit_in_any_company(vocab, dtype,
 
     use_threads(1)
     monkeypatch.setattr(heads, "CACHED", 64 * 1000)
-    lanes, length, (large, *_, tile) = 24, 25, SIZES["cpu"]
+    lanes, length, (tile, (large, *_), _) = 24, 25, SIZES["cpu"]
     model = place(Transformer(ModelConfig(), vocab).eval(), Placement("cpu", dtype))
     row = torch.randint(0, vocab, (length,))
     found = []
@@ -405,7 +405,7 @@ def test_a_position_has_the_same_logits_bit_for_bit_in_any_company(vocab, dtype,
         for lane in range(lanes):
             batch = torch.randint(0, vocab, (lanes, length))
             batch[lane] = row
-            for before, behind in ((0, 0), (0, 5), (tile - 1, 0), (tile - 1, 1), (tile, 0), (2 * tile - 3, 40), (large - 2, 0), (large, 90)):
+            for before, behind in ((0, 0), (0, 5), (tile - 1, 0), (tile - 1, 1), (tile, 0), (2 * tile - 3, 40), (7, 1), (15, 0), (large - 2, 0), (large, 90)):
                 others = torch.arange(lanes * length)[torch.arange(lanes * length) // length != lane]
                 chosen = others[torch.randperm(len(others))[: before + behind]]
                 select = torch.cat([chosen[:before], torch.tensor([lane * length + 7]), chosen[before:]])

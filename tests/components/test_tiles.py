@@ -86,7 +86,7 @@ def test_the_last_block_writes_at_wanted_positions_alone(monkeypatch):
     seen, model = widths(monkeypatch), network().eval()
     with torch.no_grad():
         model(**given())
-        model.tiles = Tiles((4,))
+        model.tiles = Tiles(4)
         model(**given())
     assert seen == [24, 9, 24, 4, 4, 4]
 
@@ -123,29 +123,36 @@ def by_number(wrong):
 
 
 def test_the_largest_tiles_that_change_no_bit_are_taken_first():
-    tiles, x = Tiles((16, 8, 4)), torch.arange(1.0, 28)[:, None]
+    tiles, x = Tiles(4, (16, 8), (1, 2)), torch.arange(1.0, 28)[:, None]
     compute, taken = by_number(wrong=())
     assert torch.equal(tiles.computed("twice", compute, [x]), 2 * x)
     assert taken == [[16], [4] * 4, [8], [4, 4], [16, 8, 4]]
     taken.clear()
-    for number, sizes in ((0, [0]), (1, [4]), (4, [4]), (7, [8]), (9, [8, 4]), (16, [16]), (32, [16, 16])):
+    tiles.computed("twice", compute, [x[:6]])
+    assert taken == [[2, 2], [4], [4, 2]]
+    tiles.computed("twice", compute, [x[:9]])
+    assert taken[3:] == [[1] * 4, [4], [8, 1]]
+    for number, sizes in ((0, [0]), (1, [1]), (2, [2]), (3, [4]), (7, [4, 4]), (8, [8]), (16, [16]), (32, [16, 16])):
         taken.clear()
         tiles.computed("twice", compute, [torch.ones(number, 1)])
         assert taken == [sizes], "what is known is tried no more"
 
 
 def test_tiles_that_change_a_bit_are_never_taken():
-    tiles, x = Tiles((16, 8, 4)), torch.rand(28, 1) + 1
+    tiles, x = Tiles(4, (16, 8), (1, 2)), torch.rand(28, 1) + 1
     compute, taken = by_number(wrong={16})
     assert torch.equal(tiles.computed("twice", compute, [x]), 2 * x)
     assert taken[-1] == [8, 8, 8, 4]
+    compute, taken = by_number(wrong={1, 2})
+    assert torch.equal(tiles.computed("small", compute, [x[:5]]), 2 * x[:5])
+    assert taken == [[1] * 4, [4], [2, 2], [4], [4, 4]]
     compute, taken = by_number(wrong=())
     tiles.computed("other", compute, [x])
     assert taken[-1] == [16, 8, 4], "of another product nothing was known"
 
 
 def test_tiles_are_tried_anew_with_other_threads():
-    tiles, x, (compute, taken) = Tiles((8, 4)), torch.ones(8, 1), by_number(wrong=())
+    tiles, x, (compute, taken) = Tiles(4, (8,)), torch.ones(8, 1), by_number(wrong=())
     try:
         for threads, tries in ((1, 3), (1, 1), (2, 3)):
             use_threads(threads)
@@ -165,8 +172,9 @@ def test_a_position_is_the_same_however_many_are_wanted(name, dtype):
     rows = 300 // LENGTH + 1
     tokens, time = torch.randint(0, WORDS, (rows, LENGTH)), torch.linspace(0, 1, rows)
     with torch.inference_mode():
+        usual, larger, smaller = SIZES["cpu"]
         everything = model(tokens, select=torch.arange(rows * LENGTH), time=time).logits
-        for edge in (1, *SIZES["cpu"]):
+        for edge in (usual, *larger, *smaller):
             for number in (edge - 1, edge, edge + 1):
                 found = model(tokens, select=torch.arange(number), time=time).logits
                 assert torch.equal(found, everything[:number])
@@ -174,7 +182,7 @@ def test_a_position_is_the_same_however_many_are_wanted(name, dtype):
 
 
 def test_the_same_holds_for_a_network_that_has_no_equal_tiles(monkeypatch):
-    monkeypatch.setattr(Tiles, "may_be", lambda self, size, *_: False)
+    monkeypatch.setattr(Tiles, "may_be", lambda self, size, *_: size == self.usual)
     seen = widths(monkeypatch)
     model = place(network().float().eval(), Placement())
     with torch.inference_mode():

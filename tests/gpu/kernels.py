@@ -89,7 +89,7 @@ def rows_do_not_see_their_company(dtype: str, device: str, vocab: int = 5003, ro
     tokens = torch.randint(0, vocab, (2, rows, length), device=device)
     tokens[1, 0] = tokens[0, 0]
     assert model.tiles is not None
-    tile = model.tiles.small
+    tile = model.tiles.usual
     everything = model(tokens[0], select=torch.arange(rows * length, device=device)).logits
     for count in (1, tile - 1, tile, min(tile + 1, rows * length)):
         some = torch.arange(count, device=device)
