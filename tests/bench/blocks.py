@@ -19,7 +19,7 @@ from components.samplers.sampler import build_sampler
 from components.samplers.session import Session
 from components.shards.model import extras_of
 from tests.bench.paired import Pair
-from tests.bench.sampling import of_export, random_network
+from tests.bench.sampling import PRECISION, of_export, random_network
 
 LENGTH = 32
 """Of a block, and of an attention block of a random network."""
@@ -58,7 +58,7 @@ def build(name: str, given: dict[str, Any]) -> Pair:
             return "equal rows"
         return f"equal where all is made anew in each call; cached, {share:.0%} of tokens are the same"
 
-    return Pair(name, given, lambda: cost(made(cached)), lambda: cost(made(plain)), same)
+    return Pair(name, given, lambda: cost(made(cached)), lambda: cost(made(plain)), same, precision=PRECISION[placement.dtype])
 
 
 def with_cache(config: SamplerConfig, refresh: int) -> SamplerConfig:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from components.training.speed import limit
 
@@ -55,8 +56,8 @@ class Pair:
     work: float = 0.0
     """Of a turn, in ``unit``; 0 where only time is told."""
     unit: str = ""
-    flops: float = 0.0
-    """Floating-point operations that a turn needs, for the share of the machine's limit; 0 where there are none."""
+    precision: str = "fp32"
+    """Of products of matrices, for the machine's limit: ``fp32`` or ``bf16``."""
     clock: str = ""
     """``wall_s`` or ``cpu_s``, by which sides are compared; empty is CPU time on a CPU and wall time on a GPU."""
 
@@ -101,14 +102,18 @@ def timed(side: Side, device: torch.device) -> Took:
 
 
 def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
-    """The rounds of a pair, in alternating order, after one turn of each that is thrown away."""
+    """The rounds of a pair, in alternating order, after one turn of each that is thrown away, and in which the operations of ours
+    are counted: those of products of matrices in this process."""
     gate = pair.same()
-    timed(pair.ours, device), timed(pair.theirs, device)
+    with FlopCounterMode(display=False) as counter:
+        timed(pair.ours, device)
+    timed(pair.theirs, device)
+    flops = counter.get_total_flops()
     ours, theirs, limits = [], [], []
     for number in range(rounds):
         for side, found in ((pair.ours, ours), (pair.theirs, theirs))[:: 1 if number % 2 == 0 else -1]:
             found.append(timed(side, device))
-        limits.append(limit(device, "fp32"))
+        limits.append(limit(device, pair.precision))
     clock = pair.clock or ("cpu_s" if device.type == "cpu" else "wall_s")
     ratios = {k: [asdict(t)[k] / asdict(o)[k] for o, t in zip(ours, theirs, strict=True)] for k in ("wall_s", "cpu_s")}
     sides = {"ours": ours, "theirs": theirs}
@@ -124,7 +129,8 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
         "rate": {k: pair.work / s for k, s in seconds.items()} | {"unit": pair.unit} if pair.work else {},
         "peak_mb": {k: statistics.median(t.peak_mb for t in turns) for k, turns in sides.items()},
         "limit_flops_s": statistics.median(limits),
-        "share_of_limit": {k: pair.flops / s / statistics.median(limits) for k, s in seconds.items()} if pair.flops else {},
+        "flops": flops,
+        "share_of_limit": {k: flops / s / statistics.median(limits) for k, s in seconds.items()} if flops else {},
         "counts": {k: sum(t.told[k] for t in theirs) / sum(o.told[k] for o in ours) for k in ours[0].told},
         **{k: [asdict(t) for t in turns] for k, turns in sides.items()},
     }
@@ -139,7 +145,10 @@ def line(found: dict[str, Any]) -> str:
     counts = "".join(f", {ratio:.2f}x fewer {name}" for name, ratio in found["counts"].items())
     seconds = "CPU s" if found["clock"] == "cpu_s" else "s"
     rate = "; {ours:.3g} against {theirs:.3g} {unit}".format(**found["rate"]) + f" a {seconds}" if found["rate"] else ""
-    share = "; {ours:.0%} and {theirs:.0%} of the machine's limit".format(**found["share_of_limit"]) if found["share_of_limit"] else ""
+    share = ""
+    if found["share_of_limit"]:  # by operations that ours needs, so that whoever took no other time would be so many times as fast
+        most = found["ratio"] / found["share_of_limit"]["ours"]
+        share = "; {ours:.0%} and {theirs:.0%} of the machine's limit, where it is {most:.1f}x".format(**found["share_of_limit"], most=most)
     return (
         f"{found['name']:18}{found['ratio']:7.2f}x  ({cpu}wall {min(wall):.2f} to {max(wall):.2f}{counts})"
         f"{rate}{share}; peak {peak['ours']:.0f} and {peak['theirs']:.0f} MB; {setting}; {found['gate']}"

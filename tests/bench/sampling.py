@@ -20,6 +20,7 @@ from components.shards.model import load
 from tests.bench import plain
 from tests.bench.paired import Pair
 
+PRECISION = {"float32": "fp32", "bfloat16": "bf16"}
 TOP_P = 0.9
 """Of the released evaluation scripts."""
 DRAWS = 4000
@@ -52,7 +53,7 @@ def build(name: str, given: dict[str, Any]) -> Pair:
         generator = torch.Generator(placement.device).manual_seed(next(seeds))
         return {"calls": plain.ancestral(lambda t: plain_model(t).logits, rows, length, loop, generator)[1]}
 
-    return Pair(name, given, ours, theirs, lambda: same_law(passes, placement.dtype))
+    return Pair(name, given, ours, theirs, lambda: same_law(passes, placement.dtype), precision=PRECISION[placement.dtype])
 
 
 def random_network(shape: str | ModelConfig, vocab: int, placement: Placement) -> Transformer:

@@ -11,7 +11,7 @@ from components.models.device import Placement
 from components.samplers import SamplerConfig, preset
 from tests.bench import plain
 from tests.bench.paired import Pair
-from tests.bench.sampling import TOP_P, alike, of_export, random_network, sample
+from tests.bench.sampling import PRECISION, TOP_P, alike, of_export, random_network, sample
 
 PARTICLES = 4
 """Of the paper's evaluation."""
@@ -45,7 +45,7 @@ def build(name: str, given: dict[str, Any]) -> Pair:
         return {"calls": sum(calls for _, calls in made) / rows}
 
     setting = {k: given[k] for k in ("vocab", "length", "rows", "size", "export", "device", "dtype", "plain_dtype", "deterministic")}
-    return Pair(name, setting, ours, theirs, same_law)
+    return Pair(name, setting, ours, theirs, same_law, precision=PRECISION[placement.dtype])
 
 
 def sampler(every: int, top_p: float, ess: float) -> SamplerConfig:

@@ -12,7 +12,7 @@ from components.models.transformer import Transformer
 from components.samplers import SamplerConfig, preset
 from tests.bench import blocks, plain
 from tests.bench.paired import Pair
-from tests.bench.sampling import of_export, random_network
+from tests.bench.sampling import PRECISION, of_export, random_network
 
 LEAST = 0.9
 """Confidence, of their paper."""
@@ -41,7 +41,7 @@ def build(name: str, given: dict[str, Any]) -> Pair:
         return {"calls": sum(calls for _, calls in one_by_one(plain_model, mask_id, rows, length)) / rows}
 
     setting = {k: given[k] for k in ("vocab", "length", "rows", "size", "export", "device", "dtype", "plain_dtype", "deterministic")}
-    return Pair(name, setting, ours, theirs, same)
+    return Pair(name, setting, ours, theirs, same, precision=PRECISION[placement.dtype])
 
 
 def sampler() -> SamplerConfig:

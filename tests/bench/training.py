@@ -127,7 +127,7 @@ def build(name: str, given: dict[str, Any]) -> Pair:
             peak_mb(which, objective, precision, tuple(sorted(given.items())))  # outside of what is timed
         return "no gate: two objectives" if what == "cost" else equal(what, precision, given)
 
-    return Pair(name, given, side(*mine), side(*other), same)
+    return Pair(name, given, side(*mine), side(*other), same, precision=precision)
 
 
 def equal(name: str, precision: str, given: dict[str, Any]) -> str:

@@ -41,16 +41,20 @@ def test_sides_take_turns_and_the_middle_ratio_is_told(monkeypatch):
     def side(name):
         turns.append(name)
         clock[0] += next(costs[name])
+        torch.ones(8, 4) @ torch.ones(4, 2)
         return {"calls": {"ours": 2.0, "theirs": 6.0}[name]}
 
     monkeypatch.setattr(paired, "cpu_s", lambda: clock[0])
-    found = paired.measure(pair(lambda: side("ours"), lambda: side("theirs"), work=8.0, unit="MB", flops=1e6), 3, CPU)
+    found = paired.measure(pair(lambda: side("ours"), lambda: side("theirs"), work=8.0, unit="MB"), 3, CPU)
     assert turns == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert found["ratios"]["cpu_s"] == [5.0, 2.0, 1.0]
     assert found["ratio"] == 2.0
     assert found["rate"] == {"ours": 4.0, "theirs": 2.0, "unit": "MB"}
     assert found["counts"] == {"calls": 3.0}
-    assert found["share_of_limit"]["ours"] == pytest.approx(1e6 / 2 / found["limit_flops_s"])
+    assert found["flops"] == 2 * 8 * 4 * 2
+    assert found["share_of_limit"] == {k: pytest.approx(found["flops"] / s / found["limit_flops_s"]) for k, s in (("ours", 2), ("theirs", 4))}
+    most = found["ratio"] / found["share_of_limit"]["ours"]
+    assert f"of the machine's limit, where it is {most:.1f}x" in paired.line(found)
     assert "4 against 2 MB a CPU s" in paired.line(found)
     assert "3.00x fewer calls" in paired.line(found)
 
