@@ -1,9 +1,9 @@
 """Counter-based randomness: every draw is a pure function of what it is for.
 
 Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised in
-torch, and on a CPU in numpy, whose operations take a third of the time to begin. A draw is named by (seed, sample id, particle, sweep) -> a 64-bit row key, and then by (tick,
-inner step, position, stream). No state, no global generator: a row is the same alone, in a crowd,
-on another replica or on the third try.
+torch, and on a CPU in numpy, whose operations take a third of the time to begin. A draw is named by
+(seed, sample id, particle, sweep) -> a 64-bit row key, and then by (tick, inner step, position, stream).
+No state, no global generator: a row is the same alone, in a crowd, on another replica or on the third try.
 """
 
 from __future__ import annotations
