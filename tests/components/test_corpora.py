@@ -15,7 +15,7 @@ from components.data.documents import Document
 from components.data.packing import SPLITS, pack_piece
 from components.data.tokenizer import Tokenizer, agrees, build_tokenizer
 
-pytestmark = pytest.mark.skipif("PROSECO_DATA" not in os.environ, reason="PROSECO_DATA is not set")
+pytestmark = pytest.mark.skipif(not os.environ.get("PROSECO_DATA"), reason="PROSECO_DATA is not set")
 
 
 def documents(corpus, count):

@@ -253,9 +253,10 @@ def test_text_and_parquet_are_read(tmp_path):
 def test_a_corpus_that_is_not_there_says_so(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no such file"):
         JsonLines(JsonlConfig(path=str(tmp_path / "none.jsonl"))).pieces(2)
-    monkeypatch.delenv("PROSECO_DATA", raising=False)
-    with pytest.raises(DataError, match="PROSECO_DATA is not set"):
-        TextFiles(TextConfig(path="$PROSECO_DATA/x.txt")).pieces(2)
+    for forget in (lambda: monkeypatch.delenv("PROSECO_DATA", raising=False), lambda: monkeypatch.setenv("PROSECO_DATA", "")):
+        forget()
+        with pytest.raises(DataError, match="PROSECO_DATA is not set"):
+            TextFiles(TextConfig(path="$PROSECO_DATA/x.txt")).pieces(2)
 
 
 def test_the_standard_library_is_there():

@@ -46,7 +46,7 @@ def listed(path: str, suffixes: tuple[str, ...]) -> Files:
     if not path:
         raise DataError("The corpus has no path. Set source.path to a file, a folder or a glob.")
     if "$PROSECO_DATA" in path:
-        if "PROSECO_DATA" not in os.environ:
+        if not os.environ.get("PROSECO_DATA"):  # an empty one would have it name a file of the root
             raise DataError(f"{path}: PROSECO_DATA is not set. Set it to the folder that holds your corpora.")
         path = path.replace("$PROSECO_DATA", os.environ["PROSECO_DATA"])
     if os.path.isdir(path):
