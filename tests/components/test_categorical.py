@@ -65,6 +65,8 @@ def test_a_nucleus_among_many_tokens_is_that_of_a_sort(monkeypatch):
     broken = p.index_fill(0, torch.tensor([1]), torch.nan)
     assert torch.equal(categorical.truncate(broken, 0.9, 0)[[0, 2]], found[[0, 2]])
     assert categorical.truncate(p[:0], 0.9, 0).shape == (0, 5, categorical.BINNED)
+    alike = torch.full((3000,), 1 / 3000)
+    assert torch.equal(categorical.truncate(alike, 0.5, 0) > 0, torch.arange(3000) < 1500)
     monkeypatch.setattr(categorical, "BINNED", 1 << 30)
     assert torch.equal(categorical.truncate(p, 0.9, 0), found)
 

@@ -54,9 +54,9 @@ def rows_of(number):
     return [Row(id=i, canvas=(MASK,) * LENGTH, fixed=(False,) * LENGTH, seed=5) for i in range(number)]
 
 
-def samples(model, rows, sampler=None, **options):
+def samples(model, rows, sampler=None, lanes=LANES, **options):
     """Of a session that has them all from the start."""
-    session = Session(model, sampler or build_sampler(SamplerConfig(steps=6), Vocabulary(MASK), Extras()), LENGTH, LANES, **options)
+    session = Session(model, sampler or build_sampler(SamplerConfig(steps=6), Vocabulary(MASK), Extras()), LENGTH, lanes, **options)
     for row in rows:
         assert session.admit(row.id, row)
     found = {}
@@ -117,6 +117,40 @@ def test_rows_are_those_of_a_crowd_by_any_sampler(name, dtype):
     for row in rows[:2]:
         alone, _ = samples(model, [row], sampler)
         assert alone == {row.id: crowd[row.id]}
+
+
+def by_token(tokens, *, select=None, heads=(), keep=False, **given):
+    """Of each token by itself, so that parts of rows have the same answer; with a head, and keys and values."""
+    logits = torch.randn(WORDS, WORDS, generator=torch.Generator().manual_seed(0))[tokens]
+    kept = (1 + tokens)[None, :, None, None, :, None].expand(1, -1, 2, 1, -1, 1).float() if keep else None
+    chosen = logits if select is None else logits.flatten(0, 1)[select]
+    return Prediction(chosen, dict.fromkeys(heads, (1 + tokens) / 9), kept)
+
+
+def last_is_off(x, size):
+    """Another last bit of a forward's last input, where the forward is of so many."""
+    return x if len(x) != size else torch.cat([x[:-1], x[-1:] * (1 + 1e-6)])
+
+
+@pytest.mark.parametrize(("part", "size"), [("logits", 2), ("a head", 1), ("a head", 2), ("keys and values", 1), ("nothing", 1)])
+def test_a_size_that_changes_a_bit_of_any_part_in_any_place_is_never_used(part, size):
+    def shaky(tokens, **given):
+        said = by_token(tokens, **given)
+        if part == "logits":
+            whole = said.logits if given.get("select") is None else by_token(tokens).logits
+            return replace(said, logits=last_is_off(whole, size).flatten(0, 1)[given["select"]])
+        if part == "a head":
+            return replace(said, heads={name: last_is_off(value, size) for name, value in said.heads.items()})
+        if part == "keys and values" and said.kept is not None:
+            return replace(said, kept=last_is_off(said.kept.transpose(0, 1), size).transpose(0, 1))
+        return said
+
+    cached = preset("llada_block", steps=6, blocks={"length": 5, "cache": True})
+    config = {"logits": SamplerConfig(steps=6), "a head": preset("prism", steps=6)}.get(part, cached)
+    sampler = build_sampler(config, Vocabulary(MASK), Extras())
+    _, session = samples(shaky, rows_of(size), sampler, lanes=16)  # of which two are in a forward of whole rows, with a cache
+    tried = {tried: equal for ((span, _), _, tried), equal in session.sizes.equal.items() if span == LENGTH}
+    assert tried[size] is (part == "nothing")
 
 
 def test_all_that_was_said_is_compared():
