@@ -77,21 +77,25 @@ def _(probabilities: Tensor, top_p: float) -> Tensor:
 def fill_nucleus(row: NDArray[Any], top_p: float, out: NDArray[Any]) -> None:
     """Write the nucleus of probabilities [V] into zeros.
 
-    Numbers that are not negative have the order of their bits, so the first 16 of them sort them into bins, and the mass above
-    each bin tells in which one the border is.
+    All tokens that have less than a V-th of what may be left out are left out, whatever the others have. Numbers that are not
+    negative have the order of their bits, so the first 16 of them sort the rest into bins, and the mass above each bin tells in
+    which one the border is.
     """
-    number = row.view(f"u{row.itemsize}") >> (8 * row.itemsize - 16)
-    mass = numpy.bincount(number, weights=row)
+    total = row.sum(dtype=numpy.float64)
+    target, least = top_p * total, 0.999 * (1 - top_p) * total / len(row)
+    ids = numpy.flatnonzero(~(row < least))  # what is no number, too
+    large = row[ids]
+    number = large.view(f"u{row.itemsize}") >> (8 * row.itemsize - 16)
+    mass = numpy.bincount(number, weights=large)
     from_above = mass[::-1].cumsum()
-    target = top_p * from_above[-1]
     bins = min(int(numpy.searchsorted(from_above, target)), len(mass) - 1)
     border = len(mass) - 1 - bins
     inside = numpy.flatnonzero(number == border)
-    inside = inside[numpy.argsort(-row[inside], kind="stable")]
-    reached = (from_above[bins - 1] if bins else 0.0) + row[inside].cumsum(dtype=numpy.float64)
-    numpy.copyto(out, row, where=number > border)
-    some = inside[: int(numpy.searchsorted(reached, target)) + 1]
-    out[some] = row[some]
+    inside = inside[numpy.argsort(-large[inside], kind="stable")]
+    reached = (from_above[bins - 1] if bins else 0.0) + large[inside].cumsum(dtype=numpy.float64)
+    inside = inside[: int(numpy.searchsorted(reached, target)) + 1]
+    out[ids] = numpy.where(number > border, large, 0)
+    out[ids[inside]] = large[inside]
 
 
 def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
