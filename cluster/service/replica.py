@@ -46,7 +46,7 @@ class Replica:
         self.network = Metered(self.model.network)
         self.setting = ScorerSetting(self.model.tokenizer, None, self.model.network, {}, device=self.model.device)
         set_up = partial(use_threads, threads)
-        self.engine = SharedEngine(Engine(self.open_session), set_up, limits.max_rows, self.useful)
+        self.engine = SharedEngine(Engine(self.open_session, sizes=self.model.sizes), set_up, limits.max_rows, self.useful)
         self.scoring = ThreadPoolExecutor(1, "scores", set_up)
 
     def open_session(self, config: SamplerConfig, length: int) -> Session:

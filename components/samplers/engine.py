@@ -66,17 +66,20 @@ class Engine:
     Batch jobs hand their rows to ``run``. A service submits rows as they come, and steps as long as it is not idle.
     """
 
-    def __init__(self, open_session: Callable[[SamplerConfig, int], Session], max_sessions: int = 32):
+    def __init__(
+        self, open_session: Callable[[SamplerConfig, int], Session], max_sessions: int = 32, sizes: Sizes | None = None
+    ):
         """
         Args:
             open_session: makes a session for a sampler and a length; it is closed when it has no more rows. All
                 sessions are around one network.
             max_sessions: of each priority; what comes for another one waits.
+            sizes: of forwards, known from other engines around the network.
         """
         self.open_session, self.max_sessions = open_session, max_sessions
         self.sessions: dict[Key, Session] = {}
         self.waiting: dict[Key, deque[Held]] = {}
-        self.sizes = Sizes()
+        self.sizes = sizes or Sizes()
         self.tickets = itertools.count()
         self._last = Key(SamplerConfig(), 0, PEOPLE)
         """Of the row that came last: the next is often of its kind, and a key's hash is worked out once."""

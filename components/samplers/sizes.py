@@ -21,16 +21,18 @@ class Sizes:
     """Numbers of inputs that were tried for one network, on this machine and with its threads."""
 
     def __init__(self) -> None:
-        self.equal: dict[tuple[Hashable, int, int], bool] = {}
+        self.equal: dict[tuple[Hashable, int, int, int], bool] = {}
+        """By what is asked, inputs of a full forward, of this one, and threads."""
 
     def of(self, asked: Hashable, needed: int, lanes: int, try_it: Callable[[int], bool]) -> int:
         """The least power of two that ``needed`` inputs fit into and whose forwards have the bits of full ones, which have
         ``lanes`` inputs; ``asked`` tells forwards apart that compute other things."""
         size = 1 << (needed - 1).bit_length()
         while size < lanes:
-            if (asked, lanes, size) not in self.equal:
-                self.equal[asked, lanes, size] = try_it(size)
-            if self.equal[asked, lanes, size]:
+            key = asked, lanes, size, torch.get_num_threads()
+            if key not in self.equal:
+                self.equal[key] = try_it(size)
+            if self.equal[key]:
                 return size
             size *= 2
         return lanes

@@ -21,6 +21,7 @@ from components.samplers.config import SamplerConfig
 from components.samplers.contract import Extras, Row, Sample, Vocabulary
 from components.samplers.engine import Engine, Session
 from components.samplers.sampler import build_sampler
+from components.samplers.sizes import Sizes
 from components.scorers.base import ScorerSetting
 from components.shards.reward import reward_of
 
@@ -47,6 +48,8 @@ class Loaded:
     network: Transformer
     tokenizer: Tokenizer
     extras: Extras
+    sizes: Sizes = field(default_factory=Sizes, kw_only=True)
+    """Forwards that were tried so far, for all engines around it."""
 
     @property
     def device(self) -> str:
@@ -120,7 +123,7 @@ def engine_of(model: Loaded, sampling: Sampling, network: Denoiser | None = None
             reward=reward_of(config, setting),
         )
 
-    return Engine(open_session)
+    return Engine(open_session, sizes=model.sizes)
 
 
 Outcome = Sample | SamplingError

@@ -15,6 +15,7 @@ from components.models.transformer import Transformer
 from components.models.weights import place
 from components.samplers import SamplerConfig, preset
 from components.samplers.contract import Extras, Row, Vocabulary
+from components.samplers.engine import Engine
 from components.samplers.sampler import build_sampler
 from components.samplers.session import Session
 from components.samplers.sizes import Sizes, same
@@ -74,7 +75,7 @@ def test_few_rows_are_computed_in_forwards_that_just_hold_them():
         assert few == {i: whole[i] for i in range(number)}
         if size < 8:  # both were tried once, where first wanted
             assert seen.sizes[:3] == [8, size, size]
-            assert session.sizes.equal[(LENGTH, (False, False, (), False, False)), 8, size]
+            assert session.sizes.equal[(LENGTH, (False, False, (), False, False)), 8, size, torch.get_num_threads()]
             assert seen.sizes.count(8) == len(session.sizes.equal)
         else:
             assert seen.sizes[0] == 8
@@ -86,7 +87,7 @@ def test_a_size_that_changes_a_bit_is_never_used():
     whole, _ = samples(Counted(table), rows_of(8))
     few, session = samples(seen, rows_of(1))
     assert few == {0: whole[0]}
-    assert [ok for _, ok in sorted((size, ok) for (_, _, size), ok in session.sizes.equal.items())] == [False, False, True]
+    assert [ok for _, ok in sorted((size, ok) for (_, _, size, _), ok in session.sizes.equal.items())] == [False, False, True]
     assert seen.sizes[:7] == [8, 1, 8, 2, 8, 4, 4]
     assert set(seen.sizes[7:]) == {4}
 
@@ -149,8 +150,18 @@ def test_a_size_that_changes_a_bit_of_any_part_in_any_place_is_never_used(part, 
     config = {"logits": SamplerConfig(steps=6), "a head": preset("prism", steps=6)}.get(part, cached)
     sampler = build_sampler(config, Vocabulary(MASK), Extras())
     _, session = samples(shaky, rows_of(size), sampler, lanes=16)  # of which two are in a forward of whole rows, with a cache
-    tried = {tried: equal for ((span, _), _, tried), equal in session.sizes.equal.items() if span == LENGTH}
+    tried = {tried: equal for ((span, _), _, tried, _), equal in session.sizes.equal.items() if span == LENGTH}
     assert tried[size] is (part == "nothing")
+
+
+def test_engines_around_one_network_try_a_size_once():
+    known, seen = Sizes(), Counted(table)
+    for _ in range(2):
+        seen.sizes.clear()
+        sampler = build_sampler(SamplerConfig(steps=6), Vocabulary(MASK), Extras())
+        engine = Engine(lambda config, length, sampler=sampler: Session(seen, sampler, length, LANES), sizes=known)
+        assert len(list(engine.run(SamplerConfig(steps=6), rows_of(1)))) == 1
+    assert set(seen.sizes) == {1}
 
 
 def test_all_that_was_said_is_compared():
