@@ -71,7 +71,7 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 @nucleus.register_fake
 def _(probabilities: Tensor, top_p: float) -> Tensor:
-    return torch.empty_like(probabilities)
+    return probabilities.new_empty(probabilities.shape)
 
 
 def fill_nucleus(row: NDArray[Any], top_p: float, out: NDArray[Any]) -> None:

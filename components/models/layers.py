@@ -152,7 +152,7 @@ class Block(nn.Module):
         found: Tensor = self.attention(normed, rope, visible, memory)
         return found
 
-    def write(self, x: Tensor, found: Tensor, changes: Tensor | None = None) -> Tensor:
+    def write(self, x: Tensor, found: Tensor, changes: Tensor | None) -> Tensor:
         """What becomes of positions [..., D] by what they found, each by itself."""
         written = F.dropout(self.attention.out(found), self.dropout, self.training)
         if changes is None:

@@ -31,22 +31,32 @@ class Tiles:
     def computed(self, name: str, compute: Compute, rows: Sequence[Tensor]) -> Tensor:
         """``compute`` of rows, one tile after the other."""
         number = left = len(rows[0])
-        filled = [F.pad(x, (0, 0) * (x.dim() - 1) + (0, -number % self.usual)) for x in rows]
         sizes: list[int] = []
         for size in (*self.larger, self.usual):
-            if left >= size and self.may_be(size, name, compute, filled):
+            if left >= size and self.may_be(size, name, compute, rows):
                 sizes += [size] * (left // size)
                 left %= size
         if left:
-            fitting = (s for s in (*self.smaller, self.usual) if s >= left and self.may_be(s, name, compute, filled))
+            fitting = (s for s in (*self.smaller, self.usual) if s >= left and self.may_be(s, name, compute, rows))
             sizes.append(next(fitting))
-        return compute([x[: sum(sizes)] for x in filled], sizes or [0])[:number]
+        if more := sum(sizes) - number:
+            rows = [F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) for x in rows]
+        return compute(rows, sizes or [0])[:number]
 
     def may_be(self, size: int, name: str, compute: Compute, rows: Sequence[Tensor]) -> bool:
-        """Tried with the first rows that would be in a tile of this size, and remembered."""
+        """Tried with random rows like these, and remembered."""
         key = name, size, torch.get_num_threads()
         if size != self.usual and key not in self.equal:
-            some = [x[: max(size, self.usual)] for x in rows]
-            ways = ([n] * (len(some[0]) // n) for n in (size, self.usual))
-            self.equal[key] = torch.equal(*(compute(some, sizes) for sizes in ways))
+            number = max(size, self.usual)
+            some = [random_rows(number, x) for x in rows]
+            one, other = (compute(some, [n] * (number // n)).contiguous() for n in (size, self.usual))
+            self.equal[key] = torch.equal(one.view(torch.uint8), other.view(torch.uint8))
         return size == self.usual or self.equal[key]
+
+
+def random_rows(number: int, like: Tensor) -> Tensor:
+    """So many rows of features as in ``like``, no two of them equal; of whole numbers zeros."""
+    if not like.is_floating_point():
+        return like.new_zeros(number, *like.shape[1:])
+    generator = torch.Generator(like.device).manual_seed(0)
+    return torch.randn(number, *like.shape[1:], generator=generator, device=like.device, dtype=like.dtype)

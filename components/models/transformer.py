@@ -222,13 +222,15 @@ class Transformer(nn.Module):
         changes = last.changes(seen.condition)
         found = last.attend(x, seen.rope, changes, seen.visible, seen.memory)
         rows = [some.flatten(0, 1).index_select(0, select) for some in (x, found)]
-        if changes is not None:
-            rows.append(changes[:, 0].index_select(0, select // x.shape[1]))
+        rows.append(select // x.shape[1])
 
         def write(rows: Sequence[Tensor], sizes: list[int]) -> Tensor:
-            return torch.cat([last.write(*tile) for tile in zip(*(some.split(sizes) for some in rows), strict=True)])
+            parts = []
+            for x, found, row in zip(*(some.split(sizes) for some in rows), strict=True):
+                parts.append(last.write(x, found, None if changes is None else changes[:, 0].index_select(0, row)))
+            return torch.cat(parts)
 
-        return last.write(*rows) if self.tiles is None else self.tiles.computed("last block", write, rows)
+        return write(rows, [len(select)]) if self.tiles is None else self.tiles.computed("last block", write, rows)
 
     def visible(self, at: Tensor, past: Past | None = None, permuted: Permuted | None = None) -> Tensor | None:
         """What the positions at [B, W] or [W] see, [B or 1, W, all] bool; None where that is everything."""

@@ -7,7 +7,7 @@ of each matrix product is the same in every step: the last bits of a row's logit
 computed where that was seen to change no bit (see ``components.samplers.sizes``). Without it only live inputs are computed.
 
 A query with a window has two kinds of forwards: of whole rows, whose keys and values are kept, and of parts of rows. Each
-is of one shape.
+has a shape of its own.
 
 The host must know how many inputs and positions a query really asks about, and waits for the device to learn it:
 once, in ``measure``. ``answer`` waits for nothing.
@@ -36,7 +36,7 @@ class Batching:
     num_lanes: int
     """Inputs of one forward."""
     deterministic: bool = True
-    """Forwards of one shape; else all live inputs are in one forward of their own number."""
+    """Forwards of one shape, or of those that have its bits; else all live inputs are in one forward of their own number."""
     always: bool = False
     """With as many inputs as lanes, run the network on all of them in any case, even if none is live."""
 
@@ -228,9 +228,11 @@ class Asker:
 
     @property
     def asked(self) -> tuple[object, ...]:
-        """What forwards compute besides the logits of tokens."""
+        """What kernels depend on besides the number of inputs: lengths of rows, and what is computed besides the logits of tokens."""
         query = self.query
-        return query.soft is not None, query.dense is not None, query.heads, self.labels is not None, self.cache is not None
+        mixed = 0 if query.soft is None else query.soft[0].shape[-1]
+        windows = query.window is not None, self.cache is not None
+        return query.tokens.shape[1], mixed, query.dense is not None, query.heads, self.labels is not None, *windows
 
     def run(self, inputs: Int[Tensor, "B"], select: Tensor | None) -> Prediction:
         """One forward of the given inputs."""

@@ -58,8 +58,8 @@ class Session:
         """
         Args:
             num_lanes: rows at a time. A search fits as many groups of chains into them as it can, at least one.
-            forward_lanes: inputs of one forward; 0 is as many as there are lanes. Fewer leave less idle where rows
-                are few. The last bits of a row depend on this number, and on nothing else of its company.
+            forward_lanes: inputs of a full forward; 0 is as many as there are lanes. Fewer leave less idle on a GPU
+                where rows are few. The last bits of a row depend on this number, and on nothing else of its company.
             max_bytes: memory that the state of all lanes may take; 0 is any. Lanes are left out until it does, but
                 for those of one row. ``row_bytes`` of each are a cache's.
         """

@@ -55,7 +55,7 @@ class GenerateConfig:
     lanes: Annotated[int, Field(ge=1, le=1 << 16)] = 64
     """Rows that share a forward. Part of the identity: the last bits of logits depend on it."""
     deterministic: bool = True
-    """One shape for every forward, so that a row does not depend on its company."""
+    """One shape for every forward, or shapes that were seen to give the same bits, so that a row does not depend on its company."""
     num_traced: Natural = 4
     """Rows whose trajectory is kept, for the report."""
     corrections: Literal["none", "changed"] = "changed"

@@ -60,10 +60,24 @@ def samples(model, rows, sampler=None, lanes=LANES, **options):
     session = Session(model, sampler or build_sampler(SamplerConfig(steps=6), Vocabulary(MASK), Extras()), LENGTH, lanes, **options)
     for row in rows:
         assert session.admit(row.id, row)
-    found = {}
+    found, tell = {}, session.tell
+    told.clear()
+
+    def telling(query, said):
+        group = query.row[said.select // LENGTH] // session.sampler.width
+        for number, held in enumerate(session.groups):
+            if held is not None:
+                told.setdefault(held.ticket, []).append(said.logits[group == number].clone())
+        return tell(query, said)
+
+    session.tell = telling
     while not session.idle:
         found |= session.step()
     return found, session
+
+
+told: dict[int, list[torch.Tensor]] = {}
+"""Logits that the rows of the last session were told, step by step."""
 
 
 def test_few_rows_are_computed_in_forwards_that_just_hold_them():
@@ -75,7 +89,7 @@ def test_few_rows_are_computed_in_forwards_that_just_hold_them():
         assert few == {i: whole[i] for i in range(number)}
         if size < 8:  # both were tried once, where first wanted
             assert seen.sizes[:3] == [8, size, size]
-            assert session.sizes.equal[(LENGTH, (False, False, (), False, False)), 8, size, torch.get_num_threads()]
+            assert session.sizes.equal[(LENGTH, (LENGTH, 0, False, (), False, False, False)), 8, size, torch.get_num_threads()]
             assert seen.sizes.count(8) == len(session.sizes.equal)
         else:
             assert seen.sizes[0] == 8
@@ -115,9 +129,13 @@ def test_rows_are_those_of_a_crowd_by_any_sampler(name, dtype):
     sampler = build_sampler(config, Vocabulary(MASK), Extras())
     rows = [replace(row, label=float(row.id % 3)) for row in rows_of(8 // sampler.width)]
     crowd, _ = samples(model, rows, sampler)
+    logits = dict(told)
     for row in rows[:2]:
-        alone, _ = samples(model, [row], sampler)
+        alone, session = samples(model, [row], sampler)
         assert alone == {row.id: crowd[row.id]}
+        assert len(told[row.id]) == len(logits[row.id]) > 0
+        assert all(torch.equal(a, b) for a, b in zip(told[row.id], logits[row.id], strict=True))
+        assert session.sizes.equal or sampler.width == LANES
 
 
 def by_token(tokens, *, select=None, heads=(), keep=False, **given):
@@ -152,6 +170,25 @@ def test_a_size_that_changes_a_bit_of_any_part_in_any_place_is_never_used(part, 
     _, session = samples(shaky, rows_of(size), sampler, lanes=16)  # of which two are in a forward of whole rows, with a cache
     tried = {tried: equal for ((span, _), _, tried, _), equal in session.sizes.equal.items() if span == LENGTH}
     assert tried[size] is (part == "nothing")
+
+
+def test_what_is_seen_at_one_length_says_nothing_of_another():
+    """A window's attention goes over all of its row: its forwards of one size are others where rows have another length."""
+    known = Sizes()
+
+    def shaky(tokens, **given):
+        said = by_token(tokens, **given)
+        return replace(said, logits=said.logits * (1 + 1e-6 * (len(tokens) == 1 and tokens.shape[1] == LENGTH)))
+
+    for length in (2 * LENGTH, LENGTH):
+        sampler = build_sampler(SamplerConfig(steps=6), Vocabulary(MASK), Extras())
+        session = Session(shaky, sampler, length, LANES)
+        session.sizes = known
+        session.admit(0, Row(id=0, canvas=(MASK,) * length, fixed=(False,) * length, seed=5))
+        while not session.idle:
+            session.step()
+    tried = {(asked[0], size): equal for ((_, asked), _, size, _), equal in known.equal.items()}
+    assert tried == {(2 * LENGTH, 1): True, (LENGTH, 1): False, (LENGTH, 2): True}
 
 
 def test_engines_around_one_network_try_a_size_once():

@@ -151,6 +151,24 @@ def test_tiles_that_change_a_bit_are_never_taken():
     assert taken[-1] == [16, 8, 4], "of another product nothing was known"
 
 
+def test_tiles_are_tried_with_rows_of_their_own():
+    """Whatever is computed first: one row would see one place of a tile, and what is no number would spoil it for ever."""
+    tiles, tried = Tiles(4, (8,), (1, 2)), []
+
+    def compute(rows, sizes):
+        tried.append(rows)
+        return torch.cat([rows[0], rows[1][:, None].to(rows[0])], 1)
+
+    first = [torch.full((1, 3), torch.nan), torch.ones(1, dtype=torch.int64)]
+    tiles.computed("x", compute, first)
+    assert tiles.equal == {("x", 1, torch.get_num_threads()): True}
+    features, numbers = tried[0]
+    assert len(features.unique(dim=0)) == 4
+    assert bool(features.isfinite().all())
+    assert numbers.tolist() == [0] * 4
+    assert [len(rows[0]) for rows in tried] == [4, 4, 1]
+
+
 def test_tiles_are_tried_anew_with_other_threads():
     tiles, x, (compute, taken) = Tiles(4, (8,)), torch.ones(8, 1), by_number(wrong=())
     try:
