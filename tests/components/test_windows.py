@@ -11,6 +11,7 @@ from components.models.config import ModelConfig
 from components.models.cpu import use_threads
 from components.models.denoiser import Past, Prediction
 from components.models.device import Placement
+from components.models.tiles import SIZES, Tiles
 from components.models.transformer import Transformer
 from components.models.weights import place
 from components.samplers import preset
@@ -186,6 +187,7 @@ def test_what_a_cache_does_not_go_with_is_refused_by_name():
 
 def test_no_step_about_parts_of_rows_waits_for_the_device():
     model, sampler = network(), sampler_of("proseco_llada", steps=12, corrector={"every": 6})
+    model.tiles = Tiles(*SIZES["cuda"])  # as on a GPU, where none are tried
     rows = rows_of(3, prompt=2)
     state = sampler.start(
         torch.tensor([r.canvas for r in rows]), torch.tensor([r.fixed for r in rows]), torch.arange(3), torch.zeros(3).long()
