@@ -131,7 +131,7 @@ def answer(
     num_wanted, device = sum(extent.wanted), query.tokens.device
     select = torch.nonzero_static(query.wanted.flatten(), size=num_wanted)[:, 0]
     draw = torch.nonzero_static(query.drawn.flatten()[select], size=sum(extent.drawn))[:, 0]
-    if query.tokens.is_cuda or not batching.deterministic:
+    if query.tokens.is_cuda:
         sizes = None  # a GPU's kernels are chosen by the number of rows
     whole = sizes is None or 2 * sum(extent.active) > batching.num_lanes
     kinds = (
