@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from components.errors import Problem, without_passwords
-from components.models.device import DTypeName, Kind, Precision, dtype_on
+from components.models.device import DTypeName, Kind, Precision, dtype_on, dtype_problems
 from components.options import Count, Natural, NonNegative, Positive, options
 
 ROOT_PASSWORD = "leave it out, and set it for its kind of file system, e.g. FSSPEC_SFTP_PASSWORD"
@@ -42,7 +42,8 @@ class RuntimeConfig:
     """Where networks compute; auto is cuda where ``gpus`` is not 0."""
     dtype: Precision = "auto"
     """What samples and scores are computed in; auto is bfloat16 for networks trained in it on GPUs, and on CPUs
-    that multiply it, else float32. What it comes to is part of their identity. Trainings have a ``precision`` of their own."""
+    that multiply it, else float32. int8 is for CPUs. What it comes to is part of their identity. Trainings have a ``precision`` of
+    their own."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """What updates the weights."""
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -128,6 +129,8 @@ class RuntimeConfig:
         if self.min_workers and (self.min_workers > self.workers or self.executor != "ray"):
             rule = f"0, or on executor=ray at most workers ({self.workers})"
             yield Problem("min_workers", self.min_workers, rule, "lower it, or leave it out")
+        if self.on_gpu and self.dtype == "int8":
+            yield from dtype_problems(self.placed_on, self.dtype)
         if self.service and not self.address:
             rule = "only with runtime.address, because the service is on a cluster that is there already"
             yield Problem("service", True, rule, "set the address that `proseco serve` names, or leave it out")

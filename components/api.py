@@ -73,7 +73,8 @@ def load(folder: str | Path, device: str = "auto", dtype: str = "auto") -> Model
 
     Args:
         device: auto (a GPU where torch sees one), cpu, cuda or cuda:N.
-        dtype: auto (bfloat16 for a network that was trained in it where the device multiplies it), float32 or bfloat16.
+        dtype: auto (bfloat16 for a network that was trained in it where the device multiplies it), float32, bfloat16
+            or, on a CPU, int8.
     Raises:
         ConfigError: there is no such device or dtype here.
         ModelError, DataError: the folder is no export.

@@ -16,7 +16,7 @@ from cluster.config import RuntimeConfig
 from components.data.rows import read_rows_json
 from components.data.tokenizer import load_tokenizer
 from components.errors import Problem, ProsecoError
-from components.models.device import device_problems, num_gpus
+from components.models.device import device_problems, dtype_problems, num_gpus
 from components.store.artifact import IDENTITY, read_manifest
 from components.store.files import at, folders, is_local, read_json
 from components.tracking import JOURNAL, written_metrics
@@ -72,6 +72,8 @@ def refusals(runtime: RuntimeConfig, root: Path, todo: Sequence[Stage] = ()) -> 
     """Why nothing of a run may be started here. Of a cluster that is joined it is not known what fits."""
     problem, lost = tracking_problem(runtime, root), gpu_problems(runtime)
     found = [*([problem] if problem is not None else []), *lost]
+    if not runtime.address:
+        found += dtype_problems(runtime.placed_on, runtime.dtype, "runtime.dtype")
     trainings = [] if runtime.address or lost else [s for s in todo if s.name == "train"]
     return found + [p for stage in trainings if (p := too_large(stage, runtime, root)) is not None]
 

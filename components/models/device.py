@@ -4,6 +4,7 @@
 
     device   auto   the GPU where torch sees one, else the CPU
     dtype    auto   bfloat16 for a network that was trained in it, on a GPU or a CPU that multiplies it; else float32
+             int8   on request: products of blocks and head in 8 bits, the rest in float32, in kernels that are made for a CPU
 
 An export tells what it was trained in by ``trained_precision`` in its config.json; where that is absent it is fp32.
 Logits, heads and all that samplers and scorers make of them are float32 in either precision.
@@ -15,23 +16,25 @@ samples anew, so whoever needs rows bit for bit stays on one kind.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from components.errors import ConfigError, Problem
 
 Kind = Literal["auto", "cpu", "cuda"]
-DTypeName = Literal["float32", "bfloat16"]
-Precision = Literal["auto", "float32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16")
+DTypeName = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A device of torch, and the dtype of the trunk's weights and activations."""
+    """A device of torch, and the dtype of the trunk's weights and activations; of int8 activations are float32 between products."""
 
     device: str = "cpu"
     dtype: DTypeName = "float32"
@@ -42,17 +45,14 @@ def resolve(device: str = "auto", dtype: str = "auto", info: Mapping[str, Any] |
 
     Args:
         device: auto, cpu, cuda or cuda:N.
-        dtype: auto, float32 or bfloat16.
+        dtype: auto, float32, bfloat16 or int8.
         info: config.json of the export.
     Raises:
-        ConfigError: a name is unknown, or torch sees no such device; all problems together.
+        ConfigError: a name is unknown, torch sees no such device, or it can not compute so; all problems together.
     """
-    problems = device_problems(device)
-    if dtype not in PRECISIONS:
-        problems.append(Problem("dtype", dtype, f"one of {', '.join(PRECISIONS)}", "use auto"))
-    if problems:
-        raise ConfigError(problems)
     chosen = ("cuda" if num_gpus() else "cpu") if device == "auto" else device
+    if problems := [*device_problems(device), *dtype_problems(chosen, dtype)]:
+        raise ConfigError(problems)
     return Placement(chosen, dtype_on(chosen, dtype, (info or {}).get("trained_precision", "fp32")))
 
 
@@ -62,7 +62,7 @@ def dtype_on(device: str, dtype: str, trained_precision: str) -> DTypeName:
     if dtype == "auto":
         fast = device.startswith("cuda") or multiplies_bfloat16()
         return "bfloat16" if fast and trained_precision == "bf16" else "float32"
-    return "bfloat16" if dtype == "bfloat16" else "float32"
+    return cast(DTypeName, dtype)
 
 
 def device_problems(device: str, path: str = "device") -> list[Problem]:
@@ -78,6 +78,23 @@ def device_problems(device: str, path: str = "device") -> list[Problem]:
         return [Problem(path, device, "a GPU that torch sees; here it sees none", remedy)]
     if number and int(number) >= count:
         return [Problem(path, device, f"one of the {count} GPUs of this machine, counted from 0", "lower the number")]
+    return []
+
+
+def dtype_problems(device: str, dtype: str, path: str = "dtype") -> list[Problem]:
+    """Why this machine's device cannot compute in a dtype; empty where it can."""
+    if dtype not in PRECISIONS:
+        return [Problem(path, dtype, f"one of {', '.join(PRECISIONS)}", "use auto")]
+    if dtype != "int8":
+        return []
+    if device != "cpu":
+        return [Problem(path, dtype, "for CPUs alone", "use bfloat16, or device=cpu")]
+    if not processor() & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        rule = "for a CPU with instructions for products of bytes (VNNI or AMX), others can lose parts of their sums"
+        return [Problem(path, dtype, rule, "use float32")]
+    if shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+        rule = f"for a machine with a compiler of C++, by which kernels are made; here is no {compiler}"
+        return [Problem(path, dtype, rule, "install g++, name one in the environment as CXX, or use bfloat16")]
     return []
 
 

@@ -33,6 +33,8 @@ class Head(Linear):
         """Logits [N, V] of features [N, D], see ``components.models.tiles``: each tile's are written where they belong, and none is
         copied but in a cache."""
         (wanted,) = rows
+        if self.in8 is not None:  # whose bits are the same in any tile
+            return self.in8(wanted)
         logits = room(wanted, len(wanted), len(self.weight), torch.promote_types(wanted.dtype, torch.float32))
         # On a CPU a part of the vocabulary stays in the caches while all tiles are multiplied by it.
         words = len(self.weight) if wanted.is_cuda else max(1, CACHED // wanted.shape[1])

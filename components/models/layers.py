@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,14 +13,19 @@ from torch import Tensor, nn
 from components.models import lean
 from components.models.config import ModelConfig
 from components.models.denoiser import Past
+from components.models.int8 import Int8
 
 
 class Linear(nn.Linear):
-    """A linear layer whose weights may be constants: ``frozen`` layers pass gradients on and get none."""
+    """A linear layer whose weights may be constants: ``frozen`` layers pass gradients on and get none. Those that are kept ``in8``
+    bits have no others."""
 
     frozen = False
+    in8: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.in8 is not None:
+            return self.in8(x)
         if not self.frozen:
             return super().forward(x)
         return F.linear(x, self.weight.detach(), None if self.bias is None else self.bias.detach())
@@ -87,6 +93,14 @@ def keep_bits(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, Norm | Attention | Gated):
             layer.may_differ = False
+
+
+def keep_in_int8(module: nn.Module) -> None:
+    """Have the linear layers of a module that add no bias multiply in 8 bits, and forget their other weights."""
+    for layer in module.modules():
+        if isinstance(layer, Linear) and layer.bias is None:
+            layer.in8 = Int8.of(layer.weight)
+            layer.register_parameter("weight", None)
 
 
 @dataclass

@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.errors import ConfigError, ModelError, Problem
+from components.models.compiled import compile_for_cpu
 from components.models.config import ModelConfig
 from components.models.denoiser import Prediction
 from components.models.device import Placement
+from components.models.layers import keep_in_int8
 from components.models.tiles import SIZES, Tiles
 from components.models.transformer import Transformer
 from components.options import parse
@@ -182,7 +184,11 @@ def place(model: Transformer, placement: Placement) -> Transformer:
     model.tiles = Tiles(*SIZES[kind])
     if kind == "cuda":
         model.compile_blocks()
-    if placement.dtype == "float32":
+    if placement.dtype == "int8":
+        for matrices in (model.blocks, model.head):
+            keep_in_int8(matrices)
+        compile_for_cpu(model.blocks, model.head)
+    if placement.dtype != "bfloat16":
         return model
     model.to(torch.bfloat16)
     for part in (model.encoder, model.policy):  # noisy embeddings and reveal logits are compared with float32 ones

@@ -14,7 +14,7 @@ from components.data.corpora.config import SourceOptions
 from components.data.tokenizer import Tokenizer, load_tokenizer
 from components.errors import ConfigError, ModelError, SamplingError
 from components.models.denoiser import Denoiser, Prediction
-from components.models.device import Placement, device_problems
+from components.models.device import Placement, device_problems, dtype_problems
 from components.models.transformer import Transformer
 from components.models.weights import load_model
 from components.samplers.config import SamplerConfig
@@ -60,10 +60,10 @@ def load(folder: Path, placement: Placement) -> Loaded:
     """Model, tokenizer and what parts of samplers need besides.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: this machine has no such device, or it does not compute so.
         ModelError: the folder is not an export of ours, or its parts do not belong together.
     """
-    if lost := device_problems(placement.device):
+    if lost := [*device_problems(placement.device), *dtype_problems(placement.device, placement.dtype)]:
         raise ConfigError(lost)
     network, words = load_model(folder, placement), load_tokenizer(folder / "tokenizer.json")
     if words.vocab_size > network.vocab_size:

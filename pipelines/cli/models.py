@@ -10,10 +10,11 @@ from typing import Any
 import rich_click as click
 from rich.text import Text
 
+from components.models.device import PRECISIONS
 from components.outside import MAX_LENGTH, MAX_ROWS
 from pipelines.cli.screen import PLACE, in_words, out
 
-KINDS, PRECISIONS = click.Choice(["auto", "cpu", "cuda"]), click.Choice(["auto", "float32", "bfloat16"])
+KINDS = click.Choice(["auto", "cpu", "cuda"])
 on_gpus = click.option(
     "--device",
     type=KINDS,
@@ -23,10 +24,11 @@ on_gpus = click.option(
 )
 in_dtype = click.option(
     "--dtype",
-    type=PRECISIONS,
+    type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
-    help="auto: bfloat16 for a network that was trained in it, on a GPU or a CPU that multiplies it; else float32.",
+    help="auto: bfloat16 for a network that was trained in it, on a GPU or a CPU that multiplies it; else float32. "
+    "int8 is for CPUs, and makes kernels first.",
 )
 
 

@@ -58,7 +58,7 @@ class Pair:
     """Of a turn, in ``unit``; 0 where only time is told."""
     unit: str = ""
     precision: str = "fp32"
-    """Of products of matrices, for the machine's limit: ``fp32`` or ``bf16``."""
+    """Of products of matrices, for the machine's limit: ``fp32`` or ``bf16``; empty where they are of several kinds."""
     clock: str = ""
     """``wall_s`` or ``cpu_s``, by which sides are compared; empty is CPU time on a CPU and wall time on a GPU."""
 
@@ -113,7 +113,7 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
     first called while somebody counts."""
     gate = pair.same()
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: flops_in_place})
-    with counter if device.type == "cpu" else nullcontext():
+    with counter if device.type == "cpu" and pair.precision else nullcontext():
         timed(pair.ours, device)
     timed(pair.theirs, device)
     flops = counter.get_total_flops()
@@ -121,7 +121,7 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
     for number in range(rounds):
         for side, found in ((pair.ours, ours), (pair.theirs, theirs))[:: 1 if number % 2 == 0 else -1]:
             found.append(timed(side, device))
-        limits.append(limit(device, pair.precision))
+        limits.append(limit(device, pair.precision) if pair.precision else 0.0)
     clock = pair.clock or ("cpu_s" if device.type == "cpu" else "wall_s")
     ratios = {k: [asdict(t)[k] / asdict(o)[k] for o, t in zip(ours, theirs, strict=True)] for k in ("wall_s", "cpu_s")}
     sides = {"ours": ours, "theirs": theirs}

@@ -20,7 +20,8 @@ from components.shards.model import load
 from tests.bench import plain
 from tests.bench.paired import Pair
 
-PRECISION = {"float32": "fp32", "bfloat16": "bf16"}
+PRECISION = {"float32": "fp32", "bfloat16": "bf16", "int8": ""}
+"""For the machine's limit. A network in 8 bits multiplies in float32, too, so that one rate is none for it."""
 TOP_P = 0.9
 """Of the released evaluation scripts."""
 DRAWS = 4000

@@ -19,6 +19,7 @@ from components.samplers.engine import Engine
 from components.samplers.sampler import build_sampler
 from components.samplers.session import Session
 from components.samplers.sizes import Sizes, same
+from tests.components.test_int8 import DTYPES
 
 LENGTH, WORDS, LANES, MASK = 10, 7, 8, 0
 
@@ -120,7 +121,7 @@ def test_a_session_that_need_not_be_deterministic_tries_nothing():
     assert max(seen.sizes) == 3
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["proseco", "prism", "cfg", "llada_block", "moi", "sr_smc"])
 def test_rows_are_those_of_a_crowd_by_any_sampler(name, dtype):
     use_threads(1)
