@@ -60,7 +60,7 @@ class Replica:
             reward=reward_of(config, self.setting),
             forward_lanes=self.limits.forward_lanes,
             max_bytes=self.limits.max_lanes_bytes,
-            row_bytes=network.config.kept_bytes(length, network.head.weight.element_size()) if config.blocks.cache else 0,
+            row_bytes=network.config.kept_bytes(length, network.embed.weight.element_size()) if config.blocks.cache else 0,
         )
 
     def useful(self, row: Row, sample: Sample) -> int:

@@ -19,6 +19,7 @@ from cluster.service.replica import Replica
 from cluster.service.shelf import Shelf
 from components.models.config import ModelConfig
 from components.models.device import Placement
+from components.models.weights import HOME
 from tests.components.test_export import MODELS, exported
 
 OPEN = Doors()
@@ -39,8 +40,8 @@ def made(folder: Path, config: ModelConfig = MODELS["plain"], chat: bool = False
 
 
 @contextlib.contextmanager
-def replicas(folders: dict[str, Path], limits: ServiceLimits) -> Iterator[dict[str, Replica]]:
-    opened = {name: Replica(str(folder), Placement(), 1, limits) for name, folder in folders.items()}
+def replicas(folders: dict[str, Path], limits: ServiceLimits, placement: Placement = HOME) -> Iterator[dict[str, Replica]]:
+    opened = {name: Replica(str(folder), placement, 1, limits) for name, folder in folders.items()}
     try:
         yield opened
     finally:

@@ -11,6 +11,7 @@ from cluster.config import RuntimeConfig
 from cluster.service.backend import Job
 from cluster.service.limits import ServiceLimits
 from components.errors import ClusterError, ConfigError
+from components.models.cpu import use_threads
 from components.models.device import Placement
 from components.options import parse
 from components.samplers import preset
@@ -20,6 +21,7 @@ from components.shards.sample import SampleShard
 from components.shards.score import ScoreShard
 from tests.cluster.service import replicas
 from tests.components.test_export import exported
+from tests.components.test_int8 import DTYPES
 
 LIMITS = ServiceLimits(forward_lanes=4)
 PROSECO = preset("proseco", steps=3)
@@ -40,9 +42,12 @@ def table(place):
     return pq.read_table(place / "shards" / "s.parquet").drop_columns("run")
 
 
-def test_a_shard_among_people_is_what_it_is_alone(folder, tmp_path):
-    shard_of(folder, tmp_path / "alone").work()
-    with replicas({"toy": folder}, LIMITS) as opened:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_shard_among_people_is_what_it_is_alone(folder, tmp_path, dtype):
+    use_threads(1)  # of which replicas have as many
+    placement = Placement("cpu", dtype)
+    shard_of(folder, tmp_path / "alone", placement=placement).work()
+    with replicas({"toy": folder}, LIMITS, placement) as opened:
         replica = opened["toy"]
 
         async def person(seed: int) -> None:
@@ -51,7 +56,7 @@ def test_a_shard_among_people_is_what_it_is_alone(folder, tmp_path):
                 pass
 
         async def together():
-            return (await asyncio.gather(replica.shard(shard_of(folder, tmp_path / "shared")), *map(person, range(6))))[0]
+            return (await asyncio.gather(replica.shard(shard_of(folder, tmp_path / "shared", placement=placement)), *map(person, range(6))))[0]
 
         receipt = asyncio.run(together())
         (numbers,) = asyncio.run(replica.numbers())
