@@ -70,10 +70,8 @@ def tracking_problem(runtime: RuntimeConfig, root: Path) -> Problem | None:
 
 def refusals(runtime: RuntimeConfig, root: Path, todo: Sequence[Stage] = ()) -> list[Problem]:
     """Why nothing of a run may be started here. Of a cluster that is joined it is not known what fits."""
-    problem, lost = tracking_problem(runtime, root), gpu_problems(runtime)
-    found = [*([problem] if problem is not None else []), *lost]
-    if not runtime.address:
-        found += dtype_problems(runtime.placed_on, runtime.dtype, "runtime.dtype")
+    lost, unfit = gpu_problems(runtime), dtype_problems(runtime.placed_on, runtime.dtype, "runtime.dtype")
+    found = [*filter(None, [tracking_problem(runtime, root)]), *lost, *([] if runtime.address else unfit)]
     trainings = [] if runtime.address or lost else [s for s in todo if s.name == "train"]
     return found + [p for stage in trainings if (p := too_large(stage, runtime, root)) is not None]
 
