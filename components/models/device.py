@@ -7,7 +7,7 @@
              int8   on request: products of blocks and head in 8 bits, the rest in float32, in kernels that are made for a CPU
 
 An export tells what it was trained in by ``trained_precision`` in its config.json; where that is absent it is fp32.
-Logits, heads and all that samplers and scorers make of them are float32 in either precision.
+Logits, heads and all that samplers and scorers make of them are float32 in any precision.
 
 A row is a function of its seed and id for one (dtype, kind of device). The dtype is part of the identity of samples
 and scores. The kind of device is not: in float32 it moves the last bits alone, which are not worth making all

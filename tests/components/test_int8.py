@@ -12,6 +12,7 @@ from cluster.config import RuntimeConfig
 from cluster.open import open_cluster
 from components.errors import ConfigError
 from components.models import device as module
+from components.models.compiled import for_any_size
 from components.models.config import ModelConfig
 from components.models.cpu import use_threads
 from components.models.device import Placement, dtype_problems, resolve
@@ -173,6 +174,17 @@ def test_kernels_are_made_once_for_all_numbers_of_rows_and_positions():
             assert model(**company(number, length), select=torch.arange(0)).logits.shape == (0, WORDS)
     assert made[0] > 0
     assert set(made) == {made[0]}
+
+
+@needs_int8
+def test_kernels_are_made_for_more_kinds_of_networks_than_torch_makes_by_itself(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+    networks()
+    torch.compiler.reset()
+    double, before = for_any_size(lambda x: 2 * x), counters["stats"]["unique_graphs"]
+    for width in range(4, 9):
+        assert torch.equal(double(torch.ones(3, width)), torch.full((3, width), 2.0))
+    assert counters["stats"]["unique_graphs"] - before == 5
 
 
 # --- where it can be had -----------------------------------------------------------------------------
