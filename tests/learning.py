@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -72,14 +73,30 @@ def batch(rows=4, step=4, prompt=0, pads=0, seed=11, first=0, total=None, device
     return Batch(tokens, maskable, target, index, noise.row_keys(seed, index), total or rows, step)
 
 
+def cut(rows: Batch, sizes: list[int]) -> Batch:
+    """The same rows, of which only so many positions each exist."""
+    where = torch.tensor(sizes)
+    there = torch.arange(LENGTH) < where[:, None]
+    return dataclasses.replace(rows, maskable=rows.maskable & there, target=rows.target & there, sizes=where)
+
+
+def alone(rows: Batch) -> Iterator[Batch]:
+    """Each row in a batch of its own, without what comes after it."""
+    assert rows.sizes is not None
+    for number, size in enumerate(rows.sizes.tolist()):
+        one = rows.only(torch.tensor([number]))
+        shorter = {name: getattr(one, name)[:, :size] for name in ("tokens", "maskable", "target")}
+        yield dataclasses.replace(one, sizes=None, **shorter)
+
+
 def terms_of(config, given, model, reward=likes_even) -> dict[str, Term]:
     """Every term of an objective on a batch, by name."""
     objective = build_objective(config, setting(reward))
     return {t.name: t for t in objective.terms(model, objective.corrupt(given))}
 
 
-def gradients(config, batches, model) -> dict[str, torch.Tensor]:
-    """Of the sums over all batches, divided by the global counts."""
+def gradients(config, batches, model, called=None) -> dict[str, torch.Tensor]:
+    """Of the sums over all batches, divided by the global counts; the model is ``called`` as something else, if need be."""
     objective = build_objective(config, setting())
     corrupted = [objective.corrupt(b) for b in batches]
     totals: dict[str, float] = {}
@@ -88,7 +105,7 @@ def gradients(config, batches, model) -> dict[str, torch.Tensor]:
             totals[name] = totals.get(name, 0) + float(count)
     model.zero_grad()
     for rows in corrupted:
-        for term in objective.terms(model, rows):
+        for term in objective.terms(called or model, rows):
             if term.loss_sum.requires_grad:
                 (term.loss_sum / max(1, totals[term.name])).backward()
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}

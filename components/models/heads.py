@@ -12,6 +12,7 @@ from components.diffusion.categorical import room
 from components.models.config import ModelConfig
 from components.models.judging import Judge, judge_features
 from components.models.layers import Block, Linear, Norm, TimeEmbedding, keep_bits, rotary_table
+from components.models.segments import Segments, segments_of
 
 CACHED = 1 << 20
 """Weights of a part of the vocabulary."""
@@ -64,7 +65,7 @@ class QualityHead(nn.Module):
         self.norm = Norm(config.dim, eps=config.norm_eps)
         self.modulation = Linear(config.dim, 1)  # named so that it starts at zero
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | Segments | None = None) -> Tensor:
         """Logits [B, L], of the trunk's last features [B, L, D], whose positions see what ``visible`` [1, L, L] says."""
         for block in self.blocks:
             x = block(x, rope, None, visible)
@@ -95,11 +96,15 @@ class PolicyNet(nn.Module):
             nn.init.zeros_(parameter)
         nn.init.constant_(self.out.bias, start_bias)
 
-    def forward(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
-        """Reveal logits [B, L], given the network's confidence [B, L], masked [B, L] bool and time [B]."""
+    def forward(self, confidence: Tensor, masked: Tensor, time: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Reveal logits [B, L], given the network's confidence [B, L], masked [B, L] bool and time [B], of rows of so many
+        positions [B], or L."""
         dtype = self.features.weight.dtype
         x = self.features(torch.stack([confidence, masked.to(confidence)], dim=-1).to(dtype))
         condition = F.silu(self.time_embed(time))
-        x = self.block(x, rotary_table(torch.arange(x.shape[1], device=x.device), self.config, x), condition)
+        segments = None if sizes is None else segments_of(sizes, x)
+        x = x if segments is None else segments.packed(x)
+        at = torch.arange(x.shape[1], device=x.device) if segments is None else segments.position
+        x = self.block(x, rotary_table(at, self.config, x), condition, segments)
         logits: Tensor = self.out(self.norm(x))[..., 0]
-        return logits
+        return logits if segments is None else segments.spread(logits)

@@ -14,6 +14,7 @@ from components.models import lean
 from components.models.config import ModelConfig
 from components.models.denoiser import Past
 from components.models.int8 import Int8
+from components.models.segments import Segments
 
 
 class Linear(nn.Linear):
@@ -137,25 +138,25 @@ class Block(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor],
         condition: Tensor | None,
-        visible: Tensor | None = None,
+        visible: Tensor | Segments | None = None,
         memory: Memory | None = None,
     ) -> Tensor:
-        changes = self.changes(condition)
+        changes = self.changes(condition, visible)
         return self.write(x, self.attend(x, rope, changes, visible, memory), changes)
 
-    def changes(self, condition: Tensor | None) -> Tensor | None:
-        """Shift, scale and gate of both halves [B, 1, 6, D], by what the rows are conditioned on [B, D]."""
+    def changes(self, condition: Tensor | None, visible: Tensor | Segments | None) -> Tensor | None:
+        """Shift, scale and gate of both halves [B, 1, 6, D], by what the rows are conditioned on [B, D]; [1, N, 6, D] of segments."""
         if self.modulation is None or condition is None:
             return None
-        changes: Tensor = self.modulation(condition)
-        return changes.unflatten(-1, (6, -1))[:, None]
+        changes: Tensor = self.modulation(condition).unflatten(-1, (6, -1))
+        return changes[visible.row][None] if isinstance(visible, Segments) else changes[:, None]
 
     def attend(
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
         changes: Tensor | None,
-        visible: Tensor | None = None,
+        visible: Tensor | Segments | None = None,
         memory: Memory | None = None,
     ) -> Tensor:
         """What each position finds in the others: [B, L, D] to the same."""
@@ -179,11 +180,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Full attention: every position sees every other, padding included, unless ``visible`` [B or 1, L, all] says otherwise.
-    ``out`` is left to the block, which may want it at a few positions only.
+    """Full attention: every position sees every other, padding included, unless ``visible`` [B or 1, L, all] or the segments that the
+    positions [1, N] are of say otherwise. ``out`` is left to the block, which may want it at a few positions only.
 
-    On a CPU the product is written out: torch's blocked kernel makes many small matrix products,
-    which are several times slower on the matrix route that the rest of the network gains from.
+    On a CPU the product is written out: torch's blocked kernel makes many small ones, several times slower on the faster route.
     """
 
     may_differ = True
@@ -196,25 +196,39 @@ class Attention(nn.Module):
         self.out = Linear(config.dim, config.dim, bias=False)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None, memory: Memory | None = None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | Segments | None = None, memory: Memory | None = None
     ) -> Tensor:
-        rows, length, dim = x.shape
         projected = self.qkv(x) if self.adapter is None else self.qkv(x) + self.adapter(x)
-        if self.may_differ and memory is None and lean.learns(x):
+        if not isinstance(visible, Segments):
+            return self.attended(projected, rope, visible, memory)
+        if not visible.most:
+            return visible.attend(projected, rope, self.attended)
+        qkv = self.by_head(projected)
+        return visible.attend_in_one(qkv[2], *rotate(qkv[:2], rope)).transpose(1, 2).flatten(2)
+
+    def by_head(self, projected: Tensor) -> Tensor:
+        """[B, L, 3 D] to [3, B, H, L, D/H]."""
+        return projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def attended(
+        self, projected: Tensor, rope: tuple[Tensor, Tensor], visible: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        """What each position [B, L, D] finds in the others, given queries, keys and values [B, L, 3 D]."""
+        if self.may_differ and memory is None and lean.learns(projected):
             return lean.attend(projected, rope, self.heads, visible)
-        qkv = projected.view(rows, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = self.by_head(projected)
         (q, k), v = rotate(qkv[:2], rope), qkv[2]
         if memory is not None:
             k, v = memory.joined(k, v)
         mask = None if visible is None else visible[:, None]
-        if x.is_cuda:
+        if q.is_cuda:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
             if mask is not None:
                 scores = scores.masked_fill(~mask, float("-inf"))
             attended = torch.softmax(scores, dim=-1) @ v
-        return attended.transpose(1, 2).reshape(rows, length, dim)
+        return attended.transpose(1, 2).flatten(2)
 
 
 class LowRank(nn.Module):
@@ -269,12 +283,6 @@ class TimeEmbedding(nn.Module):
         dtype = next(self.layers.parameters()).dtype
         projected: Tensor = self.layers(waves.to(dtype))
         return projected
-
-
-def in_blocks(at: Tensor, length: int, size: int) -> Tensor:
-    """[B or 1, W, L] bool: which of a row's positions do those at [B, W] or [W] see, in attention blocks of this size?"""
-    seen = torch.arange(length, device=at.device) // size
-    return seen <= (at // size).view(-1, at.shape[-1], 1)
 
 
 def rotary_table(positions: Tensor, config: ModelConfig, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from components.diffusion.gpu import makes_kernels
 from components.models.config import ModelConfig
 from components.models.denoiser import Past, Prediction
 from components.models.heads import Head, PolicyNet, QualityHead
+from components.models.initial import init_weights
 from components.models.judging import Judge, Judged
 from components.models.layers import (
     Block,
@@ -29,11 +30,11 @@ from components.models.layers import (
     Norm,
     TimeEmbedding,
     ValueEmbedding,
-    in_blocks,
     rotary_table,
 )
 from components.models.noisy import NoisyEncoder
 from components.models.permuted import Permuted
+from components.models.segments import Segments, blocks_seen, rows_seen, segments_of
 from components.models.tiles import Tiles
 
 
@@ -42,8 +43,13 @@ class Seen(NamedTuple):
 
     rope: tuple[Tensor, Tensor]
     condition: Tensor | None
-    visible: Tensor | None
+    visible: Tensor | Segments | None
     memory: Memory | None
+
+    @property
+    def plain(self) -> bool:
+        """No kernels are made for this: memory is told of keys and values on the way, or rows of any sizes are taken one by one."""
+        return self.memory is not None or (isinstance(self.visible, Segments) and not self.visible.most)
 
 
 class Transformer(nn.Module):
@@ -74,7 +80,7 @@ class Transformer(nn.Module):
         self.policy = PolicyNet() if config.policy else None
         if config.tie_embeddings:
             self.head.weight = self.embed.weight
-        self.init_weights()
+        init_weights(self, config.depth)
 
     def freeze_trunk(self) -> None:
         """Make all weights but those of adapters and heads constants, from now on."""
@@ -88,23 +94,6 @@ class Transformer(nn.Module):
         if makes_kernels():
             for block in self.blocks:
                 block.compile()
-
-    def init_weights(self) -> None:
-        """Normal; matrices by their fan-in, residual outputs scaled down by depth, conditioning at zero."""
-        for name, parameter in self.named_parameters():
-            if "modulation" in name:
-                nn.init.zeros_(parameter)
-            elif name.startswith("policy."):
-                continue  # it has a start of its own
-            elif name.endswith("adapter.up.weight"):
-                nn.init.zeros_(parameter)
-            elif "embed" in name or name == "head.weight":
-                nn.init.normal_(parameter, std=0.1 if "embed" in name else 0.02)
-            elif parameter.dim() >= 2:
-                residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                nn.init.normal_(
-                    parameter, std=(parameter.shape[1] * (2 * self.config.depth if residual else 1)) ** -0.5
-                )
 
     def forward(
         self,
@@ -123,6 +112,7 @@ class Transformer(nn.Module):
         past: Past | None = None,
         keep: bool = False,
         judge: Judge | None = None,
+        sizes: Tensor | None = None,
     ) -> Prediction | Judged | Tensor:
         """Predict, see ``components.models.denoiser.Denoiser``; or, with ``decided`` alone, ask the policy.
 
@@ -136,21 +126,27 @@ class Transformer(nn.Module):
             frozen: no gradient to the trunk.
             decided: (confidence [B, L], masked [B, L] bool, time [B]): what the policy decides by.
             judge: what is wanted of the positions ``select`` in place of their logits.
+            sizes: [B] on the host: no more positions of each row exist. Whole outputs are zero at the others.
         Returns:
             The prediction, or what was judged, or the policy's reveal logits [B, L].
         """
         if decided is not None:
             if self.policy is None:
                 raise ValueError("this network has no unmasking policy")
-            logits: Tensor = self.policy(*decided)
+            logits: Tensor = self.policy(*decided, sizes)
             return logits
         assert tokens is not None, "a prediction is asked for without tokens"
+        segments = None
+        if sizes is not None and permuted is None:
+            segments = segments_of(sizes, tokens, self.config.attention_block)
+            tokens, soft, dense, evidence = segments.shown(tokens, soft, dense, evidence)
+            select = None if select is None else segments.places(select)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             memory = Memory(past) if past is not None or keep else None
-            x, seen = self.trunk(tokens, label, time, soft, dense, evidence, permuted, memory)
+            x, seen = self.trunk(tokens, label, time, soft, dense, evidence, permuted, memory, segments or sizes)
             if select is None or heads or permuted is not None or not self.narrows(x):
                 x = self.through(self.blocks[-1], x, seen)
-                hidden = self.hidden(x, permuted)
+                hidden = self.hidden(x, permuted, segments)
                 wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
             else:
                 wanted = self.norm(self.narrowed(x, seen, select))
@@ -158,7 +154,10 @@ class Transformer(nn.Module):
                 loss, nll, tokens = self.head(wanted, judge)
                 return Judged(loss, nll, tokens)
             logits = self.head(wanted) if select is None else self.read_out(wanted)
-        outputs = {name: self.read_head(name, x, seen.rope) for name in heads}
+        outputs = {name: self.read_head(name, x, seen) for name in heads}
+        if segments is not None:
+            logits = segments.spread(logits) if select is None else logits
+            outputs = {name: segments.spread(output) for name, output in outputs.items()}
         return Prediction(logits, outputs, None if memory is None or not keep else torch.stack(memory.kept))
 
     def trunk(
@@ -170,16 +169,19 @@ class Transformer(nn.Module):
         dense: Tensor | None,
         evidence: tuple[Tensor, Tensor] | None,
         permuted: Permuted | None,
-        memory: Memory | None = None,
+        memory: Memory | None,
+        rows: Segments | Tensor | None,
     ) -> tuple[Tensor, Seen]:
-        """(features [B, L, D] that the last block is given, what all blocks are given besides)."""
+        """(features [B, L, D] that the last block is given, what all blocks are given besides). ``rows`` of several lengths are
+        segments, or of sizes [B] where they are permuted."""
         length, copies = tokens.shape[1], 1 if permuted is None else permuted.copies
         if permuted is not None:
             tokens = permuted.rows(tokens)
         x = self.see(tokens, soft, dense, evidence)
         past = None if memory is None else memory.past
         at = torch.arange(length, device=tokens.device) if past is None else past.at(length)
-        visible = self.visible(at, past, permuted)
+        at = rows.position if isinstance(rows, Segments) else at
+        visible = rows if isinstance(rows, Segments) else self.visible(at, past, permuted, rows)
         if self.position_embed is not None:
             places = self.position_embed(at)
             x = x + (places.repeat(copies, 1) if past is None else places)
@@ -193,22 +195,19 @@ class Transformer(nn.Module):
 
     def through(self, block: nn.Module, x: Tensor, seen: Seen) -> Tensor:
         """Features [B, L, D] after a block."""
-        given = seen.rope, seen.condition, seen.visible
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            after: Tensor = checkpoint(block, x, *given, use_reentrant=False)
-        elif seen.memory is None:
-            after = block(x, *given)
-        else:  # which is told of keys and values on the way
-            after = block.forward(x, *given, seen.memory)
+        call = block.forward if seen.plain else block
+        again = self.activation_checkpointing and torch.is_grad_enabled()
+        after: Tensor = checkpoint(call, x, *seen, use_reentrant=False) if again else call(x, *seen)
         return after
 
-    def hidden(self, x: Tensor, permuted: Permuted | None) -> Tensor:
+    def hidden(self, x: Tensor, permuted: Permuted | None, segments: Segments | None) -> Tensor:
         """Features [B, L, D] that logits are read from."""
         hidden: Tensor = self.norm(x)
         if permuted is not None:
             hidden = hidden[:, -(hidden.shape[1] // permuted.copies) :]
         if self.config.shift_logits:  # such networks are shown whole rows alone
-            hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+            before = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+            hidden = before if segments is None else segments.at_firsts(hidden, before)
         return hidden
 
     def narrows(self, x: Tensor) -> bool:
@@ -219,28 +218,29 @@ class Transformer(nn.Module):
         """Features [N, D] of selected positions after the last block, given those of all [B, L, D] before it."""
         last = self.blocks[-1]
         assert isinstance(last, Block)
-        changes = last.changes(seen.condition)
+        changes = last.changes(seen.condition, seen.visible)
         found = last.attend(x, seen.rope, changes, seen.visible, seen.memory)
         rows = [some.flatten(0, 1).index_select(0, select) for some in (x, found)]
-        rows.append(select // x.shape[1])
+        rows.append(select // x.shape[1] if not isinstance(seen.visible, Segments) else select)
 
         def write(rows: Sequence[Tensor], sizes: list[int]) -> Tensor:
             parts = []
             for x, found, row in zip(*(some.split(sizes) for some in rows), strict=True):
-                parts.append(last.write(x, found, None if changes is None else changes[:, 0].index_select(0, row)))
+                parts.append(last.write(x, found, None if changes is None else changes.flatten(0, 1).index_select(0, row)))
             return torch.cat(parts)
 
         return write(rows, [len(select)]) if self.tiles is None else self.tiles.computed("last block", write, rows)
 
-    def visible(self, at: Tensor, past: Past | None = None, permuted: Permuted | None = None) -> Tensor | None:
+    def visible(self, at: Tensor, past: Past | None, permuted: Permuted | None, sizes: Tensor | None) -> Tensor | None:
         """What the positions at [B, W] or [W] see, [B or 1, W, all] bool; None where that is everything."""
-        ordered = None if permuted is None else permuted.visible()
-        if not self.config.attention_block:
-            return ordered
-        blocks = in_blocks(at, at.shape[-1] if past is None else past.kept.shape[-2], self.config.attention_block)
-        if permuted is None or ordered is None:
+        whole = at.shape[-1] if past is None else past.kept.shape[-2]
+        blocks = blocks_seen(at, whole, self.config.attention_block)
+        if permuted is None:
             return blocks
-        return ordered & blocks.repeat(1, permuted.copies, permuted.copies)
+        seen = permuted.visible()
+        if sizes is not None:
+            seen = seen & rows_seen(sizes, whole, permuted.copies, at.device)
+        return seen if blocks is None else seen & blocks.repeat(1, permuted.copies, permuted.copies)
 
     def read_out(self, wanted: Tensor) -> Tensor:
         """Logits [N, V] of selected features [N, D]."""
@@ -249,20 +249,20 @@ class Transformer(nn.Module):
             return logits
         return self.tiles.computed("head", self.head.in_tiles, [wanted])
 
-    def read_head(self, name: str, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def read_head(self, name: str, x: Tensor, seen: Seen) -> Tensor:
         """The output [B, L] of a head by name."""
         if self.quality is None or name not in ("quality", "quality_logits"):
             raise ValueError(f"this network has no head {name!r}")
-        logits = self.quality(x, rope, self.visible(torch.arange(x.shape[1], device=x.device)))
+        logits = self.quality(x, seen.rope, seen.visible)
         return logits if name == "quality_logits" else torch.sigmoid(logits.double())
 
-    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
-        """The policy's reveal logits [B, L], given confidence [B, L], masked [B, L] bool and time [B].
+    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """The policy's reveal logits [B, L], given confidence [B, L], masked [B, L] bool and time [B], of rows of so many positions.
 
         Raises:
             ValueError: the network has no policy.
         """
-        return self(decided=(confidence, masked, time))
+        return self(decided=(confidence, masked, time), sizes=sizes)
 
     def see(
         self,

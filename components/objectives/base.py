@@ -45,6 +45,8 @@ class Batch:
     """Optimiser steps before this one."""
     label: Float32[Tensor, "B"] | None = None
     """Class of the row, negative where it has none or is hidden."""
+    sizes: Int64[Tensor, "B"] | None = None
+    """Positions of each row, on the host, where rows are of several lengths. What comes after them does not exist."""
 
     def only(self, rows: Int64[Tensor, "C"]) -> Batch:
         """Some of its rows, which keep their places in the global batch."""
@@ -56,8 +58,28 @@ class Batch:
             index=self.index[rows],
             keys=self.keys[rows],
             label=None if self.label is None else self.label[rows],
+            sizes=None if self.sizes is None else self.sizes[rows.cpu()],
         )
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a network is told of the rows besides tokens; of sizes only where there is something to tell."""
+        return {"label": self.label} | ({} if self.sizes is None else {"sizes": self.sizes})
+
+    def repeated(self, times: int) -> Batch:
+        """All of its rows so many times, one copy after the other."""
+        return self.only(torch.arange(len(self.index), device=self.index.device).repeat(times))
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of all rows."""
+        return self.tokens.numel() if self.sizes is None else int(self.sizes.sum())
+
+    def share(self, where: Bool[Tensor, "B L"]) -> Float32[Tensor, "B"]:
+        """Of each row's positions."""
+        if self.sizes is None:
+            return where.float().mean(-1)
+        return where.sum(-1).float() / self.sizes.to(where.device)
 
 @runtime_checkable
 class Network(Protocol):
@@ -66,8 +88,8 @@ class Network(Protocol):
     def __call__(self, tokens: Tensor, **given: Any) -> Any:
         """A ``Prediction``, or with ``judge`` what was ``Judged``; ``given`` are the keywords of ``Transformer.forward``."""
 
-    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
-        """The policy's reveal logits [R, L], given confidence [R, L], masked [R, L] bool and time [R]."""
+    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """The policy's reveal logits [R, L], given confidence [R, L], masked [R, L] bool and time [R], of rows of so many positions."""
 
 
 Reward = Callable[[Tensor, Tensor], Tensor]

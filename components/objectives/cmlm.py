@@ -26,7 +26,7 @@ def build(config: CmlmConfig, setting: Setting) -> Objective[Noised]:
         share = draw_times(batch, 1e-6).double()
         num_masked = torch.ceil(share * batch.maskable.sum(-1)).long().clamp(min=1)
         masked = best(corruption(batch), batch.maskable, num_masked)
-        return Noised(batch, masked.float().mean(-1), masked, batch.tokens.masked_fill(masked, setting.mask_id))
+        return Noised(batch, batch.share(masked), masked, batch.tokens.masked_fill(masked, setting.mask_id))
 
     def counts(noised: Noised) -> dict[str, Tensor]:
         return {"masked": (noised.masked & noised.batch.target).sum()}

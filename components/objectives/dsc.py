@@ -78,7 +78,7 @@ def build(config: DscConfig, setting: Setting) -> Objective[LookBack]:
     def terms(network: Network, rows: LookBack) -> Iterator[Term]:
         batch, early = rows.batch, rows.early_masked
         with torch.no_grad():
-            time = early.float().mean(-1)
+            time = batch.share(early)
             logits = logits_at(network, rows.early_tokens, early, batch, setting, time=time, frozen=True)
             tokens, probability = fill_tokens(logits, early, batch, "sample")
             chosen = keep_best(rows.fillable, num_filled(batch), probability)
@@ -86,10 +86,10 @@ def build(config: DscConfig, setting: Setting) -> Objective[LookBack]:
         prediction = network(
             filled,
             select=nowhere(filled),
-            label=batch.label,
-            time=rows.masked.float().mean(-1),
+            time=batch.share(rows.masked),
             heads=("quality_logits",),
             frozen=True,
+            **batch.told,
         )
         where = chosen if config.scope == "artifact" else batch.target & (filled != setting.mask_id)
         yield quality_term(prediction.heads["quality_logits"], filled, batch.tokens, where)

@@ -25,7 +25,7 @@ def logits_at(
         tokens: what the network sees; rows of ``batch``, whose labels it sees, too.
         given: further keywords of the network.
     """
-    prediction = network(tokens, select=flat_index(where), label=batch.label, **given)
+    prediction = network(tokens, select=flat_index(where), **batch.told, **given)
     return suppress(prediction.logits, (setting.mask_id,))
 
 
@@ -55,7 +55,7 @@ def judged_at(
         tokens=best or u is not None,
         u=None if u is None else u.flatten()[select],
     )
-    judged: Judged = network(tokens, select=select, judge=judge, label=batch.label, **given)
+    judged: Judged = network(tokens, select=select, judge=judge, **batch.told, **given)
     return judged
 
 

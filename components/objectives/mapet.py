@@ -54,7 +54,7 @@ def build(config: MapetConfig, setting: Setting) -> Objective[Ordered]:
     def terms(network: Network, rows: Ordered) -> Iterator[Term]:
         batch, where = rows.batch, rows.predicted
         permuted = Permuted(rows.rank, setting.mask_id, config.streams == "two")
-        time = (rows.rank > 0).float().mean(-1)
+        time = batch.share(rows.rank > 0)
         judged = judged_at(network, batch.tokens, where, where.float(), batch, setting, time=time, permuted=permuted)
         yield Term("permuted", judged.loss_sum, {"permuted_ce": (judged.nll.sum(), where.sum())})
 

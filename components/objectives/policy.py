@@ -58,8 +58,8 @@ def build_imitation(config: PolicyImitationConfig, setting: Setting) -> Objectiv
         with torch.no_grad():
             logits = logits_at(network, noised.tokens, masked, batch, setting, time=noised.time, frozen=True)
             best, confidence = fill_tokens(logits, masked, batch, "argmax")
-        decided = (batch.maskable & ~masked).float().mean(-1)  # as after as many steps of one token
-        reveal = network.decide(confidence, masked, decided)
+        decided = batch.share(batch.maskable & ~masked)  # as after as many steps of one token
+        reveal = network.decide(confidence, masked, decided, batch.sizes)
         where, right = masked & batch.target, best == batch.tokens
         loss = F.binary_cross_entropy_with_logits(reveal, right.float(), reduction="none")
         agrees = (reveal > 0) == right

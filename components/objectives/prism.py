@@ -46,16 +46,16 @@ def build(config: PrismConfig, setting: Setting) -> Objective[Noised]:
             judged = judge_logits(logits, Judge(batch.tokens[masked], weight, setting.mask_id))
             yield unmasking_term(judged, noised).times(config.mdm_weight)
         filled, chosen = (torch.cat(x) for x in zip(*pairs, strict=True))
+        copies = batch.repeated(config.draws)
         prediction = network(
             filled,
             select=nowhere(filled),
-            label=None if batch.label is None else batch.label.repeat(config.draws),
             time=time.repeat(config.draws),
             heads=("quality_logits",),
             frozen=config.frozen,
+            **copies.told,
         )
-        clean = batch.tokens.repeat(config.draws, 1)
-        yield quality_term(prediction.heads["quality_logits"], filled, clean, chosen)
+        yield quality_term(prediction.heads["quality_logits"], filled, copies.tokens, chosen)
 
     return Objective(corrupt, counts, terms)
 

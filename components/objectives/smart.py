@@ -91,7 +91,7 @@ def compose(network: Network, rows: TwiceMasked, config: SmartConfig, setting: S
     """z1: clean tokens and the network's own ones under new masks."""
     batch, first = rows.noised.batch, rows.first
     z0 = batch.tokens.masked_fill(first, setting.mask_id)
-    logits = logits_at(network, z0, first, batch, setting, time=first.float().mean(-1))
+    logits = logits_at(network, z0, first, batch, setting, time=batch.share(first))
     y0, _ = fill_tokens(logits, first, batch, config.fill)
     y0 = overwrite_some(y0, config.random_share, batch, setting)
     return y0.masked_fill(rows.second, setting.mask_id)
@@ -103,7 +103,7 @@ def smart_term(
     """The weighted sum over all target positions of the rows that are not plain; ``shown`` is z1."""
     batch = rows.noised.batch
     where = batch.target & ~rows.plain[:, None]
-    time = rows.second.float().mean(-1)
+    time = batch.share(rows.second)
     masked, right = shown == setting.mask_id, shown == batch.tokens
     wrong = ~masked & ~right
     weight = torch.where(masked, config.masked_weight, torch.where(wrong, config.wrong_weight, config.right_weight))

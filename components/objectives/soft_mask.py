@@ -65,12 +65,12 @@ class Softened:
         self.first = False
         masked = tokens == self.setting.mask_id
         with torch.no_grad():
-            first = self.network(tokens, **{k: v for k, v in given.items() if k in ("label", "time")})
+            first = self.network(tokens, **{k: v for k, v in given.items() if k in ("label", "time", "sizes")})
             mixture = self.mixture(tokens, masked & self.soft[:, None], first.logits)
         return self.network(tokens, soft=mixture, **given)
 
-    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
-        return self.network.decide(confidence, masked, time)
+    def decide(self, *given: Any) -> Tensor:
+        return self.network.decide(*given)
 
     def mixture(
         self, tokens: Int64[Tensor, "B L"], where: Bool[Tensor, "B L"], logits: Float[Tensor, "B L V"]

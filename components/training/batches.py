@@ -58,22 +58,18 @@ class RowSource:
     def batches(self, step: int) -> Iterator[Batch]:
         """This rank's micro-batches of the global batch. Every rank gets the same number of them.
 
-        Rows of different lengths never share one: a network that sees padding beyond a row would learn another row.
+        Rows of several lengths are dealt out from the longest on, so that ranks have equally much to do and rows of one length
+        share a micro-batch where they can.
         """
         per_rank = -(-self.num_rows // self.world_size)
         micro = min(self.job.rows_at_once(self.world_size), per_rank)
-        if not self.uneven:
-            for start in range(0, per_rank, micro):
-                yield self.batch(step, torch.arange(start, min(start + micro, per_rank)) + self.rank * per_rank)
-            return
-        size = self.sizes(step)
-        for length in np.unique(size)[::-1].tolist():
-            alike = torch.from_numpy(np.flatnonzero(size == length))
-            for chunk in alike.split(micro * self.world_size):
-                share = -(-len(chunk) // self.world_size)
-                index = chunk.new_full((share * self.world_size,), self.num_rows)
-                index[: len(chunk)] = chunk
-                yield self.batch(step, index[self.rank * share : (self.rank + 1) * share], length)
+        own, sizes = torch.arange(per_rank) + self.rank * per_rank, None
+        if self.uneven:
+            sizes = torch.ones(per_rank * self.world_size, dtype=torch.int64)
+            sizes[: self.num_rows] = torch.from_numpy(self.sizes(step))
+            own = sizes.argsort(descending=True, stable=True)[self.rank :: self.world_size]
+        for index in own.split(micro):
+            yield self.batch(step, index, None if sizes is None else sizes[index])
 
     def sizes(self, step: int) -> NDArray[np.int32]:
         """Positions of each row of global batch ``step``."""
@@ -83,14 +79,17 @@ class RowSource:
             found[corpus == number] = rows.sizes(row[corpus == number])
         return found
 
-    def batch(self, step: int, index: Tensor, length: int | None = None) -> Batch:
-        """Rows ``index`` [B] of global batch ``step``, cut to ``length`` positions; an index past its end is padding
+    def batch(self, step: int, index: Tensor, sizes: Tensor | None = None) -> Batch:
+        """Rows ``index`` [B] of global batch ``step``, cut to so many positions [B]; an index past its end is padding
         without targets."""
         stream = step * self.num_rows + index.clamp(max=self.num_rows - 1)
         rows = gather(self.corpora, self.mixture, stream)
+        length = rows.tokens.shape[1] if sizes is None else int(sizes.max())
         tokens = torch.from_numpy(rows.tokens[:, :length])
-        position = torch.arange(tokens.shape[1])[None, :]
+        position = torch.arange(length)[None, :]
         maskable = (position >= torch.from_numpy(rows.num_prompt)[:, None]) & (index < self.num_rows)[:, None]
+        if sizes is not None:
+            maskable &= position < sizes[:, None]
         target = maskable if self.pads_count else maskable & (tokens != self.job.pad_id)
         keys = noise.row_keys(self.seed, stream)
         label = None if rows.label is None else torch.from_numpy(rows.label).float()
@@ -106,6 +105,7 @@ class RowSource:
             num_rows=self.num_rows,
             step=step,
             label=None if label is None else label.to(self.device),
+            sizes=None if sizes is None or bool((sizes == length).all()) else sizes,
         )
 
 

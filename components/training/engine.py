@@ -97,9 +97,9 @@ class Autocast:
         with self.precision:
             return self.module(tokens, **given)
 
-    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor) -> Tensor:
+    def decide(self, confidence: Tensor, masked: Tensor, time: Tensor, sizes: Tensor | None = None) -> Tensor:
         with self.precision:
-            return self.module(decided=(confidence, masked, time))
+            return self.module(decided=(confidence, masked, time), sizes=sizes)
 
 
 class TorchEngine:

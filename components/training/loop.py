@@ -236,7 +236,7 @@ def train_step(
             meter.add_per_step(f"loss/{term.name}", term.loss_sum.detach() / divisor[term.name])
             meter.add(term.metrics)
     norm = engine.step(lr)
-    meter.count_step(sum(batch.tokens.numel() for batch in batches))
+    meter.count_step(sum(batch.num_positions for batch in batches))
     return norm, bool(divisor[WANTED])
 
 

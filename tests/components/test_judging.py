@@ -10,7 +10,8 @@ from components.diffusion.categorical import suppress
 from components.models import judging, lean
 from components.models.config import ModelConfig
 from components.models.judging import Judge, judge_features, judge_logits
-from components.models.layers import Attention, Gated, Norm, in_blocks, rotary_table
+from components.models.layers import Attention, Gated, Norm, rotary_table
+from components.models.segments import blocks_seen
 from components.models.transformer import Transformer
 
 V, D, MASK = 11, 6, 3
@@ -128,7 +129,7 @@ def layers():
     rope, seen = rotary_table(torch.arange(5), config, x), torch.rand(3, 5, 5) < 0.5
     yield "attention", Attention(config).double(), x, (rope,)
     yield "attention that sees less", Attention(config).double(), x, (rope, seen | torch.eye(5, dtype=torch.bool))
-    yield "attention in blocks", Attention(config).double(), x, (rope, in_blocks(torch.arange(5), 5, 2))
+    yield "attention in blocks", Attention(config).double(), x, (rope, blocks_seen(torch.arange(5), 5, 2))
 
 
 @pytest.mark.parametrize("name", ["norm", "gated", "attention", "attention that sees less", "attention in blocks"])

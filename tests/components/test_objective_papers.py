@@ -304,7 +304,7 @@ def test_imitation_is_told_the_time_as_a_sampler_tells_it():
     model = network(config).float()
 
     class Told(nn.Module):
-        def decide(self, confidence, masked, time):
+        def decide(self, confidence, masked, time, sizes=None):
             told.append((masked, time))
             return model.decide(confidence, masked, time)
 

@@ -360,7 +360,10 @@ def test_rows_of_several_lengths_are_trained_on_side_by_side(tmp_path):
         found = batches(world_size, micro)
         rows_found = {int(i): t[m].tolist() for b in found for i, t, m in zip(b.index, b.tokens, b.maskable, strict=True) if i < 8}
         assert rows_found == {i: t for i, (t, _) in whole.items()}
-    assert sum(b.tokens.numel() for b in batches(1, 2)) == sum(len(t) for t, _ in whole.values()), "no padding beyond a row"
+    assert sum(b.num_positions for b in batches(1, 2)) == sum(len(t) for t, _ in whole.values()), "no padding beyond a row"
+    shares = [sum(b.num_positions for b in RowSource(job(tmp_path / "none", folder, 2), "train", rank=r, world_size=2, device=CPU).batches(3)) for r in (0, 1)]
+    assert abs(shares[0] - shares[1]) <= 8, "ranks have equally much to do, but for one row"
+    assert [len(b.tokens) for b in batches(1, 3)] == [3, 3, 2], "rows of several lengths share a micro-batch"
     one, other = (train(tmp_path / str(m), folder, micro_batch=m) for m in (8, 2))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[k], other[k], atol=2e-6) for k in one)

@@ -28,7 +28,7 @@ def test_parts_pass_on_a_cpu_and_end_in_one_json_and_one_page(tmp_path, monkeypa
         check.main(["--device", "cpu", "--out", str(tmp_path), "--parts", "samplers", "objectives", "no waiting"]) == 0
     )
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert (found["passed"], found["failed"]) == (2 * 3 + 2 + 2 + 3, 0)
+    assert (found["passed"], found["failed"]) == (2 * 3 + 2 + 2 + 2 + 3, 0)
     assert "proseco, as on the CPU" in (tmp_path / "gpu.html").read_text()
 
 
