@@ -177,8 +177,8 @@ def test_kernels_are_made_once_for_all_numbers_of_rows_and_positions():
 
 
 @needs_int8
-def test_kernels_are_made_for_more_kinds_of_networks_than_torch_makes_by_itself(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+@torch._dynamo.config.patch(recompile_limit=3)  # which gives it back; ``monkeypatch`` loses torch's settings
+def test_kernels_are_made_for_more_kinds_of_networks_than_torch_makes_by_itself():
     networks()
     torch.compiler.reset()
     double, before = for_any_size(lambda x: 2 * x), counters["stats"]["unique_graphs"]
