@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ def token_rows(folder: Path, count: int = 64, seed: int = 0) -> Path:
     write_rows(folder / "validation-0.arrow", block_of(rows[:8], LENGTH, PAD, VOCAB))
     shards = {"train": ["train-0.arrow"], "validation": ["validation-0.arrow"], "test": []}
     (folder / "rows.json").write_text(json.dumps({"length": LENGTH, "pad_in_loss": True, "shards": shards}))
+    return folder
+
+
+def uneven_rows(folder: Path, sizes: Collection[int], count: int = 64) -> Path:
+    """The same, of whose rows for learning each has one of these sizes."""
+    token_rows(folder)
+    rng = np.random.default_rng(0)
+    drawn = [int(n) for n in rng.choice(list(sizes), count)]
+    rows = [PackedRow([*rng.integers(4, VOCAB, n).tolist(), *[PAD] * (LENGTH - n)], 0, None, n) for n in drawn]
+    write_rows(folder / "train-0.arrow", block_of(rows, LENGTH, PAD, VOCAB))
     return folder
 
 

@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config = config.resolved()
         self.vocab_size = vocab_size
-        self.activation_checkpointing = False
+        self.activation_checkpointing = self.compiled = False
         self.tiles: Tiles | None = None
         """What is computed of wanted positions alone is taken in these, so that the last bits of a position's logits do not depend
         on how many there are; None takes all that are wanted at once, as learning does."""
@@ -91,9 +91,9 @@ class Transformer(nn.Module):
     def compile_blocks(self) -> None:
         """Have each block computed by kernels that are made for it in its first call of a shape: all have the same ones. Nothing
         changes where none can be made."""
-        if makes_kernels():
-            for block in self.blocks:
-                block.compile()
+        self.compiled = makes_kernels()
+        for block in self.blocks if self.compiled else ():
+            block.compile()
 
     def forward(
         self,
@@ -195,7 +195,7 @@ class Transformer(nn.Module):
 
     def through(self, block: nn.Module, x: Tensor, seen: Seen) -> Tensor:
         """Features [B, L, D] after a block."""
-        call = block.forward if seen.plain else block
+        call = block.forward if self.compiled and seen.plain else block
         again = self.activation_checkpointing and torch.is_grad_enabled()
         after: Tensor = checkpoint(call, x, *seen, use_reentrant=False) if again else call(x, *seen)
         return after

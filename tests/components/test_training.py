@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,7 +23,7 @@ from components.training.config import OptimizerConfig, TrainConfig
 from components.training.engine import TorchEngine
 from components.training.loop import fit, learning_rate
 from components.training.meter import Meter
-from tests.doubles import LENGTH, PAD, TINY, VOCAB, MemoryTracker, diverging, job, token_rows
+from tests.doubles import PAD, TINY, VOCAB, MemoryTracker, diverging, job, token_rows, uneven_rows
 from tests.learning import CONFIGS, likes_even
 
 CPU = torch.device("cpu")
@@ -342,11 +341,7 @@ def test_labels_are_hidden_at_the_stated_rate_and_never_in_validation(tmp_path):
 
 def test_rows_of_several_lengths_are_trained_on_side_by_side(tmp_path):
     """Every row once on any number of ranks, little padding, and the same weights whatever shares a micro-batch."""
-    folder = token_rows(tmp_path / "rows")
-    rng = np.random.default_rng(0)
-    sizes = [int(n) for n in rng.choice([2, 4, 8], 64)]
-    rows = [PackedRow([*rng.integers(4, VOCAB, n).tolist(), *[PAD] * (LENGTH - n)], 0, None, n) for n in sizes]
-    write_rows(folder / "train-0.arrow", block_of(rows, LENGTH, PAD, VOCAB))
+    folder = uneven_rows(tmp_path / "rows", (2, 4, 8))
 
     def batches(world_size, micro):
         made = job(tmp_path / "none", folder, micro)

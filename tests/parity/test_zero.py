@@ -31,7 +31,7 @@ from components.objectives.config import (
 from components.training import checkpoint, rewards
 from components.training.engine import TorchEngine
 from components.training.loop import fit
-from tests.doubles import TINY, VOCAB, MemoryTracker, job, token_rows
+from tests.doubles import TINY, VOCAB, MemoryTracker, job, token_rows, uneven_rows
 
 pytestmark = pytest.mark.distributed
 
@@ -55,6 +55,10 @@ OBJECTIVES = {
     "soft_mask": SoftMaskConfig(base="proseco"),
 }
 
+
+UNEVEN = ("proseco", "prism", "policy_imitation")
+SIZES = (8, 8, 8, 8, 5, 3)
+"""Of rows of several lengths: now and then one rank's have all the same, and the other's have not."""
 
 PLAIN = MdlmConfig()
 
@@ -90,13 +94,15 @@ def rank_main(rank: int, stage: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{base}/meeting-{stage}", rank=rank, world_size=2)
     from cluster.zero import ZeroEngine
 
-    def train(name, model, **changes):
-        made = job(base / name, base / "rows", **changes)
+    def train(name, model, rows="rows", **changes):
+        made = job(base / name, base / rows, **changes)
         engine = ZeroEngine(model, made.config.optimizer, stage, made.rows_at_once(2), made.config.precision)
         fit(made, engine, None)
 
     for name, objective in OBJECTIVES.items():
         train(f"zero/{name}", network(objective=objective), objective=objective)
+    for name in UNEVEN:
+        train(f"zero/uneven {name}", network(objective=OBJECTIVES[name]), "uneven", objective=OBJECTIVES[name])
     # Stopped after step 3 and resumed, with dropout: the random state must follow as well.
     train("whole", network(dropout=0.1))
     train("half", network(dropout=0.1), steps=3)
@@ -121,17 +127,22 @@ def plain(tmp_path_factory):
         for name, objective in OBJECTIVES.items():
             made = job(base / name, rows, micro_batch=4, objective=objective)
             fit(made, TorchEngine(network(objective=objective), made.config.optimizer), MemoryTracker())
+    uneven = uneven_rows(base / "uneven", SIZES)
+    for name in UNEVEN:
+        made = job(base / f"uneven {name}", uneven, micro_batch=4, objective=OBJECTIVES[name])
+        fit(made, TorchEngine(network(objective=OBJECTIVES[name]), made.config.optimizer), MemoryTracker())
     return base
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_zero_equals_plain_torch(stage, plain, tmp_path):
     token_rows(tmp_path / "rows")
+    uneven_rows(tmp_path / "uneven", SIZES)
     # What "from one" resumes from: three of six steps by plain torch.
     made = job(tmp_path / "from one", tmp_path / "rows", steps=3)
     fit(made, TorchEngine(network(), made.config.optimizer), None)
     multiprocessing.spawn(rank_main, (stage, str(tmp_path)), nprocs=2)
-    for name in OBJECTIVES:
+    for name in [*OBJECTIVES, *(f"uneven {name}" for name in UNEVEN)]:
         expected, found = weights(plain / name), weights(tmp_path / "zero" / name)
         assert expected.keys() == found.keys()
         assert any(t.any() for key, t in expected.items() if key.startswith("exp_avg/")), f"{name} has no gradient"
