@@ -5,6 +5,8 @@ in a float32 copy, a loss read from it; the best token everywhere is the draft; 
 ``mdlm`` is its first half. The network is that of a ``Transformer``, read from its weights and written in torch's own
 operations, so that what ours makes faster in a network is not given to both sides.
 
+``mixed`` is ``mdlm`` on rows of several lengths, all of them padded to the longest and padding hidden from attention, as usual.
+
 ``save`` and ``load`` are checkpoints of data-parallel training as PyTorch's tutorials have them, without the wait for the disk.
 """
 
@@ -29,12 +31,14 @@ class Network:
         self.config, self.weights = model.config, dict(model.named_parameters())
         self.fused_attention = fused_attention
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
+        """``there`` [B, L]: what is no padding."""
+        mask = None if there is None else there[:, None, None]
         x, w = F.embedding(tokens, self.weights["embed.weight"]), self.weights
         turn = self.turn(tokens.shape[1], x)
         for number in range(self.config.depth):
             block = f"blocks.{number}."
-            x = x + self.attend(self.norm(x, block + "norm_attention"), block + "attention.", turn)
+            x = x + self.attend(self.norm(x, block + "norm_attention"), block + "attention.", turn, mask)
             gate, up = F.linear(self.norm(x, block + "norm_mlp"), w[block + "mlp.gate_up.weight"]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, w[block + "mlp.down.weight"])
         return F.linear(self.norm(x, "norm"), w["head.weight"])
@@ -48,22 +52,23 @@ class Network:
         angles = torch.arange(length, device=like.device)[:, None] * frequencies
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
-    def attend(self, x: Tensor, name: str, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def attend(self, x: Tensor, name: str, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         rows, length, dim = x.shape
         heads = F.linear(x, self.weights[f"{name}qkv.weight"]).view(rows, length, 3, self.config.heads, -1).permute(2, 0, 3, 1, 4)
         (cos, sin), (first, second) = turn, heads[:2].chunk(2, -1)
         q, k = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
         if self.fused_attention:
-            attended = F.scaled_dot_product_attention(q, k, heads[2])
+            attended = F.scaled_dot_product_attention(q, k, heads[2], mask)
         else:
-            attended = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ heads[2]
+            scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            attended = torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), -1) @ heads[2]
         return F.linear(attended.transpose(1, 2).reshape(rows, length, dim), self.weights[f"{name}out.weight"])
 
 
-def log_probs(network: Network, tokens: Tensor, mask_id: int, precision: str) -> Tensor:
+def log_probs(network: Network, tokens: Tensor, mask_id: int, precision: str, there: Tensor | None = None) -> Tensor:
     """[B, L, V] float32: never the mask."""
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = network(tokens)
+        logits = network(tokens, there)
     logits[..., mask_id] += -1e6
     return torch.log_softmax(logits.float(), -1)
 
@@ -76,6 +81,15 @@ def mdlm(network: Network, clean: Tensor, noised: Tensor, time: Tensor, mask_id:
     """The loss of clean rows [B, L] whose noised ones hold masks, at times [B] of a log-linear schedule."""
     found = log_probs(network, noised, mask_id, precision)
     return (nll(found, clean) * (noised == mask_id) / time[:, None]).sum() / clean.numel()
+
+
+def mixed(
+    network: Network, clean: Tensor, noised: Tensor, time: Tensor, mask_id: int, precision: str = "fp32", there: Tensor | None = None
+) -> Tensor:
+    """The same of rows of which only what is ``there`` [B, L] counts and is seen."""
+    assert there is not None
+    found = log_probs(network, noised, mask_id, precision, there)
+    return (nll(found, clean) * ((noised == mask_id) & there) / time[:, None]).sum() / there.sum()
 
 
 def proseco(

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ from tests.bench import plain_training as plain
 from tests.bench.paired import Pair
 
 MASK = 0
-OBJECTIVES: dict[str, ObjectiveOptions] = {"mdlm": MdlmConfig(), "proseco": ProsecoConfig()}
-STEPS = {"mdlm": plain.mdlm, "proseco": plain.proseco}
+OBJECTIVES: dict[str, ObjectiveOptions] = {"mdlm": MdlmConfig(), "proseco": ProsecoConfig(), "mixed": MdlmConfig()}
+STEPS = {"mdlm": plain.mdlm, "proseco": plain.proseco, "mixed": plain.mixed}
 NAMES = [f"train_{name}{precision}" for name in (*OBJECTIVES, "cost") for precision in ("", "_bf16")]
-"""``train_cost`` is ProSeCo's step of ours against MDLM's: a half is a step that costs two of them."""
+"""``train_cost`` is ProSeCo's step of ours against MDLM's: a half is a step that costs two of them. ``train_mixed`` is MDLM's on rows
+of which each has another length, from a sixteenth of the longest on."""
 PEAK_ENV = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0", "OMP_NUM_THREADS": "1"}
 
 
@@ -59,8 +61,21 @@ class Rows:
         yield Batch(*(x.to(self.device) for x in (tokens, everywhere, everywhere, index, keys)), len(index), step)
 
 
-def rows_of(given: dict[str, Any]) -> Rows:
-    return Rows(given["rows"], given["length"], given["vocab"], given.get("device", "cpu"))
+class MixedRows(Rows):
+    """The same rows, cut to sizes that are drawn anew each step."""
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        for batch in super().batches(step):
+            rows, length = self.shape
+            drawn = torch.randint(max(1, length // 16), length + 1, (rows,), generator=torch.Generator().manual_seed(step))
+            sizes = drawn.sort(descending=True).values  # as ``RowSource`` has them
+            there = (torch.arange(length) < sizes[:, None]).to(self.device)
+            yield replace(batch, maskable=there, target=there, sizes=sizes)
+
+
+def rows_of(name: str, given: dict[str, Any]) -> Rows:
+    kind = MixedRows if name == "mixed" else Rows
+    return kind(given["rows"], given["length"], given["vocab"], given.get("device", "cpu"))
 
 
 def network(given: dict[str, Any]) -> Transformer:
@@ -78,7 +93,7 @@ def ours(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]
     if given.get("device", "cpu") != "cpu":
         model.compile_blocks()
     engine = TorchEngine(model, OptimizerConfig(), precision, given.get("device", "cpu"))
-    objective, rows = build_objective(OBJECTIVES[name], setting_of(name, given)), rows_of(given)
+    objective, rows = build_objective(OBJECTIVES[name], setting_of(name, given)), rows_of(name, given)
     meter, steps = Meter(engine.all_reduce, engine.device), iter(range(10**6))
     return lambda: train_step(engine, objective, rows, next(steps), meter, 1e-4) and None  # type: ignore[arg-type]
 
@@ -88,15 +103,21 @@ def theirs(name: str, precision: str, given: dict[str, Any]) -> Callable[[], Non
     model = network(given)
     forward, weights = plain.Network(model, fused_attention=given.get("device", "cpu") != "cpu"), list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.0)
-    rows, steps, t_min = rows_of(given), iter(range(10**6)), OBJECTIVES[name].smallest_time()
+    rows, steps, t_min = rows_of(name, given), iter(range(10**6)), OBJECTIVES[name].smallest_time()
 
     def step() -> None:
         number = next(steps)
-        clean = next(rows.batches(number)).tokens
+        batch = next(rows.batches(number))
+        clean = batch.tokens
         noised, time = plain.noise(clean, MASK, t_min, torch.Generator(clean.device).manual_seed(number))
-        plain.step(optimizer, weights, STEPS[name](forward, clean, noised, time, MASK, precision))
+        plain.step(optimizer, weights, STEPS[name](forward, clean, noised, time, MASK, precision, **told(name, batch)))
 
     return step
+
+
+def told(name: str, batch: Batch) -> dict[str, Tensor]:
+    """What the published step has to know of rows besides tokens."""
+    return {"there": batch.maskable} if name == "mixed" else {}
 
 
 SIDES = {"ours": ours, "theirs": theirs}
@@ -133,11 +154,11 @@ def build(name: str, given: dict[str, Any]) -> Pair:
 def equal(name: str, precision: str, given: dict[str, Any]) -> str:
     """Losses and gradients of both sides, given one noise."""
     model = network(given)
-    batch = next(rows_of(given).batches(1))
+    batch = next(rows_of(name, given).batches(1))
     objective = build_objective(OBJECTIVES[name], setting_of(name, given))
     noised: Noised = objective.corrupt(batch)
     engine = TorchEngine(copy.deepcopy(model), OptimizerConfig(), precision, given.get("device", "cpu"))
-    count = batch.tokens.numel()
+    count = batch.num_positions
     total, shown = 0.0, []
 
     def watched(tokens: Tensor, **asked: Any) -> Any:
@@ -149,7 +170,8 @@ def equal(name: str, precision: str, given: dict[str, Any]) -> str:
         total += float(term.loss_sum.detach()) / count
     # In bf16 the best of two tokens that are nearly alike is not the same one, and another draft has another gradient.
     drafted = {"draft": shown[1]} if name == "proseco" and precision == "bf16" else {}
-    loss = STEPS[name](plain.Network(model), batch.tokens, noised.tokens, noised.time, MASK, precision, **drafted)
+    asked = drafted | told(name, batch)
+    loss = STEPS[name](plain.Network(model), batch.tokens, noised.tokens, noised.time, MASK, precision, **asked)
     loss.backward()
     found = float(loss.detach())
     mine, other = ([p.grad for p in m.parameters() if p.grad is not None] for m in (engine._model, model))
