@@ -72,7 +72,8 @@ class RowsConfig:
     """End each document with the end token (always so when packed)."""
     buckets: tuple[Count, ...] = ()
     """Lengths that shorter rows are filled up to with padding, each to the next one, where documents have rows of their
-    own. Rows of one length are trained on together, so no other padding is computed. Empty fills up all rows."""
+    own. Rows of several lengths are trained on side by side and no other padding is computed, so there may be many. Empty fills
+    up all rows."""
     too_long: Literal["quarantine", "cut", "split"] = "quarantine"
     """What becomes of a document that is longer than a row, where each has a row of its own: told and left out, cut off
     (the row then has no end), or written on in further rows."""
