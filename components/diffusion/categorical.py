@@ -21,7 +21,7 @@ from components.diffusion.config import DrawConfig
 from components.diffusion.gpu import makes_kernels
 
 BLOCK = 64
-"""Neighbours that are looked at as one, before it is known in which of them the best lies, or a draw."""
+"""Neighbours that are looked at as one, before it is known in which of them a draw lies."""
 BINNED = 2048
 """Tokens from which on a nucleus on a CPU is found by bins, a row at a time, and not by a sort."""
 SOME, NUMBERS = 32, 1 << 17
@@ -120,23 +120,17 @@ def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
     return torch.where(larger | (equal & (equal.cumsum(-1) <= room)), probabilities, 0)
 
 
+@library.custom_op("proseco::best", mutates_args=())
 def best(values: Tensor) -> Tensor:
-    """The first index of the largest value, [..., V] -> [...]: ``argmax``, which on a CPU compares one by one, asked about one
-    block alone."""
-    *rest, size = values.shape
-    whole = size // BLOCK * BLOCK
-    if whole < 8 * BLOCK or values.is_cuda:
-        return values.argmax(-1)
-    blocks = values[..., :whole].unflatten(-1, (-1, BLOCK))
-    first = blocks.amax(-1).argmax(-1)
-    inside = blocks.gather(-2, first[..., None, None].expand(*rest, 1, BLOCK))[..., 0, :]
-    found = first * BLOCK + inside.argmax(-1)
-    if whole == size:
-        return found
-    behind = values[..., whole:]
-    at = behind.argmax(-1)
-    larger = behind.gather(-1, at[..., None]) > inside.amax(-1, keepdim=True)
-    return torch.where(larger[..., 0], whole + at, found)
+    """The first index of the largest value, [..., V] -> [...]: ``argmax``, on a CPU by numpy, which takes a tenth of torch's time."""
+    if values.device.type == "cpu" and values.dtype != torch.bfloat16 and values.numel():
+        return torch.from_numpy(numpy.asarray(values.numpy().argmax(-1)))
+    return values.argmax(-1)
+
+
+@best.register_fake
+def _(values: Tensor) -> Tensor:
+    return values.new_empty(values.shape[:-1], dtype=torch.int64)
 
 
 def draw(logits: Tensor, u: Tensor, config: DrawConfig) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from components.diffusion import categorical
 from components.diffusion.categorical import inverse_cdf, room, suppress_
 from components.diffusion.gpu import makes_kernels
 from components.models import lean
@@ -71,7 +72,7 @@ def tokens_of(logits: Tensor, judge: Judge, begin: int, best: Tensor | None = No
         return inverse_cdf(torch.softmax(logits, -1), judge.u[begin : begin + len(logits)])
     if not judge.tokens:
         return None
-    return logits.argmax(-1) if best is None else best
+    return categorical.best(logits) if best is None else best
 
 
 def judge_features(x: Tensor, weight: Tensor, judge: Judge) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +114,7 @@ class _Chunks:
         self.learns = to_x or to_weight
         # Positions that are not judged have no gradient.
         self.grad_x = x.new_zeros(x.shape) if to_x else None
-        self.grad_weight = torch.zeros_like(weight, dtype=self.exact) if to_weight else None
+        self.grad_weight = torch.empty_like(weight, dtype=self.exact) if to_weight else None
         self.losses, self.nlls = ([x.new_zeros(0, dtype=self.exact)] for _ in range(2))
         self.tokens = [torch.zeros(0, dtype=torch.int64, device=x.device)]
 
@@ -128,6 +129,8 @@ class _Chunks:
             slopes = [self.look(begin + at, part, judged) for at, part in parts(chunk)]
             if judged and self.learns:
                 self.add(slice(begin, end), chunk, torch.cat(slopes)[:, None])
+        if self.grad_weight is not None and not num_judged:
+            self.grad_weight.zero_()
         return torch.cat(self.losses).sum(), torch.cat(self.nlls), torch.cat(self.tokens)
 
     def look(self, begin: int, part: Tensor, judged: bool) -> Tensor:
@@ -157,11 +160,12 @@ class _Chunks:
                 self.tokens.append(best)
             return nll
         logits, clean = self.possible(part), clean[:, None]
-        top, best = logits.max(-1)
+        best = categorical.best(logits)
         self.choose(logits, begin, best)
         p = torch.softmax(logits, -1)
         # The largest probability is at least 1/V, so its logarithm is always right.
-        nll = top - p.gather(-1, best[:, None])[:, 0].log() - logits.gather(-1, clean)[:, 0]
+        top, likely = (x.gather(-1, best[:, None])[:, 0] for x in (logits, p))
+        nll = top - likely.log() - logits.gather(-1, clean)[:, 0]
         if self.learns:
             part.copy_(p.scatter_add_(-1, clean, p.new_full(clean.shape, -1.0)))
         return nll
@@ -183,7 +187,8 @@ class _Chunks:
         if self.grad_weight is not None:
             scaled = (self.x[rows] * slope).to(off.dtype)
             for words in range(0, off.shape[1], WORDS):
-                lean.add_product(self.grad_weight[words : words + WORDS], off[:, words : words + WORDS].T, scaled)
+                some = slice(words, words + WORDS)
+                lean.add_product(self.grad_weight[some], off[:, some].T, scaled, first=rows.start == 0)
 
 
 def spans(begin: int, end: int, size: int, judged: bool) -> list[tuple[int, int, bool]]:

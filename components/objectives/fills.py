@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from components.diffusion import select
-from components.diffusion.categorical import inverse_cdf, suppress
+from components.diffusion.categorical import best, inverse_cdf, suppress
 from components.diffusion.corrupt import random_tokens
 from components.diffusion.noise import Stream
 from components.models.judging import Judge, Judged
@@ -80,7 +80,7 @@ def fill_tokens(
     where = flat_index(masked)
     p = torch.softmax(logits.detach().float(), -1)
     u = uniforms(batch, stream, inner).flatten()[where]
-    chosen = p.argmax(-1) if fill == "argmax" else inverse_cdf(p, u)
+    chosen = best(p) if fill == "argmax" else inverse_cdf(p, u)
     tokens = batch.tokens.flatten().clone()
     tokens[where] = chosen
     probability = torch.zeros(masked.numel(), device=p.device)

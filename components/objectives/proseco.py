@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from components.diffusion.categorical import best
 from components.diffusion.noise import Stream
 from components.objectives.base import Batch, Network, Objective, Setting, Term, flat_index, uniforms
 from components.objectives.config import ProsecoConfig
@@ -79,7 +80,7 @@ def roll_out(
     where = flat_index(noised.batch.maskable)
     for _ in range(num_passes):
         logits = logits_at(network, draft, noised.batch.maskable, noised.batch, setting, time=noised.time)
-        draft = draft.flatten().index_copy(0, where, logits.argmax(-1)).view_as(draft)
+        draft = draft.flatten().index_copy(0, where, best(logits)).view_as(draft)
     return draft
 
 
