@@ -76,7 +76,7 @@ def batch(rows=4, step=4, prompt=0, pads=0, seed=11, first=0, total=None, device
 def cut(rows: Batch, sizes: list[int]) -> Batch:
     """The same rows, of which only so many positions each exist."""
     where = torch.tensor(sizes)
-    there = torch.arange(LENGTH) < where[:, None]
+    there = (torch.arange(LENGTH) < where[:, None]).to(rows.tokens.device)
     return dataclasses.replace(rows, maskable=rows.maskable & there, target=rows.target & there, sizes=where)
 
 
