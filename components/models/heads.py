@@ -102,7 +102,7 @@ class PolicyNet(nn.Module):
         dtype = self.features.weight.dtype
         x = self.features(torch.stack([confidence, masked.to(confidence)], dim=-1).to(dtype))
         condition = F.silu(self.time_embed(time))
-        segments = None if sizes is None else segments_of(sizes, x)
+        segments = None if sizes is None else segments_of(sizes, x, self.config)
         x = x if segments is None else segments.packed(x)
         at = torch.arange(x.shape[1], device=x.device) if segments is None else segments.position
         x = self.block(x, rotary_table(at, self.config, x), condition, segments)

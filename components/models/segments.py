@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from components.models.config import ModelConfig
+
 Attended = Callable[[Tensor, tuple[Tensor, Tensor], Tensor | None], Tensor]
 """What whole rows [R, S, 3 D] find in themselves, given a rotary table and who sees whom: [R, S, D]."""
 
@@ -83,15 +85,21 @@ class Segments:
         return found.transpose(0, 1)[None]
 
 
-def segments_of(sizes: Tensor, batch: Tensor, attention_block: int = 0) -> Segments:
-    """Of a batch [B, L, ...], whose rows are so many positions [B] each, from the first on."""
+def segments_of(sizes: Tensor, batch: Tensor, config: ModelConfig) -> Segments:
+    """Of a batch [B, L, ...] for such a network, whose rows are so many positions [B] each, from the first on."""
     position = torch.cat([torch.arange(size) for size in sizes.tolist()])
     row, ends = torch.arange(len(sizes)).repeat_interleave(sizes), F.pad(sizes.cumsum(0), (1, 0)).int()
     row, position, ends = (x.to(batch.device) for x in (row, position, ends))
     # The kernel takes half precision alone. Compiled blocks are made anew for another number, so it is one of few.
-    fits = batch.is_cuda and torch.is_autocast_enabled("cuda") and not attention_block
+    fits = batch.is_cuda and torch.is_autocast_enabled("cuda") and not config.attention_block and width_fits(config)
     most = 1 << (batch.shape[1] - 1).bit_length() if fits else 0
-    return Segments(tuple(sizes.tolist()), batch.shape[1], row, position, ends, attention_block, most)
+    return Segments(tuple(sizes.tolist()), batch.shape[1], row, position, ends, config.attention_block, most)
+
+
+def width_fits(config: ModelConfig) -> bool:
+    """Are a network's heads as wide as the kernel can take?"""
+    width = config.dim // config.heads
+    return width % 8 == 0 and width <= 256
 
 
 def blocks_seen(at: Tensor, length: int, size: int) -> Tensor | None:

@@ -138,7 +138,7 @@ class Transformer(nn.Module):
         assert tokens is not None, "a prediction is asked for without tokens"
         segments = None
         if sizes is not None and permuted is None:
-            segments = segments_of(sizes, tokens, self.config.attention_block)
+            segments = segments_of(sizes, tokens, self.config)
             tokens, soft, dense, evidence = segments.shown(tokens, soft, dense, evidence)
             select = None if select is None else segments.places(select)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):

@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from components.models import layers
 from components.models.config import ModelConfig
-from components.models.segments import Segments, segments_of
+from components.models.segments import Segments, segments_of, width_fits
 from components.models.transformer import Transformer
 from components.objectives import config as c
 from tests.learning import CONFIGS, LENGTH, VOCAB, alone, batch, cut, gradients, network
@@ -85,8 +86,8 @@ def test_one_kernel_is_told_where_rows_end(monkeypatch):
             parts.append(torch.nn.functional.scaled_dot_product_attention(*row).transpose(0, 1))
         return torch.cat(parts)
 
-    def on_a_gpu(sizes, shown, attention_block=0):
-        return dataclasses.replace(segments_of(sizes, shown, attention_block), most=8)
+    def on_a_gpu(sizes, shown, config):
+        return dataclasses.replace(segments_of(sizes, shown, config), most=8)
 
     model, tokens, sizes = network(c.MdlmConfig()), batch(rows=6).tokens, torch.tensor(SIZES)
     with torch.no_grad():
@@ -97,9 +98,28 @@ def test_one_kernel_is_told_where_rows_end(monkeypatch):
     assert torch.allclose(found, expected, atol=1e-12)
 
 
+def test_the_kernel_is_called_as_torch_has_it():
+    """Forward and backward, on tensors without values, since it needs a GPU."""
+    config = ModelConfig(dim=16, depth=2, heads=2).resolved()
+    segments = segments_of(torch.tensor(SIZES), torch.ones(6, LENGTH), config)
+    with FakeTensorMode() as fake, torch.autocast("cpu", torch.bfloat16):
+        block = layers.Block(config, conditioned=False)
+        where = {name: fake.from_tensor(getattr(segments, name)) for name in ("row", "position", "ends")}
+        x = torch.empty(1, sum(SIZES), 16, requires_grad=True)
+        rope = (torch.empty(sum(SIZES), 4), torch.empty(sum(SIZES), 4))
+        after = block(x, rope, None, dataclasses.replace(segments, most=8, **where))
+        after.float().sum().backward()
+    assert after.shape == x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize(("dim", "fits"), [(16, True), (12, False), (1024, False)])
+def test_heads_of_a_width_that_the_kernel_can_not_take_are_known(dim, fits):
+    assert width_fits(ModelConfig(dim=dim, depth=1, heads=2).resolved()) is fits
+
+
 def test_what_is_packed_comes_back():
     rows = torch.arange(1.0, 1 + 6 * LENGTH).view(6, LENGTH)
-    segments = segments_of(torch.tensor(SIZES), rows)
+    segments = segments_of(torch.tensor(SIZES), rows, ModelConfig().resolved())
     assert isinstance(segments, Segments)
     assert segments.packed(rows).shape == (1, sum(SIZES))
     behind = torch.arange(LENGTH) >= torch.tensor(SIZES)[:, None]
