@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from components.errors import ProsecoError
 from components.models.cpu import use_threads
+from components.models.weights import read_info, row_length
 from tests.bench import blocks, data, paired, picture, plans, resume, sampling, search, serving, threshold, training
 
 BENCHES: dict[str, paired.Build] = {
@@ -66,8 +68,12 @@ def main() -> None:
     use_threads(asked.threads)
     said, results = {name: value for name, value in vars(asked).items() if name in DEFAULTS and value is not None}, []
     for name in asked.names or BENCHES:
-        given = DEFAULTS | OWN.get(name, {}) | said
-        found = paired.measure(BENCHES[name](name, given), asked.rounds, torch.device(given["device"]))
+        try:
+            own = {"length": row_length(read_info(Path(asked.export)), 0)} if asked.export else {}
+            given = DEFAULTS | OWN.get(name, {}) | own | said
+            found = paired.measure(BENCHES[name](name, given), asked.rounds, torch.device(given["device"]))
+        except ProsecoError as error:
+            parser.error(str(error))
         print(paired.line(found), flush=True)
         results.append(found)
     if asked.json:

@@ -10,7 +10,7 @@ import torch
 from components.models.config import ModelConfig
 from components.models.device import DTypeName, Placement
 from components.models.transformer import Transformer
-from components.models.weights import place
+from components.models.weights import place, read_info, row_length
 from components.samplers import SamplerConfig, preset
 from components.samplers.contract import Extras, Row, Vocabulary
 from components.samplers.engine import Engine
@@ -40,6 +40,7 @@ def build(name: str, given: dict[str, Any]) -> Pair:
     theirs_in = Placement(given["device"], given["plain_dtype"] or given["dtype"])
     passes, seeds = PASSES[name], iter(range(10**6))
     if given["export"]:
+        length = row_length(read_info(Path(given["export"])), length)
         (model, mask_id), (plain_model, _) = (of_export(Path(given["export"]), p) for p in (placement, theirs_in))
     else:
         model, plain_model = (random_network(given["size"], given["vocab"], p) for p in (placement, theirs_in))

@@ -194,8 +194,8 @@ def test_the_gate_of_start_holds_and_notices_another_draw(monkeypatch):
         made.same()
 
 
-def test_the_command_names_the_benchmarks_and_ends_as_they_do(capfd):
-    for line, code, words in ((["--help"], 0, [*BENCHES, *(f"--{name.replace('_', '-')}" for name in DEFAULTS), "--compare", "--plot"]), (["nonsuch"], 2, ["nonsuch", *BENCHES])):
+def test_the_command_names_the_benchmarks_and_ends_as_they_do(capfd, tmp_path):
+    for line, code, words in ((["--help"], 0, [*BENCHES, *(f"--{name.replace('_', '-')}" for name in DEFAULTS), "--compare", "--plot"]), (["nonsuch"], 2, ["nonsuch", *BENCHES]), (["corrector_stops", "--export", str(tmp_path)], 2, ["holds no config.json"])):
         assert CliRunner().invoke(main, ["bench", *line]).exit_code == code
         said = " ".join("".join(capfd.readouterr()).split())
         assert all(word in said for word in words)
