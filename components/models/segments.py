@@ -67,6 +67,10 @@ class Segments:
         soft, evidence = (None if pair is None else (self.packed(pair[0]), self.packed(pair[1])) for pair in (soft, evidence))
         return self.packed(tokens), soft, None if dense is None else self.packed(dense), evidence
 
+    def answer(self, logits: Tensor, outputs: dict[str, Tensor], whole: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a network found, by row: heads' outputs, and logits where they are of ``whole`` rows."""
+        return self.spread(logits) if whole else logits, {name: self.spread(output) for name, output in outputs.items()}
+
     def attend(self, projected: Tensor, rope: tuple[Tensor, Tensor], attended: Attended) -> Tensor:
         """What rows find in themselves [1, N, D]: rows that stand together and are of one size at once."""
         runs = [(size, len(list(rows))) for size, rows in groupby(self.sizes)]

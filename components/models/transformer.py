@@ -8,7 +8,6 @@ B rows, L positions, D width, H heads, N selected positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,22 +33,9 @@ from components.models.layers import (
 )
 from components.models.noisy import NoisyEncoder
 from components.models.permuted import Permuted
+from components.models.seen import Seen
 from components.models.segments import Segments, blocks_seen, rows_seen, segments_of
 from components.models.tiles import Tiles
-
-
-class Seen(NamedTuple):
-    """What every block is given besides features."""
-
-    rope: tuple[Tensor, Tensor]
-    condition: Tensor | None
-    visible: Tensor | Segments | None
-    memory: Memory | None
-
-    @property
-    def plain(self) -> bool:
-        """No kernels are made for this: memory is told of keys and values on the way, or rows of any sizes are taken one by one."""
-        return self.memory is not None or (isinstance(self.visible, Segments) and not self.visible.most)
 
 
 class Transformer(nn.Module):
@@ -136,9 +122,8 @@ class Transformer(nn.Module):
             logits: Tensor = self.policy(*decided, sizes)
             return logits
         assert tokens is not None, "a prediction is asked for without tokens"
-        segments = None
-        if sizes is not None and permuted is None:
-            segments = segments_of(sizes, tokens, self.config)
+        segments = None if sizes is None or permuted is not None else segments_of(sizes, tokens, self.config)
+        if segments is not None:
             tokens, soft, dense, evidence = segments.shown(tokens, soft, dense, evidence)
             select = None if select is None else segments.places(select)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -146,18 +131,15 @@ class Transformer(nn.Module):
             x, seen = self.trunk(tokens, label, time, soft, dense, evidence, permuted, memory, segments or sizes)
             if select is None or heads or permuted is not None or not self.narrows(x):
                 x = self.through(self.blocks[-1], x, seen)
-                hidden = self.hidden(x, permuted, segments)
-                wanted = hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
+                wanted = self.hidden(x, permuted, segments, select)
             else:
                 wanted = self.norm(self.narrowed(x, seen, select))
             if judge is not None:
-                loss, nll, tokens = self.head(wanted, judge)
-                return Judged(loss, nll, tokens)
+                return Judged(*self.head(wanted, judge))
             logits = self.head(wanted) if select is None else self.read_out(wanted)
         outputs = {name: self.read_head(name, x, seen) for name in heads}
         if segments is not None:
-            logits = segments.spread(logits) if select is None else logits
-            outputs = {name: segments.spread(output) for name, output in outputs.items()}
+            logits, outputs = segments.answer(logits, outputs, whole=select is None)
         return Prediction(logits, outputs, None if memory is None or not keep else torch.stack(memory.kept))
 
     def trunk(
@@ -200,15 +182,15 @@ class Transformer(nn.Module):
         after: Tensor = checkpoint(call, x, *seen, use_reentrant=False) if again else call(x, *seen)
         return after
 
-    def hidden(self, x: Tensor, permuted: Permuted | None, segments: Segments | None) -> Tensor:
-        """Features [B, L, D] that logits are read from."""
+    def hidden(self, x: Tensor, permuted: Permuted | None, segments: Segments | None, select: Tensor | None) -> Tensor:
+        """Features [B, L, D] that logits are read from, or those of selected positions [N, D]."""
         hidden: Tensor = self.norm(x)
         if permuted is not None:
             hidden = hidden[:, -(hidden.shape[1] // permuted.copies) :]
         if self.config.shift_logits:  # such networks are shown whole rows alone
             before = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
             hidden = before if segments is None else segments.at_firsts(hidden, before)
-        return hidden
+        return hidden if select is None else hidden.flatten(0, 1).index_select(0, select)
 
     def narrows(self, x: Tensor) -> bool:
         """Is the last block's second half computed at wanted positions alone? On a GPU it is compiled for whole rows."""
