@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.diffusion.categorical import room
+from components.models import lean
 from components.models.config import ModelConfig
 from components.models.judging import Judge, judge_features
 from components.models.layers import Block, Linear, Norm, TimeEmbedding, keep_bits, rotary_table
@@ -41,18 +42,8 @@ class Head(Linear):
         words = len(self.weight) if wanted.is_cuda else max(1, CACHED // wanted.shape[1])
         for weight, some in zip(self.weight.split(words), logits.split(words, dim=1), strict=True):
             for features, place in zip(wanted.split(sizes), some.split(sizes), strict=True):
-                multiply(features, weight.T, place)
+                lean.write_product(place, features, weight.T)
         return logits
-
-
-def multiply(features: Tensor, matrix: Tensor, place: Tensor) -> None:
-    """Write a product [N, V] into ``place``, which is in float32 where the factors are in bfloat16."""
-    if features.dtype == place.dtype:
-        torch.mm(features, matrix, out=place)
-    elif features.is_cuda:  # sums are in float32 there, and are not rounded
-        torch.mm(features, matrix, out_dtype=place.dtype, out=place)
-    else:
-        place.copy_(features @ matrix)
 
 
 class QualityHead(nn.Module):

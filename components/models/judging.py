@@ -186,9 +186,10 @@ class _Chunks:
             self.grad_x[rows] = (off @ self.weight) * slope
         if self.grad_weight is not None:
             scaled = (self.x[rows] * slope).to(off.dtype)
+            write = lean.add_product if rows.start else lean.write_product  # so that nothing has to be zero before
             for words in range(0, off.shape[1], WORDS):
                 some = slice(words, words + WORDS)
-                lean.add_product(self.grad_weight[some], off[:, some].T, scaled, first=rows.start == 0)
+                write(self.grad_weight[some], off[:, some].T, scaled)
 
 
 def spans(begin: int, end: int, size: int, judged: bool) -> list[tuple[int, int, bool]]:

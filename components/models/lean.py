@@ -171,14 +171,21 @@ def exact(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, first: bool = False) -> None:
-    """``total += a @ b``, in one operation where the dtypes are one, or sums are taken in that of the total, whose numbers are not
-    looked at before the ``first``."""
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a @ b``, in one operation where the dtypes are one, or sums are taken in that of the total."""
     if total.dtype == a.dtype:
-        total.addmm_(a, b, beta=0 if first else 1)
+        total.addmm_(a, b)
     elif a.is_cuda:
-        torch.addmm(total, a, b, beta=0 if first else 1, out_dtype=total.dtype, out=total)
-    elif first:
-        total.copy_(a @ b)
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total += a @ b
+
+
+def write_product(place: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write ``a @ b`` into ``place``, which is in float32 where the factors are in bfloat16."""
+    if a.dtype == place.dtype:
+        torch.mm(a, b, out=place)
+    elif a.is_cuda:  # sums are in float32 there, and are not rounded
+        torch.mm(a, b, out_dtype=place.dtype, out=place)
+    else:
+        place.copy_(a @ b)

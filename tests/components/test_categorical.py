@@ -31,7 +31,9 @@ def test_the_best_is_the_first_of_the_largest_wherever_it_stands(vocabulary):
     values[:, 0] = float("-inf")
     for row, at in enumerate((0, vocabulary - 1, vocabulary // 64 * 64 - 1, vocabulary // 64 * 64)):
         values[row, at % vocabulary] = 9.0
-    assert torch.equal(categorical.best(values), values.argmax(-1))
+    values[5, vocabulary // 2] = torch.nan
+    for given in (values, values.double(), values.bfloat16(), values[:0], values[7], values.view(4, 10, -1)):
+        assert torch.equal(categorical.best(given), given.argmax(-1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
