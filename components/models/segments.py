@@ -95,15 +95,15 @@ def segments_of(sizes: Tensor, batch: Tensor, config: ModelConfig) -> Segments:
     row, ends = torch.arange(len(sizes)).repeat_interleave(sizes), F.pad(sizes.cumsum(0), (1, 0)).int()
     row, position, ends = (x.to(batch.device) for x in (row, position, ends))
     # The kernel takes half precision alone. Compiled blocks are made anew for another number, so it is one of few.
-    fits = batch.is_cuda and torch.is_autocast_enabled("cuda") and not config.attention_block and width_fits(config)
+    fits = batch.is_cuda and torch.is_autocast_enabled("cuda") and fits_kernel(config)
     most = 1 << (batch.shape[1] - 1).bit_length() if fits else 0
     return Segments(tuple(sizes.tolist()), batch.shape[1], row, position, ends, config.attention_block, most)
 
 
-def width_fits(config: ModelConfig) -> bool:
-    """Are a network's heads as wide as the kernel can take?"""
+def fits_kernel(config: ModelConfig) -> bool:
+    """Does a network attend as the kernel can, to all of a row, by heads that are no wider?"""
     width = config.dim // config.heads
-    return width % 8 == 0 and width <= 256
+    return not config.attention_block and width % 8 == 0 and width <= 256
 
 
 def blocks_seen(at: Tensor, length: int, size: int) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from components.models import layers
 from components.models.config import ModelConfig
-from components.models.segments import Segments, segments_of, width_fits
+from components.models.segments import Segments, fits_kernel, segments_of
 from components.models.transformer import Transformer
 from components.objectives import config as c
 from tests.learning import CONFIGS, LENGTH, VOCAB, alone, batch, cut, gradients, network
@@ -112,9 +112,28 @@ def test_the_kernel_is_called_as_torch_has_it():
     assert after.shape == x.grad.shape == x.shape
 
 
-@pytest.mark.parametrize(("dim", "fits"), [(16, True), (12, False), (1024, False)])
-def test_heads_of_a_width_that_the_kernel_can_not_take_are_known(dim, fits):
-    assert width_fits(ModelConfig(dim=dim, depth=1, heads=2).resolved()) is fits
+@pytest.mark.parametrize(("dim", "block", "fits"), [(16, 0, True), (512, 0, True), (12, 0, False), (1024, 0, False), (16, 2, False)])
+def test_what_the_kernel_can_not_take_is_known(dim, block, fits):
+    assert fits_kernel(ModelConfig(dim=dim, depth=1, heads=2, attention_block=block).resolved()) is fits
+
+
+def test_compiled_blocks_are_called_but_for_memory_and_rows_that_are_taken_one_by_one(monkeypatch):
+    model, calls = network(c.MdlmConfig()), []
+    model.compiled = True
+    for block in model.blocks:
+        block._compiled_call_impl = lambda *given, block=block: calls.append(1) or block.forward(*given)
+    tokens, sizes = batch(rows=6).tokens, torch.tensor(SIZES)
+
+    def counted(**given):
+        calls.clear()
+        with torch.no_grad():
+            model(tokens, **given)
+        return len(calls)
+
+    assert (counted(), counted(keep=True), counted(sizes=sizes)) == (model.config.depth, 0, 0)
+    monkeypatch.setattr(Segments, "attend_in_one", lambda self, v, q, k: v)
+    monkeypatch.setattr("components.models.transformer.segments_of", lambda *given: dataclasses.replace(segments_of(*given), most=8))
+    assert counted(sizes=sizes) == model.config.depth
 
 
 def test_what_is_packed_comes_back():

@@ -359,6 +359,8 @@ def test_rows_of_several_lengths_are_trained_on_side_by_side(tmp_path):
     shares = [sum(b.num_positions for b in RowSource(job(tmp_path / "none", folder, 2), "train", rank=r, world_size=2, device=CPU).batches(3)) for r in (0, 1)]
     assert abs(shares[0] - shares[1]) <= 8, "ranks have equally much to do, but for one row"
     assert [len(b.tokens) for b in batches(1, 3)] == [3, 3, 2], "rows of several lengths share a micro-batch"
+    dealt = [len(whole[int(i)][0]) for b in batches(1, 3) for i in b.index]
+    assert dealt == sorted(dealt, reverse=True), "those of one length stand together"
     one, other = (train(tmp_path / str(m), folder, micro_batch=m) for m in (8, 2))
     assert one.keys() == other.keys()
     assert all(torch.allclose(one[k], other[k], atol=2e-6) for k in one)
