@@ -304,6 +304,14 @@ def test_batches_are_the_same_at_any_world_size(tmp_path):
     assert not three["maskable"][-1].any()
 
 
+def test_the_speed_is_told_of_positions_that_exist(tmp_path, monkeypatch):
+    folder, counted = uneven_rows(tmp_path / "rows", (2, 4, 8)), []
+    monkeypatch.setattr(Meter, "count_step", lambda self, positions: counted.append(positions))
+    train(tmp_path / "a", folder)
+    source = RowSource(job(tmp_path / "a", folder), "train", rank=0, world_size=1, device=CPU)
+    assert counted == [int(source.sizes(step).sum()) for step in range(6)]
+
+
 def test_problems_of_a_training_are_all_reported():
     with pytest.raises(ConfigError) as found:
         parse(TrainConfig, {"steps": 0, "t_min": 2.0, "ema_decay": 1.0, "optimizer": {"lr": -1}}, "train.x")
