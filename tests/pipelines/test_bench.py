@@ -18,6 +18,8 @@ from pipelines import bench
 from pipelines.cli import main
 from tests.bench import blocks, data, paired, picture, plain, resume, search, threshold
 from tests.bench.__main__ import BENCHES, DEFAULTS
+from tests.bench.__main__ import main as measure
+from tests.components.test_export import MODELS, exported
 
 CPU = torch.device("cpu")
 
@@ -199,6 +201,19 @@ def test_the_command_names_the_benchmarks_and_ends_as_they_do(capfd, tmp_path):
         assert CliRunner().invoke(main, ["bench", *line]).exit_code == code
         said = " ".join("".join(capfd.readouterr()).split())
         assert all(word in said for word in words)
+
+
+def test_rows_are_as_long_as_a_given_model_can_have(tmp_path, monkeypatch, capsys):
+    exported(tmp_path / "m", MODELS["grid"])
+    lengths = []
+    monkeypatch.setattr(paired, "measure", lambda pair, *_: lengths.append(pair.setting["length"]) or sys.exit(0))
+    for more, code in (([], 0), (["--length", "5"], 0), (["--length", "10"], 2)):
+        monkeypatch.setattr(sys, "argv", ["bench", "corrector_stops", "--export", str(tmp_path / "m"), *more])
+        with pytest.raises(SystemExit) as done:
+            measure()
+        assert done.value.code == code
+    assert lengths == [9, 5]
+    assert "in [1, 9], the positions that the model may have" in capsys.readouterr().err
 
 
 def test_without_tests_the_command_says_where_they_are(monkeypatch, tmp_path):
