@@ -112,7 +112,7 @@ class Transformer(nn.Module):
             frozen: no gradient to the trunk.
             decided: (confidence [B, L], masked [B, L] bool, time [B]): what the policy decides by.
             judge: what is wanted of the positions ``select`` in place of their logits.
-            sizes: [B] on the host: no more positions of each row exist. Whole outputs are zero at the others.
+            sizes: [B] on the host: no more positions of each row exist. Whole outputs are zero at the others. Not with ``past`` or ``keep``.
         Returns:
             The prediction, or what was judged, or the policy's reveal logits [B, L].
         """
