@@ -148,6 +148,8 @@ class Answer:
     """float64. Quality is in [0, 1], larger is better."""
     rewards: Float[Tensor, "R P"] | None = None
     """float64, larger is better; 0 where none was wanted."""
+    followed: bool = True
+    """Somebody reads how likely tokens were that replaced others: who follows edits, or weighs chains."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from components.samplers.parts import load_parts
 from components.samplers.standing import Standing, settle, stand
 from components.samplers.state import Record, State, Written, choose_rows, write
 from components.samplers.survey import Survey
-from components.samplers.view import Spread, View, measure_shapes, read_opinions
+from components.samplers.view import OPINIONS, Spread, View, measure_shapes, read_opinions
 
 
 def build_sampler(config: SamplerConfig, vocabulary: Vocabulary, extras: Extras = NO_EXTRAS) -> Sampler:
@@ -195,7 +195,8 @@ class RowSampler:
         unread = ("log_best", "best_odds", "current", "current_odds", "left_out")
         opinions = dict.fromkeys(unread, nothing) | {"best": s.shown}
         if self.parts.corrector.needs_answer:
-            opinions = read_opinions(at, logits, s.shown, self.parts.reads)
+            told = OPINIONS if answer.followed else frozenset[str]()
+            opinions = read_opinions(at, logits, s.shown, self.parts.reads | told)
         none = nothing[..., None][..., :0]
         log_odds = nothing
         if "log_odds" in self.parts.reads:

@@ -182,10 +182,10 @@ class Session:
         if query.rewarded is not None:
             self.reward_calls = self.reward_calls + query.rewarded.view(len(self.groups), -1).sum(-1)
             said = replace(said, rewards=self._rewards(query))
-        self.state, record = self.sampler.advance(self.state, said)
+        followed = any(held is not None and held.followed for held in self.groups)
+        self.state, record = self.sampler.advance(self.state, replace(said, followed=followed))
         unusable = find_unusable(query, said, record, self.width, len(self.groups))
-        followed = (h is not None and (h.observed or h.row.corrections) for h in self.groups)
-        if self.width == 1 and any(followed):  # chains of a search die and split
+        if self.width == 1 and followed:  # chains of a search die and split
             well = unusable.well  # nobody is told what was decided by what is no number
             edits_of = read_edits(self.shown, record, self.calls, self.observed & well, self.corrected & well)
             for group, edits in edits_of.items():

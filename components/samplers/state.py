@@ -51,7 +51,8 @@ class State:
     draft: Int[Tensor, "R L"]
     """What the corrector is looking at."""
     confidence: Float[Tensor, "R L"] = field(metadata={"reset": 0.0})
-    """Probability of each visible token when it was written; 1 where fixed."""
+    """Probability of each visible token when it was written; 1 where fixed. That of one that replaced another may be NaN, as in
+    ``Record``."""
     edits: Int[Tensor, "R"]
     """Visible tokens replaced or masked again so far."""
     fields: Mapping[str, Field]
@@ -142,7 +143,7 @@ class Record:
     after: Int[Tensor, "R L"]
     """and after it."""
     confidence: Float[Tensor, "R L"]
-    """Probability of the token that was written, where one was."""
+    """Probability of the token that was written, where one was; of one that replaced another it may be NaN, where nobody follows."""
     revealed: Bool[Tensor, "R L"]
     """Where a mask became a token,"""
     replaced: Bool[Tensor, "R L"]

@@ -33,6 +33,11 @@ class Held:
     def observed(self) -> bool:
         return self.row.trace or self.watch is not None
 
+    @property
+    def followed(self) -> bool:
+        """Somebody reads edits of it, all of them or those of visible tokens."""
+        return self.observed or self.row.corrections
+
     def begin_again(self, seen: tuple[int, ...]) -> None:
         """It is run from its start once more, and whoever follows its edits has ``seen`` before them."""
         if self.observed:

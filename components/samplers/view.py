@@ -14,10 +14,14 @@ from components.diffusion import categorical
 from components.diffusion.categorical import log_odds
 from components.samplers.contract import Answer
 
+OPINIONS = frozenset({"log_best", "current"})
+"""What it takes a whole distribution to know of a token, and what is told of edits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """R rows, L positions. A field that no part asked for is zero (``best`` and ``sampled``: the input)."""
+    """R rows, L positions. A field that no part asked for is zero; ``best`` and ``sampled`` are the input, and ``log_best`` and
+    ``current``, which may end up in what is told of edits, NaN."""
 
     called: Bool[Tensor, "R"]
     """Rows that were really asked about."""
@@ -122,18 +126,22 @@ class Spread:
 def read_opinions(
     at: Spread, logits: Float[Tensor, "N V"], shown: Int[Tensor, "R L"], reads: Collection[str]
 ) -> dict[str, Shaped[Tensor, "R L"]]:
-    """``best``, ``log_best``, ``current`` of a view, and of ``best_odds``, ``current_odds`` and ``left_out`` those that some
-    part ``reads``; ``shown`` is the network's input."""
+    """``best`` of a view, and those of the others that some part ``reads``; ``shown`` is the network's input."""
     own = shown.flatten()[at.position]
-    best, log_best, log_own = categorical.opinion(logits, own)
     nothing = torch.zeros(shown.shape, device=shown.device)
+    log_best = current = torch.full_like(nothing, torch.nan)
+    if OPINIONS & set(reads):
+        best, log_first, log_own = categorical.opinion(logits, own)
+        log_best, current = at.wanted(log_first, nothing), at.wanted(log_own.exp(), nothing)
+    else:
+        best = categorical.best(logits)
     best_odds = log_odds(logits, best) if "best_odds" in reads else None
     own_odds = log_odds(logits, own) if {"current_odds", "left_out"} & set(reads) else None
     return {
         "best": at.wanted(best, shown),
-        "log_best": at.wanted(log_best, nothing),
+        "log_best": log_best,
         "best_odds": nothing if best_odds is None else at.wanted(best_odds, nothing),
-        "current": at.wanted(log_own.exp(), nothing),
+        "current": current,
         "current_odds": nothing if own_odds is None else at.wanted(own_odds, nothing),
         "left_out": nothing if own_odds is None else at.others(own_odds),
     }

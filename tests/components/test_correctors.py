@@ -117,6 +117,23 @@ def test_the_masks_after_every_tick_are_the_schedules(name, steps, total):
         assert swapped > 0
 
 
+@pytest.mark.parametrize("inner", ["argmax", "top_k", "sample"])
+def test_a_token_of_a_draft_is_as_likely_as_the_network_says_that_saw_it(inner):
+    """Of those that the last pass changes, and those that it leaves as they were in the draft."""
+    oracle = Oracle(num_tokens=3, length=6, seed=2)
+    config = preset("proseco", steps=4, corrector=ProsecoCorrectorConfig(passes=2, inner=inner, inner_top_k=1))
+    changed = kept = 0
+    for before, after, record in drive(oracle, sampler_of(oracle, config), rows_of(oracle, 20)):
+        logits = oracle(before.draft).logits.clone()
+        logits[..., oracle.mask_id] = float("-inf")
+        told = torch.softmax(logits, -1).gather(-1, after.tokens[..., None])[..., 0]
+        assert torch.allclose(record.confidence[record.replaced].double(), told[record.replaced].double(), atol=1e-6)
+        same = record.replaced & (after.tokens == before.draft)
+        kept, changed = kept + int(same.sum()), changed + int((record.replaced & ~same).sum())
+    assert kept
+    assert changed
+
+
 def test_mask_predict_keeps_the_confidence_of_what_it_keeps_and_smart_refreshes_it():
     oracle = Oracle(num_tokens=3, length=6, seed=2)
     refreshed = 0

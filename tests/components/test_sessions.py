@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from components.diffusion import categorical
 from components.errors import SamplingError
 from components.samplers import PRESETS, SamplerConfig, preset
-from components.samplers.contract import Edit, Row, Sample
+from components.samplers.contract import CHANGES, Edit, Row, Sample
 from components.samplers.engine import BATCH, BATCH_EVERY, PEOPLE, Engine, Session
 from components.samplers.options.correctors import ProsecoCorrectorConfig, RemdmConfig
 from components.samplers.options.schedules import FirstHittingConfig
@@ -286,6 +287,34 @@ def test_edits_replayed_on_the_canvas_give_the_tokens_of_every_preset(name):
     reasons = {edit.reason for seen in watched for edit in seen}
     assert (reasons == {"choose"}) == (config.search.num_chains > 1)
     assert all((e.confidence is None) == (e.reason in ("choose", "fill")) for seen in watched for e in seen)
+    assert all(e.confidence is None or 0 <= e.confidence <= 1 for seen in watched for e in seen)
+
+
+@pytest.mark.parametrize("name", ["proseco", "chains"])
+def test_how_likely_tokens_were_that_replace_others_is_worked_out_for_who_follows_them(name, monkeypatch):
+    """Followers of edits, and searches, which weigh chains by it. The tokens are the same without."""
+    looked, opinion = [], categorical.opinion
+
+    def counted(*given):
+        looked.append(len(given[0]))
+        return opinion(*given)
+
+    monkeypatch.setattr(categorical, "opinion", counted)
+    config, row = CONFIGS["proseco"], rows_of(ORACLE, 1, prompt=1)[0]
+    if name == "chains":
+        config = replace(config, search=CONFIGS["smc"].search)
+    quiet = solo(config, row)
+    assert bool(looked) == (name == "chains")
+    looked.clear()
+    traced = solo(config, replace(row, trace=True))
+    assert traced.tokens == quiet.tokens
+    assert looked
+    if name == "proseco":
+        looked.clear()
+        changed = solo(config, replace(row, corrections=True))
+        assert looked
+        assert changed.trace == tuple(edit for edit in traced.trace if edit.reason in CHANGES)
+        assert changed.trace
 
 
 def test_what_only_the_end_of_a_row_writes_is_told_as_a_fill():

@@ -70,8 +70,9 @@ class Corrector(Owner, Protocol):
     heads: tuple[str, ...]
     """Heads that it reads."""
     reads: frozenset[str]
-    """Of the view, what is worked out where it is asked for: ``sampled`` with its probability, and the log-odds that it compares,
-    ``log_odds``, ``best_odds``, ``current_odds``. A limit on edits a call has ``best_odds`` in any case."""
+    """Of the view, what is worked out where it is asked for: ``sampled`` with its probability, the log-odds that it compares,
+    ``log_odds``, ``best_odds``, ``current_odds``, and what it decides by of ``log_best`` and ``current``, which are there besides where edits
+    are followed. A limit on edits a call has ``best_odds`` in any case."""
     reads_left_out: bool
     """It reads ``View.left_out``, which takes one more input for each position."""
 

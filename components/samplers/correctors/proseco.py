@@ -40,8 +40,12 @@ class ProsecoCorrector(Correcting):
     def __init__(self, config: ProsecoCorrectorConfig):
         self.config = config
         self.num_passes = config.passes
-        odds = {"best_odds"} if config.inner == "top_k" else set()
-        self.reads = frozenset(odds | ({"sampled"} if "sample" in (config.draft, config.inner) else set()))
+        read = {
+            "best_odds": config.inner == "top_k",
+            "sampled": "sample" in (config.draft, config.inner),
+            "log_best": config.may_skip(),
+        }
+        self.reads = frozenset(name for name, reads in read.items() if reads)
 
     def begin(self, start: Start) -> dict[str, Field]:
         rows, device = len(start.keys), start.keys.device

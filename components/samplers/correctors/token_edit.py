@@ -22,6 +22,8 @@ from components.samplers.view import View
 class TokenEdit(Correcting):
     """See ``components.samplers.correctors.base.Corrector``."""
 
+    reads = frozenset({"log_best"})
+
     def __init__(self, config: TokenEditConfig):
         self.config = config
         self.extra_calls = config.rounds

@@ -101,7 +101,8 @@ class Group(ABC):
     def advance(self, state: State, answer: Answer) -> tuple[State, Record]:
         running = self.running(state)
         scored = state["awaits_reward"]
-        moved, record = self.base.advance(replace(state, active=running), answer)
+        # Chains are weighed by how likely their tokens were.
+        moved, record = self.base.advance(replace(state, active=running), replace(answer, followed=True))
         alive = torch.where(running, moved.active, state["alive"])
         state = moved.having({"active": state.active, "alive": alive})
         if self.rewarded:
