@@ -18,6 +18,7 @@ from cluster.cluster import TrainLaunch
 from cluster.environment import prepare
 from cluster.watchdog import Watchdog
 from components.errors import ConfigError, ProsecoError, TrainingError
+from components.models.compiled import compile_for_cpu
 from components.models.cpu import use_threads
 from components.models.device import device_problems
 from components.models.drawn import drawn_in_parts
@@ -127,6 +128,8 @@ def set_up(model: Transformer, launch: TrainLaunch) -> None:
     # Stage 3 gathers the weights of each layer as it is called, which a kernel for a whole block would not see.
     if launch.runtime.on_gpu and (launch.runtime.engine == "torch" or launch.runtime.zero_stage < 3):
         model.compile_blocks()
+    elif launch.runtime.compile:
+        compile_for_cpu(model.blocks, model.head)
 
 
 Parts = Mapping[str, Callable[[Share], Tensor]]

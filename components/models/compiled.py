@@ -1,6 +1,6 @@
 """Blocks as kernels that torch writes in C++ for a CPU, each made once for all numbers of rows and of positions.
 
-A row's bits must not depend on which sizes its process met first, so no size is a constant of a kernel. Torch takes a size of one
+In sampling, a row's bits must not depend on which sizes its process met first, so no size is a constant of a kernel. Torch takes a size of one
 for a case of its own all the same, whose kernels would be made in the middle of work: a single row is computed twice.
 """
 
@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from components.models.int8 import Int8
 from components.models.layers import Block, Linear, Memory
+from components.models.segments import Segments
 
 FORMS = 64
 """Kinds of networks and inputs for which a process makes kernels; torch's own limit is soon reached, and computes other bits."""
 
 
 def compile_for_cpu(blocks: nn.ModuleList, head: Linear) -> None:
-    """Have blocks, and a head's product in 8 bits, computed so; not what is told of keys and values on the way. The first call
-    takes some seconds, and on a machine that has not made such kernels before ten more."""
+    """Have blocks, and a head's product in 8 bits, computed so; not what is told of keys and values on the way, nor rows of several
+    lengths side by side. The first call takes some seconds, of blocks that learn some twenty, and both longer on a machine that has not
+    made such kernels before."""
     torch._dynamo.config.recompile_limit = max(FORMS, torch._dynamo.config.recompile_limit)
     for block in blocks:
         for function in (Block.forward, Block.attend, Block.write):
@@ -38,7 +40,7 @@ def for_any_size(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(function)
     def call(*given: Any) -> Tensor:
         tensors = [one for some in given for one in (some if isinstance(some, tuple) else (some,)) if isinstance(one, Tensor)]
-        plain = any(isinstance(one, Memory) for one in given) or not all(map(torch.numel, tensors))
+        plain = any(isinstance(one, Memory | Segments) for one in given) or not all(map(torch.numel, tensors))
         if plain or torch.compiler.is_compiling():
             return function(*given)
         if any(map(is_single, given)):

@@ -92,10 +92,15 @@ def dtype_problems(device: str, dtype: str, path: str = "dtype") -> list[Problem
     if not processor() & {"avx512_vnni", "avx_vnni", "amx_int8"}:
         rule = "for a CPU with instructions for products of bytes (VNNI or AMX), others can lose parts of their sums"
         return [Problem(path, dtype, rule, "use float32")]
-    if shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
-        rule = f"for a machine with a compiler of C++, by which kernels are made; here is no {compiler}"
-        return [Problem(path, dtype, rule, "install g++, name one in the environment as CXX, or use bfloat16")]
-    return []
+    return compiler_problems(path, dtype, "use bfloat16")
+
+
+def compiler_problems(path: str, value: object, otherwise: str) -> list[Problem]:
+    """Why this machine can make no kernels for its CPU; empty where it can."""
+    if shutil.which(compiler := os.environ.get("CXX", "g++")) is not None:
+        return []
+    rule = f"for a machine with a compiler of C++, by which kernels are made; here is no {compiler}"
+    return [Problem(path, value, rule, f"install g++, name one in the environment as CXX, or {otherwise}")]
 
 
 @cache

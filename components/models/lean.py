@@ -21,8 +21,8 @@ ROWS = 2048
 
 
 def learns(x: Tensor) -> bool:
-    """Is a backward to come, on a CPU? Elsewhere, and without one, the plain layers are used."""
-    return torch.is_grad_enabled() and not x.is_cuda
+    """Is a backward to come, on a CPU? Elsewhere, without one, and where kernels are made of the plain layers, those are used."""
+    return torch.is_grad_enabled() and not x.is_cuda and not torch.compiler.is_compiling()
 
 
 def computed_in(x: Tensor) -> torch.dtype:

@@ -39,7 +39,7 @@ BENCHES: dict[str, paired.Build] = {
 """By name."""
 DEFAULTS: dict[str, Any] = {
     "vocab": 4096, "length": 128, "rows": 8, "steps": 128, "size": "small", "export": "", "corpus": "", "device": "cpu",
-    "dtype": "float32", "plain_dtype": "", "deterministic": True, "million": 13.0, "stage": 3,
+    "dtype": "float32", "plain_dtype": "", "deterministic": True, "compile": False, "million": 13.0, "stage": 3,
 }  # fmt: skip
 
 

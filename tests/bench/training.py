@@ -23,6 +23,7 @@ from torch import Tensor
 
 from components.diffusion import noise
 from components.diffusion.schedule import LogLinear
+from components.models.compiled import compile_for_cpu
 from components.models.config import ModelConfig
 from components.models.cpu import use_threads
 from components.models.transformer import Transformer
@@ -89,13 +90,20 @@ def setting_of(name: str, given: dict[str, Any]) -> Setting:
 
 def ours(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]:
     """Steps of this project, one a call."""
-    model = network(given)
-    if given.get("device", "cpu") != "cpu":
-        model.compile_blocks()
-    engine = TorchEngine(model, OptimizerConfig(), precision, given.get("device", "cpu"))
+    engine = engine_of(network(given), precision, given)
     objective, rows = build_objective(OBJECTIVES[name], setting_of(name, given)), rows_of(name, given)
     meter, steps = Meter(engine.all_reduce, engine.device), iter(range(10**6))
     return lambda: train_step(engine, objective, rows, next(steps), meter, 1e-4) and None  # type: ignore[arg-type]
+
+
+def engine_of(model: Transformer, precision: str, given: dict[str, Any]) -> TorchEngine:
+    """Blocks are compiled on a GPU, and on a CPU where ``--compile true`` asks for it (``runtime.compile``)."""
+    device = given.get("device", "cpu")
+    if device != "cpu":
+        model.compile_blocks()
+    elif given.get("compile"):
+        compile_for_cpu(model.blocks, model.head)
+    return TorchEngine(model, OptimizerConfig(), precision, device)
 
 
 def theirs(name: str, precision: str, given: dict[str, Any]) -> Callable[[], None]:
@@ -157,7 +165,7 @@ def equal(name: str, precision: str, given: dict[str, Any]) -> str:
     batch = next(rows_of(name, given).batches(1))
     objective = build_objective(OBJECTIVES[name], setting_of(name, given))
     noised: Noised = objective.corrupt(batch)
-    engine = TorchEngine(copy.deepcopy(model), OptimizerConfig(), precision, given.get("device", "cpu"))
+    engine = engine_of(copy.deepcopy(model), precision, given)
     count = batch.num_positions
     total, shown = 0.0, []
 
@@ -190,7 +198,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 @cache
 def peak_mb(which: str, objective: str, precision: str, given: tuple[tuple[str, Any], ...]) -> float:
     """Of a step, above what its process holds between steps."""
-    asked = [which, objective, precision, *(f"{k}={v}" for k, v in given if k in ("vocab", "length", "rows", "size"))]
+    asked = [which, objective, precision, *(f"{k}={v}" for k, v in given if k in ("vocab", "length", "rows", "size", "compile"))]
     made = subprocess.run(
         [sys.executable, "-m", "tests.bench.training", *asked], env=os.environ | PEAK_ENV, capture_output=True, text=True, check=True
     )
@@ -209,11 +217,12 @@ def main() -> None:
     parser.add_argument("given", nargs="*")
     parsed = parser.parse_args()
     which, objective, precision = parsed.asked
-    given: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, _, v in (pair.partition("=") for pair in parsed.given)}
+    given: dict[str, Any] = {k: int(v) if v.isdigit() else v == "True" if k == "compile" else v for k, _, v in (pair.partition("=") for pair in parsed.given)}
     use_threads(1)
     step = SIDES[which](objective, precision, given)
     step()
     between = resident_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far, which the making of kernels may have been
     step()
     print(resident_mb("VmHWM") - between)
 

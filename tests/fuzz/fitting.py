@@ -56,6 +56,7 @@ RUN: Values = {
     "runtime.replicas": st.integers(1, 64),
     "runtime.hang_s": st.floats(0, 1e9),
     "runtime.zero_stage": st.integers(0, 3),
+    "runtime.compile": st.booleans(),
     "runtime.executor": few("ray", "local"),
 }
 """By path, for the run of `tests.chaos.harness`."""
