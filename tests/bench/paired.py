@@ -87,18 +87,19 @@ def cpu_s() -> float:
     return time.process_time() + below.ru_utime + below.ru_stime
 
 
-def timed(side: Side, device: torch.device) -> Took:
-    """One turn."""
+def timed(side: Side, device: torch.device, keeps: bool = False) -> Took:
+    """One turn. Where a process ``keeps`` the memory that it has, as one that goes on does, no peak is told of a CPU: whoever has more of it
+    would else be slower by the time that it takes to get it anew."""
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) / MB if on_gpu else forget_peak()
+    before = torch.cuda.memory_allocated(device) / MB if on_gpu else 0.0 if keeps else forget_peak()
     wall, cpu = time.perf_counter(), cpu_s()
     told = side()
     if on_gpu:
         torch.cuda.synchronize(device)
     wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
-    peak = torch.cuda.max_memory_allocated(device) / MB if on_gpu else resident("VmHWM")
+    peak = torch.cuda.max_memory_allocated(device) / MB if on_gpu else 0.0 if keeps else resident("VmHWM")
     return Took(told.pop("wall_s", wall), cpu, told.pop("peak_mb", max(0.0, peak - before)), told)
 
 
@@ -108,19 +109,19 @@ def flops_in_place(total: tuple[int, int], a: tuple[int, int], b: tuple[int, int
 
 
 def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
-    """The rounds of a pair, in alternating order, after one turn of each that is thrown away. In that turn the operations of ours
-    are counted on a CPU, those of products of matrices in this thread; on a GPU nothing would be compiled any more that was
-    first called while somebody counts."""
+    """The rounds of a pair, in alternating order, after turns whose times are thrown away: one in which the operations of ours
+    are counted on a CPU, those of products of matrices in this thread (nothing would be compiled any more that was
+    first called while somebody counts, so not on a GPU), and one of each for peaks."""
     gate = pair.same()
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: flops_in_place})
     with counter if device.type == "cpu" and pair.precision else nullcontext():
         timed(pair.ours, device)
-    timed(pair.theirs, device)
+    peaks = {"ours": timed(pair.ours, device).peak_mb, "theirs": timed(pair.theirs, device).peak_mb}
     flops = counter.get_total_flops()
     ours, theirs, limits = [], [], []
     for number in range(rounds):
         for side, found in ((pair.ours, ours), (pair.theirs, theirs))[:: 1 if number % 2 == 0 else -1]:
-            found.append(timed(side, device))
+            found.append(timed(side, device, keeps=True))
         limits.append(limit(device, pair.precision) if pair.precision else 0.0)
     clock = pair.clock or ("cpu_s" if device.type == "cpu" else "wall_s")
     ratios = {k: [asdict(t)[k] / asdict(o)[k] for o, t in zip(ours, theirs, strict=True)] for k in ("wall_s", "cpu_s")}
@@ -135,7 +136,7 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> dict[str, Any]:
         "ratios": ratios,
         "seconds": seconds,
         "rate": {k: pair.work / s for k, s in seconds.items()} | {"unit": pair.unit} if pair.work else {},
-        "peak_mb": {k: statistics.median(t.peak_mb for t in turns) for k, turns in sides.items()},
+        "peak_mb": peaks,
         "limit_flops_s": statistics.median(limits),
         "flops": flops,
         "share_of_limit": {k: flops / s / statistics.median(limits) for k, s in seconds.items()} if flops else {},

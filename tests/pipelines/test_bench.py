@@ -38,7 +38,7 @@ def result(ratio=2.0, ours_mb=10.0, theirs_mb=40.0, calls=3.0, name="made_up", l
 
 def test_sides_take_turns_and_the_middle_ratio_is_told(monkeypatch):
     turns, clock = [], [0.0]
-    costs = {"ours": iter([9, 1, 2, 4]), "theirs": iter([9, 5, 4, 4])}  # the first of each is thrown away
+    costs = {"ours": iter([9, 9, 1, 2, 4]), "theirs": iter([9, 5, 4, 4])}  # those of 9 are thrown away
 
     def side(name):
         turns.append(name)
@@ -48,7 +48,7 @@ def test_sides_take_turns_and_the_middle_ratio_is_told(monkeypatch):
 
     monkeypatch.setattr(paired, "cpu_s", lambda: clock[0])
     found = paired.measure(pair(lambda: side("ours"), lambda: side("theirs"), work=8.0, unit="MB"), 3, CPU)
-    assert turns == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert turns == ["ours", "ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert found["ratios"]["cpu_s"] == [5.0, 2.0, 1.0]
     assert found["ratio"] == 2.0
     assert found["rate"] == {"ours": 4.0, "theirs": 2.0, "unit": "MB"}
