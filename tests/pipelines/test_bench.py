@@ -61,6 +61,14 @@ def test_sides_take_turns_and_the_middle_ratio_is_told(monkeypatch):
     assert "3.00x fewer calls" in paired.line(found)
 
 
+def test_only_turns_for_peaks_begin_with_memory_given_back(monkeypatch):
+    """Three of them, whose times are thrown away: otherwise the side that takes more memory would be slower."""
+    given_back, forget = [], paired.forget_peak
+    monkeypatch.setattr(paired, "forget_peak", lambda: given_back.append(1) or forget())
+    paired.measure(pair(dict, dict), 4, CPU)
+    assert len(given_back) == 3
+
+
 def test_of_a_side_with_processes_of_its_own_counts_what_they_tell():
     told = {"ours": {"wall_s": 2.0, "peak_mb": 10.0, "MB read": 1.0}, "theirs": {"wall_s": 6.0, "peak_mb": 40.0, "MB read": 4.0}}
     found = paired.measure(pair(lambda: dict(told["ours"]), lambda: dict(told["theirs"]), clock="wall_s"), 2, CPU)
