@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ from components.training.engine import TorchEngine
 from components.training.loop import build_objective, train_step
 from components.training.meter import Meter
 from tests.bench import plain_training as plain
-from tests.bench.paired import Pair
+from tests.bench.paired import Pair, forget_peak, resident
 
 MASK = 0
 OBJECTIVES: dict[str, ObjectiveOptions] = {"mdlm": MdlmConfig(), "proseco": ProsecoConfig(), "mixed": MdlmConfig()}
@@ -206,12 +205,6 @@ def peak_mb(which: str, objective: str, precision: str, given: tuple[tuple[str, 
     return float(made.stdout.split()[-1])
 
 
-def resident_mb(line: str) -> float:
-    """``VmRSS`` now, or ``VmHWM``, the highest so far."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{line}:")[1].split()[0]) / 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("asked", nargs=3)
@@ -222,10 +215,9 @@ def main() -> None:
     use_threads(1)
     step = SIDES[which](objective, precision, given)
     step()
-    between = resident_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far, which the making of kernels may have been
+    between = forget_peak()  # which the making of kernels may have been
     step()
-    print(resident_mb("VmHWM") - between)
+    print(resident("VmHWM") - between)
 
 
 if __name__ == "__main__":
