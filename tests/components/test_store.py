@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -147,6 +148,14 @@ def root(request, tmp_path, monkeypatch):
     return at(f"s3://{BUCKET}{tmp_path}")
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The clocks that leases read. That of silence stands still until a test moves it, so that a slow store can not shift an expiry."""
+    clock = SimpleNamespace(**vars(time) | {"now": 1e6, "monotonic": lambda: clock.now})
+    monkeypatch.setattr("components.store.lease.time", clock)
+    return clock
+
+
 def test_the_second_holder_is_told_who_the_first_is(root):
     with lease(root, "first run").wait(0) as first:
         with pytest.raises(LeaseHeld, match=f"first run.*process {os.getpid()}"):
@@ -184,42 +193,38 @@ def test_a_dead_holder_on_this_machine_is_taken_over_at_once(root):
         pass
 
 
-def test_a_silent_holder_on_this_machine_is_taken_over_after_its_expiry(root):
-    leave(root, renewed=time.monotonic() - 59)
+def test_a_silent_holder_on_this_machine_is_taken_over_after_its_expiry(root, clock):
+    leave(root, renewed=clock.now - 60)
     with pytest.raises(LeaseHeld):
         lease(root).wait(0)
-    leave(root, renewed=time.monotonic() - 61)
+    clock.now += 1
     with lease(root).wait(0):
         pass
 
 
 @pytest.mark.parametrize("jump_s", [-3600, 3600])
-def test_the_clock_of_this_machine_may_jump_while_a_lease_is_held(root, monkeypatch, jump_s):
-    leave(root, renewed=time.monotonic() - 59)
+def test_the_clock_of_this_machine_may_jump_while_a_lease_is_held(root, clock, monkeypatch, jump_s):
+    leave(root, renewed=clock.now - 60)
     now = time.time()
-    monkeypatch.setattr("components.store.lease.time.time", lambda: now + jump_s)
+    monkeypatch.setattr(clock, "time", lambda: now + jump_s)
     with pytest.raises(LeaseHeld):
         lease(root).wait(0)
-    leave(root, renewed=time.monotonic() - 61)
+    clock.now += 1
     with lease(root).wait(0):
         pass
 
 
 @pytest.mark.parametrize("ahead_s", [-1e6, 0, 1e6])
-def test_a_holder_elsewhere_is_dead_when_nothing_changed_while_one_watched_whatever_its_clock_says(root, ahead_s):
-    def watch_for(seconds: float) -> None:
-        holder, since = watching._seen
-        watching._seen = holder, since - seconds
-
-    leave(root, space="elsewhere", renewed=time.monotonic() + ahead_s)
+def test_a_holder_elsewhere_is_dead_when_nothing_changed_while_one_watched_whatever_its_clock_says(root, clock, ahead_s):
+    leave(root, space="elsewhere", renewed=clock.now + ahead_s)
     watching = lease(root)
     assert watching.take() is not None
-    watch_for(45)
-    leave(root, space="elsewhere", renewed=time.monotonic() + ahead_s + 1)
+    clock.now += 45
+    leave(root, space="elsewhere", renewed=clock.now + ahead_s)
     assert watching.take() is not None
-    watch_for(45)
-    assert watching.take() is not None  # 90 s after the first look, but only 45 s after the last sign of life
-    watch_for(16)
+    clock.now += 60
+    assert watching.take() is not None  # 105 s after the first look, but only 60 s after the last sign of life
+    clock.now += 1
     assert watching.take() is None
     watching.release()
 
@@ -323,10 +328,10 @@ def test_a_lease_that_can_not_be_read_just_now_is_neither_lost_nor_free(root, mo
         held.fence.check()
 
 
-def test_who_waits_little_does_not_rob_who_may_be_silent_for_long(root):
-    leave(root, renewed=time.monotonic() - 30, expiry_s=60.0)
+def test_who_waits_little_does_not_rob_who_may_be_silent_for_long(root, clock):
+    leave(root, renewed=clock.now - 60, expiry_s=60.0)
     assert lease(root, expiry_s=1.0).take() is not None
-    leave(root, renewed=time.monotonic() - 61, expiry_s=60.0)
+    clock.now += 1
     with lease(root, expiry_s=1.0).wait(0):
         pass
 
