@@ -178,7 +178,8 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     elif a.is_cuda:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
-        total += a @ b
+        for some, left in zip(total.split(ROWS), a.split(ROWS), strict=True):
+            some += left @ b
 
 
 def write_product(place: Tensor, a: Tensor, b: Tensor) -> None:
@@ -188,4 +189,5 @@ def write_product(place: Tensor, a: Tensor, b: Tensor) -> None:
     elif a.is_cuda:  # sums are in float32 there, and are not rounded
         torch.mm(a, b, out_dtype=place.dtype, out=place)
     else:
-        place.copy_(a @ b)
+        for some, left in zip(place.split(ROWS), a.split(ROWS), strict=True):
+            some.copy_(left @ b)

@@ -20,6 +20,8 @@ from components.objectives.base import Network
 from components.training.config import OptimizerConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+FEW = 2
+"""A gradient of the table of tokens is kept by those that were looked up while these are less than one in so many of its rows."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,23 @@ class TorchEngine:
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.optimizer = adamw(model, config)
         self.network: Network = Autocast(self._model, self.device, enabled=precision == "bf16")
+        self._table = model.embed.weight
+        # A step looks up few tokens of a large vocabulary; the encoder of noisy embeddings reads all of them.
+        model.embed.sparse = self.device.type == "cpu" and model.encoder is None
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
+        grad = self._table.grad
+        if grad is not None and grad.is_sparse and FEW * grad._nnz() > len(grad):
+            self._table.grad = grad.to_dense()  # to which what comes later is added where it lies
 
     def step(self, lr: float) -> float:
         parameters = list(self._model.parameters())
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
             if self.world_size > 1:
                 dist.all_reduce(parameter.grad)
         limit = self.config.clip or float("inf")

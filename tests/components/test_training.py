@@ -265,6 +265,38 @@ def test_running_out_of_memory_proposes_a_batch(tmp_path):
     assert "activation_checkpointing" in str(loop.out_of_memory(1))
 
 
+@pytest.mark.parametrize("backwards", [1, 5, 6, 8])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gradient_of_few_tokens_is_kept_by_them_until_they_are_many(backwards, tied):
+    """Of 20 positions each, and a table of 200 tokens, whose half they reach with the fifth backward and pass with the sixth."""
+    engines = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = Transformer(dataclasses.replace(TINY, tie_embeddings=tied), 200).double()
+        engines.append(TorchEngine(model, OptimizerConfig(clip=0.01)))
+    few, whole = engines
+    assert few._model.embed.sparse
+    whole._model.embed.sparse = False
+    norms, places = [], set()
+    for engine in engines:
+        for seed in range(backwards):
+            tokens = torch.randint(200, (4, 5), generator=torch.Generator().manual_seed(seed))
+            engine.backward(engine.network(tokens).logits.square().mean())
+            if engine is few and not tied:
+                grad = engine._table.grad
+                assert grad.is_sparse == (seed < 5)
+                places.add(None if grad.is_sparse else grad.data_ptr())
+        norms.append(engine.step(1e-3))
+    assert len(places - {None}) == (not tied and backwards > 5), "what came later was not added where the gradient was"
+    assert norms[0] == pytest.approx(norms[1], rel=1e-12)
+    for mine, other in zip(few.masters(), whole.masters(), strict=True):
+        assert torch.allclose(mine, other, rtol=1e-10, atol=1e-12)
+
+
+def test_a_network_that_reads_its_whole_table_keeps_a_whole_gradient():
+    assert not TorchEngine(network(encoder="dsl"), OptimizerConfig())._model.embed.sparse
+
+
 def test_the_average_follows_its_formula():
     weight = torch.zeros(3)
     ema = Ema([weight], 0.99)
