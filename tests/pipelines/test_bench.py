@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from components.samplers import preset
 from components.samplers.options.schedules import ThresholdConfig
 from pipelines import bench
 from pipelines.cli import main
-from tests.bench import blocks, data, paired, picture, plain, resume, search, threshold
+from tests.bench import blocks, data, paired, picture, plain, resume, search, threshold, training
 from tests.bench.__main__ import BENCHES, DEFAULTS
 from tests.bench.__main__ import main as measure
 from tests.components.test_export import MODELS, exported
@@ -81,6 +82,26 @@ def test_nothing_is_timed_where_sides_differ():
 
     with pytest.raises(AssertionError, match="the ids differ"):
         paired.measure(pair(lambda: pytest.fail("it ran"), lambda: {}, differ), 1, CPU)
+
+
+@pytest.mark.parametrize("asked", ["true", "false"])
+def test_blocks_that_learn_are_compiled_where_that_is_asked_for_and_by_one_side_alone(asked, monkeypatch, capsys):
+    """In the turns, in the gate, and in the process that peaks are measured in; and nothing is counted, which would keep torch from it."""
+    compiled, told = [], []
+    monkeypatch.setattr(training, "compile_for_cpu", lambda blocks, head: compiled.append(len(blocks)))
+    monkeypatch.setattr(training.subprocess, "run", lambda command, **_: told.append(command) or SimpleNamespace(stdout="1.0"))
+    given = {"vocab": "31", "length": "8", "rows": "2", "size": "nano", "rounds": "1", "compile": asked}
+    monkeypatch.setattr(sys, "argv", ["bench", "train_mdlm", *(f"--{name}={value}" for name, value in given.items())])
+    with pytest.raises(SystemExit) as ended:
+        measure()
+    assert ended.value.code == 0
+    assert compiled == [3, 3] * (asked == "true"), "the turns' network and the gate's"
+    assert {part for command in told for part in command if part.startswith("compile")} == {f"compile={asked == 'true'}"}
+    assert ("of the machine's limit" in capsys.readouterr().out) == (asked == "false")
+
+    monkeypatch.setattr(sys, "argv", ["training", *told[0][told[0].index("-m") + 2 :]])
+    training.main()
+    assert compiled == [3, 3, 3] * (asked == "true")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells it")
