@@ -30,8 +30,8 @@ from tests.browser import chromium  # noqa: F401  (a fixture)
 
 prepare()
 
-# Shapes and types written in the signatures of objectives and samplers are checked by every test that calls them.
-# Options hold no tensor, and are checked where they are parsed.
+# Shapes and types written in the signatures of objectives and samplers are checked by every test that calls them, but for those of
+# laws, whose many thousands of calls would take twice as long. Options hold no tensor, and are checked where they are parsed.
 OBJECTIVES = Path(__file__).parents[1] / "components" / "objectives"
 SHAPED = [f"components.objectives.{p.stem}" for p in OBJECTIVES.glob("*.py") if p.stem != "__init__"]
 jaxtyping.install_import_hook([*SHAPED, "components.samplers"], "beartype.beartype")
@@ -78,6 +78,11 @@ def hashed(tmp_path, monkeypatch) -> list[str]:
     monkeypatch.setattr(content, "digest_file", counting)
     monkeypatch.setattr(content, "RACY_NS", -1)  # as if every file had been written long ago
     return names
+
+
+@pytest.fixture(autouse=True)
+def _shapes(request):
+    jaxtyping.config.update("jaxtyping_disable", request.node.get_closest_marker("law") is not None)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from cluster.serving import foreseen
 from tests.components.test_export import exported
 from tests.waiting import until
 
-FEW_ROWS, KILLED_ROWS, ROWS, SHARD_ROWS = 320, 800, 1600, 32
+FEW_ROWS, KILLED_ROWS, ROWS, SHARD_ROWS = 320, 800, 960, 32
 NOTICED_S = 60
 """A killed process is noticed within so long."""
 MANY_ROWS = 32_000

@@ -154,6 +154,7 @@ def test_a_network_reads_a_one_hot_mixture_as_the_token():
 # --- noisy embeddings ------------------------------------------------------------------------------
 
 
+@pytest.mark.law
 def test_the_sde_ends_on_the_prior_of_a_single_token(device):
     """One token, p given: the endpoint law of the stochastic differential equation. 20,000 rows, 200 steps;
     the discretisation moves the law by less than 0.01 here, the noise of the test is 0.004."""
@@ -163,6 +164,7 @@ def test_the_sde_ends_on_the_prior_of_a_single_token(device):
     assert distance(found, oracle.joint) < 0.015
 
 
+@pytest.mark.law
 def test_a_grid_that_grows_as_k_squared_is_nearer_to_the_joint_at_equal_calls():
     """3 positions, 16 ticks, 8,000 rows, whose noise is about 0.01 in total variation."""
     oracle = Oracle(num_tokens=2, length=3, seed=1)
@@ -174,6 +176,7 @@ def test_a_grid_that_grows_as_k_squared_is_nearer_to_the_joint_at_equal_calls():
     assert far["quadratic"] < 0.75 * far["even"]
 
 
+@pytest.mark.law
 def test_the_sde_couples_positions(device):
     """Two tokens that agree: independent draws would disagree half of the time."""
     oracle = Oracle(num_tokens=2, length=2, joint=lambda o: (o[:, 0] == o[:, 1]).double() + 1e-6, device=device)

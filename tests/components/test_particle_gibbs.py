@@ -12,6 +12,8 @@ from components.samplers.options.search import SteeringConfig
 from tests.decoding import rows_of, run, sampler_of, tokens_of
 from tests.oracle import Oracle, chi_square
 
+pytestmark = pytest.mark.law
+
 ONE_BY_ONE = {"steps": 0, "schedule": FirstHittingConfig()}
 BETA = 0.7
 
