@@ -21,8 +21,10 @@ from components.diffusion.gpu import makes_kernels
 from components.models import lean
 from components.models.chunks import chunk_rows
 
-SOME = {"cpu": 1 << 18, "cuda": 1 << 27}
-"""Logits of a chunk that are looked at together: on a CPU so many as its caches hold."""
+SOME = 1 << 11
+"""Positions of a chunk that are looked at together on a GPU."""
+CACHED = 1 << 18
+"""Logits that are looked at together on a CPU: its caches hold them."""
 WORDS = 1 << 14
 """Tokens whose weights are added to together."""
 
@@ -199,5 +201,5 @@ def spans(begin: int, end: int, size: int, judged: bool) -> list[tuple[int, int,
 
 def parts(chunk: Tensor) -> list[tuple[int, Tensor]]:
     """Some rows after the others, each with the number of its first."""
-    some = max(1, SOME.get(chunk.device.type, SOME["cuda"]) // chunk.shape[1])
+    some = SOME if chunk.is_cuda else max(1, CACHED // chunk.shape[1])
     return [(at, chunk[at : at + some]) for at in range(0, len(chunk), some)]

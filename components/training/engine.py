@@ -21,7 +21,7 @@ from components.training.config import OptimizerConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FEW = 2
-"""A gradient of the table of tokens is kept by those that were looked up while these are less than one in so many of its rows."""
+"""A gradient of the table of tokens is kept by those that were looked up while these are at most one in so many of its rows."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ USED = "import ray._private.utils as u; print(u.get_used_memory(), u.get_system_
 """As Ray counts it."""
 ROOM, TAKEN = 4 << 30, 6 << 30
 """Bytes that may be taken beyond those in use, by the cluster itself and by others, and those that a task takes."""
-NOTICED_S = 150
+NOTICED_S = 60
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ def small_chunks(monkeypatch):
     """Chunks of 4 positions, looked at 3 at a time, with 5 tokens' weights added to together; memory that nobody wrote is no number."""
     monkeypatch.setattr(torch, "empty_like", lambda like, **given: torch.full_like(like, torch.nan, **given))
     monkeypatch.setattr(judging, "chunk_rows", lambda device, vocab_size: 4)
-    monkeypatch.setattr(judging, "SOME", {"cpu": 3, "cuda": 3})
+    monkeypatch.setattr(judging, "SOME", 3)
+    monkeypatch.setattr(judging, "CACHED", 4 * V - 1)
     monkeypatch.setattr(judging, "WORDS", 5)
 
 
